@@ -1,0 +1,62 @@
+"""Triplet accuracy on a fixed benchmark.
+
+Source: Zhao et al., ECCV 2018, section 4.1: a triplet succeeds when the positive is strictly
+nearer to the anchor than the negative is.
+Shapes: N images, T tasks, D embedding, K triplets a task.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from modlib.networks import Network
+
+
+@torch.no_grad()
+def embed_images(
+    network: Network,
+    get_images: Callable[[Tensor], Tensor],
+    indices: Tensor,
+    precision: str = "float32",
+    batch_size: int = 512,
+) -> Tensor:
+    """Embed images for every task in eval mode; each image goes through the trunk once.
+
+    Args:
+        network: its mode is restored afterwards.
+        get_images: from int64 indices to a batch of pixels on the network's device.
+        indices: int64 (N,), the images to embed.
+        precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+
+    Returns:
+        embeddings_TND, float32, on the network's device.
+    """
+    was_training = network.training
+    network.eval()
+    parts = []
+    for start in range(0, len(indices), batch_size):
+        images_BCHW = get_images(indices[start:start + batch_size])
+        with torch.autocast(images_BCHW.device.type, torch.bfloat16, precision == "bfloat16"):
+            parts.append(network.embed_all_tasks(images_BCHW))
+    network.train(was_training)
+    return torch.cat(parts, dim=1)
+
+
+def triplet_accuracy(embeddings_TND: Tensor, triplets_TK3: Tensor) -> Tensor:
+    """The share of triplets whose positive is strictly nearer than the negative; a tie fails.
+
+    Args:
+        embeddings_TND: float32.
+        triplets_TK3: int64 positions along N.
+
+    Returns:
+        float64 (T,), each in [0, 1].
+    """
+    correct = []
+    for embeddings_ND, triplets_K3 in zip(embeddings_TND, triplets_TK3, strict=True):
+        anchor, positive, negative = embeddings_ND[triplets_K3].unbind(1)
+        to_positive = (anchor - positive).square().sum(-1)
+        to_negative = (anchor - negative).square().sum(-1)
+        correct.append((to_positive < to_negative).double().mean())
+    return torch.stack(correct)

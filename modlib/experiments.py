@@ -1,0 +1,219 @@
+"""From settings to a record: load, train, evaluate, write; skip what is done, resume the rest."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
+from modlib.errors import ModlibError
+from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.modulation import ChannelScale
+from modlib.networks import build_network, count_parameters
+from modlib.results import RECORD_VERSION, project_root, read_record, resolve, write_json
+from modlib.settings import Places, Settings
+from modlib.training import image_getter, train
+from modlib.triplets import fixed_triplets
+
+TEST_SEED = 2  # the benchmark's triplets; the validation split has a seed of its own
+
+
+def load_data(settings: Settings, places: Places) -> AttributeImages:
+    """The images and the labels of ``settings.tasks``."""
+    if settings.dataset == "toy_faces":
+        return load_toy_faces(settings.toy_images, settings.image_size, settings.tasks)
+    if places.data_root is None:
+        raise ModlibError(
+            "dataset 'celeba' needs data_root: the folder or zip archive that holds CelebA; "
+            "given None")
+    return load_celeba(
+        resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
+        cache_dir=places.cache_dir and resolve(places.cache_dir))
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"`` is CUDA where there is one, else the CPU; anything else as torch names it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModlibError(f"device must be auto, cpu or cuda; given {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModlibError(f"device {name!r} was asked for, but torch sees no CUDA device here")
+    return device
+
+
+def record_path(settings: Settings, places: Places, fingerprint: str) -> Path:
+    """Where the record of this run is, or will be."""
+    return resolve(places.results_dir) / f"{settings.run_name(fingerprint)}.json"
+
+
+def run(
+    settings: Settings,
+    places: Places,
+    on_epoch: Callable[[Settings, dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Do one run and return its record; a run that is done is read, one that was cut goes on.
+
+    Args:
+        settings: what to run.
+        places: where data, records and checkpoints are, and the device.
+        on_epoch: called with the settings and each epoch's metrics as training yields them.
+    """
+    data = load_data(settings, places)
+    path = record_path(settings, places, data.fingerprint)
+    if path.exists():
+        return read_record(path)
+    device = choose_device(places.device)
+    make_deterministic(device)
+    network = build_network(
+        settings.system, settings.tasks, settings.image_size, settings.width,
+        settings.modulate_from, settings.embedding_size, settings.bn_decay, settings.seed,
+    ).to(device)
+    checkpoint = resolve(places.checkpoint_dir) / f"{path.stem}.pt"
+    started = time.perf_counter()
+    epochs = []
+    for metrics in train(network, data, settings, checkpoint):
+        epochs.append(metrics)
+        if on_epoch:
+            on_epoch(settings, metrics)
+    record = {
+        "version": RECORD_VERSION,
+        "name": path.stem,
+        "status": "done",
+        "settings": settings.as_dict(),
+        "data": {"fingerprint": data.fingerprint, "source": data.source,
+                 "images": {split: len(data.indices(split)) for split in
+                            ("train", "valid", "test")}},
+        "results": final_results(network, data, settings),
+        "epochs": epochs,
+        "run": run_facts(epochs, device, time.perf_counter() - started),
+    }
+    write_json(path, record)
+    return record
+
+
+def final_results(network, data: AttributeImages, settings: Settings) -> dict[str, Any]:
+    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales."""
+    test = data.indices("test")
+    triplets = fixed_triplets(
+        data.labels_NT, test, data.tasks, settings.test_triplets, seed=TEST_SEED)
+    device = next(network.parameters()).device
+    embeddings_TND = embed_images(
+        network, image_getter(data, device), torch.from_numpy(test), settings.precision)
+    positions = torch.from_numpy(np.searchsorted(test, triplets)).to(device)
+    accuracy_T = triplet_accuracy(embeddings_TND, positions)
+    results = {
+        "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
+        "parameters": {"total": count_parameters(network.parameters()),
+                       "shared": count_parameters(network.shared_parameters()),
+                       "task": count_parameters(network.task_parameters())},
+    }
+    if settings.system == "modulated":
+        scales_TC = network.task_scales().detach().cpu()
+        results["dead_scales"] = sum(
+            m.dead() for m in network.modules() if isinstance(m, ChannelScale))
+        results["w_distance"] = [
+            {"tasks": [settings.tasks[i], settings.tasks[j]],
+             "mean": float((scales_TC[i] - scales_TC[j]).abs().mean()),
+             "variance": float((scales_TC[i] - scales_TC[j]).abs().var(unbiased=False))}
+            for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
+        ]
+    return results
+
+
+def run_facts(epochs: list[dict], device: torch.device, seconds: float) -> dict[str, Any]:
+    """How the run went on this machine: times, speed, device, versions, commit."""
+    training_seconds = sum(epoch["seconds"] for epoch in epochs)
+    return {
+        "training_seconds": training_seconds,
+        "last_session_seconds": seconds,
+        "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
+                  f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
+        "versions": {"python": platform.python_version()} | {
+            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """The project's commit, with ``-dirty`` when modlib differs; ``unknown`` outside git."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(project_root()), *arguments], check=True,
+                              capture_output=True, text=True).stdout.strip()
+    try:
+        changed = git("status", "--porcelain", "--", "modlib")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Ask torch for the same result at every run on this device."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _run_in_worker(settings: Settings, places: Places, threads: int) -> dict[str, Any]:
+    if threads:
+        torch.set_num_threads(threads)
+    return run(settings, places)
+
+
+def run_many(
+    settings: Iterable[Settings],
+    places: Places,
+    executor: Executor | None = None,
+    on_epoch: Callable[[Settings, dict[str, Any]], None] | None = None,
+    on_done: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Do several runs; they are independent of each other.
+
+    Args:
+        settings: the runs, in the order in which their records are returned.
+        executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
+            share the cores, or, when that is 0, this process.
+        on_epoch: see :func:`run`; only called for runs in this process.
+        on_done: called with each record as it comes in.
+
+    Returns:
+        the records, in the order of ``settings``.
+    """
+    settings = list(settings)
+    if executor is None and places.workers == 0:
+        records = []
+        for one in settings:
+            records.append(run(one, places, on_epoch))
+            if on_done:
+                on_done(records[-1])
+        return records
+    if executor is None:
+        load_data(settings[0], places)  # decode once, before the workers would each do it
+        threads = max(1, (os.cpu_count() or 1) // places.workers)
+        with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
+            return _collect(pool, settings, places, threads, on_done)
+    return _collect(executor, settings, places, 0, on_done)
+
+
+def _collect(executor, settings, places, threads, on_done) -> list[dict[str, Any]]:
+    futures = {executor.submit(_run_in_worker, one, places, threads): number
+               for number, one in enumerate(settings)}
+    records: list[Any] = [None] * len(settings)
+    for future in as_completed(futures):
+        records[futures[future]] = future.result()
+        if on_done:
+            on_done(records[futures[future]])
+    return records

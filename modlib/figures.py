@@ -1,0 +1,183 @@
+"""Figures: data in, matplotlib Axes out, in one style. Colours are Okabe and Ito's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from modlib.gradients import Ratio
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
+TASK_COLOURS = {"Smiling": ORANGE, "Mouth_Slightly_Open": SKY, "Young": GREEN}
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def use_style() -> None:
+    """Set the one style of the book's figures."""
+    sns.set_theme(context="notebook", style="whitegrid", rc={
+        "figure.figsize": (7.2, 3.8), "figure.constrained_layout.use": True,
+        "figure.facecolor": "white", "savefig.facecolor": "white",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
+        "axes.titleweight": "bold", "axes.grid.axis": "y", "grid.color": "#E5E5E5",
+        "legend.frameon": False, "font.size": 11,
+    })
+
+
+def show_faces(axes: Sequence[Axes], images_NCHW: np.ndarray, titles: Sequence[str]) -> None:
+    """Draw one image a panel with its title.
+
+    Args:
+        axes: N axes.
+        images_NCHW: uint8, RGB.
+        titles: N captions.
+    """
+    for ax, image_CHW, title in zip(axes, images_NCHW, titles, strict=True):
+        ax.imshow(np.moveaxis(image_CHW, 0, -1), interpolation="lanczos")
+        ax.set_title(title, loc="center", fontsize=10, fontweight="normal")
+        ax.set_axis_off()
+
+
+def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> Axes:
+    """Two task gradients as arrows at their true angle and relative length, and their sum.
+
+    Args:
+        gramian_TT: float (2, 2), inner products of the two gradients.
+        tasks: the two tasks' names for the legend.
+    """
+    norms = np.sqrt(np.diag(gramian_TT))
+    cosine = float(np.clip(gramian_TT[0, 1] / (norms[0] * norms[1]), -1, 1))
+    angle = np.arccos(cosine)
+    first = np.array([norms[0], 0.0]) / norms.max()
+    second = norms[1] * np.array([cosine, np.sin(angle)]) / norms.max()
+    arrows = [(first, ORANGE, tasks[0]), (second, GREEN, tasks[1]),
+              ((first + second) / 2, GREY, "their mean: the step taken")]
+    for end, colour, label in arrows:
+        ax.annotate("", xy=end, xytext=(0, 0),
+                    arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2.5,
+                                "shrinkA": 0, "shrinkB": 0})
+        ax.plot([], [], color=colour, linewidth=2.5, label=label)
+    arc = np.linspace(0, angle, 60)
+    ax.plot(0.2 * np.cos(arc), 0.2 * np.sin(arc), color="black", linewidth=1)
+    ax.annotate(f"{np.degrees(angle):.0f}°", 0.27 * np.array([np.cos(angle / 2),
+                np.sin(angle / 2)]), ha="center", va="center")
+    ends = np.array([first, second, [0, 0]])
+    ax.set_xlim(ends[:, 0].min() - 0.15, ends[:, 0].max() + 0.15)
+    ax.set_ylim(-0.12, max(0.35, ends[:, 1].max() + 0.12))
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=1, fontsize=10)
+    return ax
+
+
+def cosine_histogram(ax: Axes, cosines: Mapping[str, Sequence[float]]) -> Axes:
+    """Cosines between two tasks' gradients over batches, one outline a system or pair."""
+    bins = np.linspace(-1, 1, 41)
+    styles = [(BLUE, "-"), (VERMILION, "--"), (GREEN, ":")]
+    for (label, values), (colour, line) in zip(cosines.items(), styles, strict=False):
+        ax.hist(values, bins=bins, histtype="step", linewidth=2, color=colour, linestyle=line,
+                label=label)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_xlabel("cosine between the two tasks' gradients")
+    ax.set_ylabel("batches")
+    ax.legend(loc="upper left", fontsize=10)
+    return ax
+
+
+def accuracy_bars(
+    ax: Axes,
+    measured: Any,
+    row_labels: Mapping[str, str],
+    task_labels: Mapping[str, str],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+) -> Axes:
+    """Accuracy per row and task: bars at the mean, a dot a seed, a diamond for the paper.
+
+    Args:
+        measured: a table with columns row, seed, task, accuracy (%).
+        row_labels: label of each row, in order.
+        task_labels: label of each task, in order.
+        paper: ``{row: {task: %}}``, drawn where given.
+    """
+    width = 0.8 / len(task_labels)
+    for t, (task, label) in enumerate(task_labels.items()):
+        colour = TASK_COLOURS.get(task, BLUE)
+        for r, row in enumerate(row_labels):
+            values = measured.query("row == @row and task == @task").accuracy.to_numpy()
+            x = r + (t - (len(task_labels) - 1) / 2) * width
+            if len(values):
+                ax.bar(x, values.mean(), width * 0.92, color=colour, zorder=2)
+                ax.plot(np.full(len(values), x), values, ".", color="black", markersize=5,
+                        zorder=3)
+            if paper and task in paper[row]:
+                ax.plot(x, paper[row][task], "D", markerfacecolor="white",
+                        markeredgecolor="black", markersize=6, zorder=4)
+        ax.bar(0, 0, color=colour, label=label)
+    ax.plot([], [], ".", color="black", label="one seed")
+    if paper:
+        ax.plot([], [], "D", markerfacecolor="white", markeredgecolor="black",
+                label="the paper (150×150 images, all of CelebA)")
+    ax.axhline(50, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    ax.annotate("chance", (len(row_labels) - 0.5, 50), ha="right", va="bottom", color=GREY,
+                fontsize=9)
+    ax.set_xticks(range(len(row_labels)), list(row_labels.values()))
+    ax.set_xlim(-0.55, len(row_labels) - 0.45)
+    ax.set_ylim(45, 100)
+    ax.set_ylabel("triplet accuracy, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=9,
+              columnspacing=1.2, handletextpad=0.4)
+    return ax
+
+
+def ucr_intervals(ax: Axes, cells: Sequence[tuple[str, Ratio, float | None]]) -> Axes:
+    """UCR with its 95 % interval, a line a cell; a diamond where the paper prints a figure.
+
+    Args:
+        cells: (label, measured ratio, the paper's % or None), top to bottom.
+    """
+    for y, (_, ratio, printed) in enumerate(reversed(cells)):
+        if ratio.count:
+            ax.plot([100 * ratio.low, 100 * ratio.high], [y, y], color=BLUE, linewidth=3,
+                    solid_capstyle="round")
+            ax.plot(100 * ratio.value, y, "o", color=BLUE, markersize=8)
+        if printed is not None:
+            ax.plot(printed, y, "D", markerfacecolor="white", markeredgecolor="black",
+                    markersize=7, zorder=4)
+    ax.plot([], [], "o-", color=BLUE, label="measured, 95 % interval")
+    if any(printed is not None for *_, printed in cells):
+        ax.plot([], [], "D", markerfacecolor="white", markeredgecolor="black",
+                label="the paper")
+    ax.axvline(50, color=GREY, linestyle="--", linewidth=1, zorder=0)
+    ax.set_yticks(range(len(cells)), [label for label, *_ in reversed(cells)])
+    ax.set_xlim(0, 102)
+    ax.grid(axis="x")
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("update compliance ratio, % of batches")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=10)
+    return ax
+
+
+def training_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Axes:
+    """Mean validation accuracy (%) by epoch: a line a label, a band from lowest to highest seed."""
+    colours = (BLUE, SKY, PURPLE, GREY, VERMILION, ORANGE, GREEN)
+    for number, (label, by_seed) in enumerate(curves.items()):
+        values = np.asarray(by_seed, float)
+        epochs = np.arange(1, values.shape[1] + 1)
+        colour = colours[number % len(colours)]
+        ax.plot(epochs, values.mean(0), color=colour, marker=MARKERS[number % len(MARKERS)],
+                markersize=5, label=label)
+        ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.18,
+                        linewidth=0)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("validation accuracy, %")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax
+
+
+def new_axes(**options: Any) -> Axes:
+    """The Axes of a new figure; options go to ``plt.subplots``."""
+    return plt.subplots(**options)[1]

@@ -1,0 +1,348 @@
+"""Images decoded once, in parallel, into one memory-mapped file that is checked on opening.
+
+File: a header block of ``HEADER_BYTES`` (magic, then JSON padded with spaces); the pixels, uint8,
+``N × 3 × S × S``; then an index, an ``.npz`` of the arrays with one row an image (names, labels, …)
+and of notes. The header names the source, its identity, the size, the count and the sha256 of the
+pixels. The file is written under a temporary name beside its own and renamed when whole.
+
+Shapes: N images, C=3 channels (RGB), S the side of the square image in pixels.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from modlib.errors import ModlibError
+
+MAGIC = b"modlib images\n"
+FORMAT = 1  # raise it when the layout of the file or the way an image is decoded changes
+HEADER_BYTES = 4096
+IMAGE_SIZES = (16, 1024)
+CHUNK = 64  # images a worker decodes at a time
+ABANDONED_SECONDS = 3600  # a living run writes all the time: after an hour of silence it is dead
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """An opened cache.
+
+    Attributes:
+        images_NCHW: read-only uint8 memory map, RGB, 0 to 255.
+        rows: arrays of N rows each, as they were given to ``pack_images``.
+        notes: what was given to ``pack_images``, and ``broken``: the names that were left out.
+        pixel_digest: sha256 of the pixels, taken when they were packed.
+    """
+
+    images_NCHW: np.ndarray
+    rows: dict[str, np.ndarray]
+    notes: dict[str, Any]
+    pixel_digest: str
+
+
+class Files:
+    """The files of a folder or of a zip archive, read by name, from any thread.
+
+    Args:
+        path: a folder, or a zip archive (which is opened here and closed by ``close``).
+
+    Raises:
+        ModlibError: the archive is truncated or is no zip archive.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._archive = None if path.is_dir() else _open_archive(path)
+        self._lock = threading.Lock()  # one directory in memory: opening it again a thread is slow
+
+    def names(self, folders: Sequence[str] = ()) -> list[str]:
+        """Names of the files, with "/" between folders, sorted.
+
+        Args:
+            folders: lower-case names of the sub-folders to look into, at any depth (an archive
+                is listed whole). Listing no other keeps a mistaken path from walking a disk.
+        """
+        if self._archive is not None:
+            return sorted(name for name in self._archive.namelist() if not name.endswith("/"))
+        return sorted(_walk(self.path, "", folders))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; the archive's checksum is verified."""
+        if self._archive is None:
+            return (self.path / name).read_bytes()
+        with self._lock:
+            return self._archive.read(name)
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+
+def _walk(folder: Path, prefix: str, folders: Sequence[str]) -> Iterator[str]:
+    for name in os.listdir(folder):
+        if name.lower() in folders and (folder / name).is_dir():
+            yield from _walk(folder / name, f"{prefix}{name}/", folders)
+        else:
+            yield prefix + name
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise ModlibError(
+            f"{path} is not a whole zip archive ({error}); a download that was cut short looks "
+            "like this: fetch it again, or give the unpacked folder"
+        ) from error
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise a ModlibError unless ``image_size`` is an int within ``IMAGE_SIZES``."""
+    low, high = IMAGE_SIZES
+    if not isinstance(image_size, int) or not low <= image_size <= high:
+        raise ModlibError(f"image_size is {image_size!r}; allowed: an integer from {low} to {high}")
+
+
+def decode_image(data: bytes, image_size: int) -> np.ndarray:
+    """Decode one image: its centre square, resized, RGB.
+
+    Args:
+        data: the file's bytes, in any format Pillow reads.
+        image_size: side of the result in pixels.
+
+    Returns:
+        uint8 array of shape ``(3, image_size, image_size)``.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        # A JPEG decodes at 1/2, 1/4 or 1/8 when twice the wanted size is still left after it.
+        image.draft("RGB", (2 * image_size, 2 * image_size))
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        square = image.convert("RGB").resize(
+            (image_size, image_size),
+            Image.Resampling.LANCZOS,
+            box=(left, top, left + side, top + side),
+            reducing_gap=2.0,
+        )
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def pack_images(
+    files: Files,
+    names: Sequence[str],
+    path: Path,
+    image_size: int,
+    *,
+    identity: str,
+    source: str,
+    rows: Mapping[str, np.ndarray],
+    notes: Mapping[str, Any],
+    workers: int | None = None,
+    skip_broken: bool = False,
+    progress: bool = True,
+) -> PackedImages:
+    """Decode images in parallel into one file at ``path``, then open it.
+
+    Args:
+        files: where the images are read from.
+        names: the N image names in ``files``, in the order in which they are packed.
+        path: the cache file; replaced whole, or left as it was if anything fails.
+        image_size: side of the packed images, 16 to 1024 pixels.
+        identity: what ``open_images`` must be given to accept the file.
+        source: where the images came from, for people who read the header.
+        rows: arrays with one row an image, kept beside the pixels.
+        notes: anything else to keep, as JSON holds it.
+        workers: threads (Pillow decodes without the interpreter's lock); None: one a core.
+        skip_broken: leave out images that cannot be decoded, and their rows, rather than stop.
+        progress: show a progress bar (never where TQDM_DISABLE is set).
+
+    Raises:
+        ModlibError: an image cannot be decoded and ``skip_broken`` is false; none can be;
+            a bad ``image_size`` or ``workers``; no room on the disk, or it cannot be written to.
+    """
+    check_image_size(image_size)
+    workers = available_cores() if workers is None else workers
+    if workers < 1:
+        raise ModlibError(f"workers is {workers!r}; allowed: 1 or more, or None for one a core")
+    _check_room(path.parent, len(names) * 3 * image_size**2)
+    _remove_abandoned(path)
+    good_N, broken, digest = np.ones(len(names), bool), [], hashlib.sha256()
+    with _written_whole(path) as file, _progress_bar(len(names), progress) as bar:
+        file.write(bytes(HEADER_BYTES))
+        starts = range(0, len(names), CHUNK)
+        chunks = _in_order(
+            lambda start: _decode_chunk(files, names[start : start + CHUNK], image_size),
+            starts, workers,
+        )
+        with closing(chunks):
+            for start, (pixels_KCHW, errors) in zip(starts, chunks, strict=True):
+                for offset, reason in errors.items():
+                    if not skip_broken:
+                        raise broken_images([names[start + offset]], files.path.name, reason)
+                    good_N[start + offset] = False
+                    broken.append(names[start + offset])
+                file.write(pixels_KCHW)
+                digest.update(pixels_KCHW)
+                bar.update(len(pixels_KCHW) + len(errors))
+        if not good_N.any():
+            raise ModlibError(f"none of the {len(names)} images in {files.path} can be decoded")
+        index = _index_bytes({name: array[good_N] for name, array in rows.items()},
+                             {**notes, "broken": broken})
+        file.write(index)
+        file.seek(0)
+        file.write(_header_bytes({
+            "format": FORMAT, "source": source[-1000:], "identity": identity,
+            "image_size": image_size, "count": int(good_N.sum()),
+            "pixel_digest": digest.hexdigest(), "index_bytes": len(index),
+        }))
+    return open_images(path, identity, image_size)
+
+
+def open_images(path: Path, identity: str, image_size: int) -> PackedImages:
+    """Open a packed file if it is whole and is the one that is wanted.
+
+    Only the header and the index are read, so this takes milliseconds whatever the count.
+
+    Raises:
+        ModlibError: there is no such file, it is torn, or it was packed from another source,
+            at another size or by another version.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = _parse_header(file.read(HEADER_BYTES))
+            wanted = {"format": FORMAT, "identity": identity, "image_size": image_size}
+            for field, value in wanted.items():
+                if header[field] != value:
+                    raise ModlibError(f"{path} has {field} {header[field]!r}, wanted {value!r}")
+            shape = (header["count"], 3, image_size, image_size)
+            index_at = HEADER_BYTES + int(np.prod(shape, dtype=np.int64))
+            if os.fstat(file.fileno()).st_size != index_at + header["index_bytes"]:
+                raise ModlibError(f"{path} is torn: its length is not what its header says")
+            file.seek(index_at)
+            rows, notes = _parse_index(file.read())
+        images_NCHW = np.memmap(path, np.uint8, "r", HEADER_BYTES, shape)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, ModlibError):
+            raise
+        raise ModlibError(f"{path} cannot be opened as packed images: {error}") from error
+    return PackedImages(images_NCHW, rows, notes, header["pixel_digest"])
+
+
+def broken_images(names: Sequence[str], where: str, reason: str = "") -> ModlibError:
+    """The error for images that cannot be decoded."""
+    return ModlibError(
+        f"{where}: cannot decode {', '.join(names)}{f' ({reason})' if reason else ''}; "
+        "replace or remove the file, or leave such images out with skip_broken=True"
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_chunk(
+    files: Files, names: Sequence[str], image_size: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    pixels_KCHW = np.empty((len(names), 3, image_size, image_size), np.uint8)
+    errors = {}
+    for offset, name in enumerate(names):
+        try:
+            pixels_KCHW[offset - len(errors)] = decode_image(files.read(name), image_size)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes
+            errors[offset] = f"{type(error).__name__}: {error}"
+    return pixels_KCHW[: len(names) - len(errors)], errors
+
+
+def _in_order(call: Callable, items: Iterable, workers: int) -> Iterator:
+    """``map(call, items)`` on threads, with few results waiting at any time."""
+    pool, pending = ThreadPoolExecutor(workers), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside ``path`` that takes its name when the block ends well."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModlibError(f"the image cache {path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+        try:
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                leftover.unlink()
+        except FileNotFoundError:  # another run removed or renamed it meanwhile
+            continue
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModlibError(
+            f"the image cache needs {needed / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} "
+            "GB free; choose another cache_dir or a smaller image_size"
+        )
+
+
+def _progress_bar(total: int, progress: bool) -> tqdm:
+    off = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(total=total, desc="Decoding images", unit="image", disable=off or not progress)
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    return (MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES)
+
+
+def _parse_header(block: bytes) -> dict[str, Any]:
+    if len(block) != HEADER_BYTES or not block.startswith(MAGIC):
+        raise ModlibError("the header is missing")
+    return json.loads(block[len(MAGIC) :])
+
+
+def _index_bytes(rows: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, notes=np.array(json.dumps(notes)), **rows)
+    return buffer.getvalue()
+
+
+def _parse_index(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        rows = {name: arrays[name] for name in arrays.files}
+    return rows, json.loads(str(rows.pop("notes")))

@@ -1,0 +1,78 @@
+"""The triplet loss and the relevance regulariser.
+
+Source: Zhao et al., ECCV 2018, Eq. 1 (triplet loss) and Eq. 8 (regulariser).
+Shapes: B batch, T tasks, D embedding, K triplets a task, S samples an anchor.
+"""
+
+import torch
+from torch import Tensor
+
+from modlib.triplets import BatchTriplets
+
+
+def triplet_losses(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Hinge on squared Euclidean distances: max(0, |a − p|² + margin − |a − n|²).
+
+    Args:
+        anchor, positive, negative: float (..., D), embeddings of length 1.
+        margin: at least 0; the paper's is 0.2.
+
+    Returns:
+        float (...): one loss a triplet.
+    """
+    to_positive = (anchor - positive).square().sum(-1)
+    to_negative = (anchor - negative).square().sum(-1)
+    return torch.relu(to_positive + margin - to_negative)
+
+
+def task_losses_from_triplets(embeddings_TK3D: Tensor, margin: float) -> Tensor:
+    """Mean triplet loss of each task, float (T,), from embedded triplets (anchor, pos., neg.)."""
+    return triplet_losses(*embeddings_TK3D.unbind(2), margin).mean(1)
+
+
+def task_losses_in_batch(embeddings_TBD: Tensor, triplets: BatchTriplets, margin: float) -> Tensor:
+    """Mean triplet loss of each task when every image serves every task.
+
+    The hinge is averaged over an anchor's S samples, then over the task's anchors. A task with
+    no anchor in the batch has loss 0.
+
+    Args:
+        embeddings_TBD: float, of length 1 along D.
+        triplets: from :func:`modlib.triplets.triplets_in_batch`.
+        margin: at least 0.
+
+    Returns:
+        float (T,).
+    """
+    # Between unit vectors |a − b|² = 2 − 2·a·b: all distances of a batch are one product.
+    similarity_TBB = embeddings_TBD @ embeddings_TBD.transpose(1, 2)
+    difference_TBS = (
+        similarity_TBB.gather(2, triplets.negative_TBS)
+        - similarity_TBB.gather(2, triplets.positive_TBS)
+    )
+    hinge_TB = torch.relu(2 * difference_TBS + margin).mean(2)
+    weight_TB = triplets.is_anchor_TB.to(hinge_TB.dtype)
+    return (hinge_TB * weight_TB).sum(1) / weight_TB.sum(1).clamp(min=1)
+
+
+def relevance_regulariser(
+    scales_TC: Tensor, related: tuple[int, int], unrelated: int, beta: float
+) -> Tensor:
+    """Eq. 8: max(0, |W_i − W_j|² + β − |W_i − W_k|²).
+
+    It asks that the scales of task i be nearer to those of its related task j than to those of
+    the less related task k, by β.
+
+    Args:
+        scales_TC: every task's scales over all modulated layers.
+        related: (i, j), task indices; in the paper smile and mouth open.
+        unrelated: k; in the paper young.
+        beta: margin on squared distances, at least 0. The paper does not give its value.
+
+    Returns:
+        a scalar.
+    """
+    i, j = related
+    near = (scales_TC[i] - scales_TC[j]).square().sum()
+    far = (scales_TC[i] - scales_TC[unrelated]).square().sum()
+    return torch.relu(near + beta - far)

@@ -1,0 +1,98 @@
+"""Records: one JSON file per finished run; reading, writing, and adding up their counts."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from modlib.errors import ModlibError
+from modlib.gradients import update_compliance_ratio
+
+RECORD_VERSION = 1
+RECORD_KEYS = ("version", "name", "status", "settings", "data", "results", "epochs", "run")
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder upwards that holds ``_toc.yml`` and ``modlib``; else the start itself."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "_toc.yml").exists() and (folder / "modlib").is_dir():
+            return folder
+    return start
+
+
+def resolve(path: str | Path) -> Path:
+    """An absolute path; relative ones start at the project's root, ``~`` at the user's home."""
+    return project_root() / Path(path).expanduser()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write to a temporary file beside ``path`` and rename it, so that no reader sees a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one record.
+
+    Raises:
+        ModlibError: the file is not JSON, lacks a key, or has another version.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModlibError(f"record {path} cannot be read: {error}") from error
+    missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
+    if record["version"] != RECORD_VERSION:
+        raise ModlibError(
+            f"record {path} has version {record['version']}; this modlib reads {RECORD_VERSION}")
+    return record
+
+
+def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
+    """All records below a folder whose settings have the wanted values, ordered by name.
+
+    A folder that does not exist holds no records: the empty list.
+    """
+    folder = resolve(folder)
+    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    return [
+        record for record in records
+        if all(record["settings"].get(key) == value for key, value in wanted.items())
+    ]
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that the same settings, seed and device must give again."""
+    epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in record["epochs"]]
+    return {k: v for k, v in record.items() if k != "run"} | {"epochs": epochs}
+
+
+def ucr_counts(
+    records: Iterable[dict[str, Any]], pair: tuple[str, str], epochs: slice = slice(None)
+) -> dict[str, int]:
+    """UCR counts of one pair of tasks, added up over records and epochs."""
+    total = {"positive": 0, "negative": 0, "zero": 0}
+    for record in records:
+        for epoch in record["epochs"][epochs]:
+            for counts in epoch["ucr"]:
+                if set(counts["tasks"]) == set(pair):
+                    total = {sign: total[sign] + counts[sign] for sign in total}
+    return total
+
+
+def pair_ucr(
+    records: Iterable[dict[str, Any]], pair: tuple[str, str], with_zeros: bool = True,
+    epochs: slice = slice(None),
+):
+    """The UCR of one pair with its interval; see :func:`update_compliance_ratio`."""
+    return update_compliance_ratio(**ucr_counts(records, pair, epochs), with_zeros=with_zeros)

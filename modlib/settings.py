@@ -1,0 +1,195 @@
+"""The settings of one training run, and the parameters of a notebook, checked once.
+
+Defaults are the ``quick`` profile: toy faces, small, for a CPU. A record's name is a hash of the
+settings that *differ* from the defaults, so a setting added later with a default that means "as
+before" leaves old records valid; a default that records rest on must not change.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from modlib.errors import ModlibError, unknown_name
+
+# Smallest and largest allowed value of the numeric settings.
+RANGES = {
+    "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
+    "embedding_size": (1, 65_536), "modulate_from": (2, 5), "bn_decay": (0.0, 0.99999),
+    "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024), "margin": (0.0, 4.0),
+    "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000), "learning_rate": (1e-9, 100.0),
+    "scale_rate_factor": (0.0, 1e6), "regulariser_weight": (0.0, 1e6),
+    "regulariser_beta": (0.0, 1e6), "ucr_every": (0, 1_000_000),
+    "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
+}
+
+
+class Checked:
+    """A frozen dataclass whose fields are checked against their types and ``RANGES``."""
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(type(self)).items():
+            value = _converted(name, getattr(self, name), hint)
+            low, high = RANGES.get(name, (None, None))
+            if low is not None and value is not None and not low <= value <= high:
+                raise ModlibError(f"{name} must be from {low} to {high}; given {value!r}")
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """Everything that decides the outcome of one training run on given data."""
+
+    profile: str = "quick"
+    # Data
+    dataset: Literal["toy_faces", "celeba"] = "toy_faces"
+    tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")
+    image_size: int = 64  # pixels
+    toy_images: int = 2000  # how many toy faces to draw
+    # System
+    system: Literal["fully_shared", "independent", "modulated"] = "modulated"
+    width: float = 0.25  # channels of the convolutions; 1.0 is the paper's network
+    embedding_size: int = 256
+    modulate_from: int = 4  # first modulated block
+    bn_decay: float = 0.9  # batch norm's running averages; the paper's 0.995 needs long training
+    # Triplets
+    batching: Literal["shared", "triplets"] = "shared"
+    triplet_choice: Literal["holders", "symmetric"] = "holders"
+    batch_size: int = 180  # images
+    samples_per_anchor: int = 8  # positives and negatives per anchor, in shared batching
+    margin: float = 0.2
+    horizontal_flip: bool = True
+    # Optimisation
+    epochs: int = 3
+    batches_per_epoch: int | None = None  # None: as long as the first task's holders last
+    optimiser: Literal["adam", "adagrad"] = "adam"
+    learning_rate: float = 1e-3
+    scale_rate_factor: float = 20.0  # the scales' learning rate over the network's
+    schedule: Literal["tenth_for_last_30_percent", "tenth_every_40_epochs", "cosine"] = (
+        "tenth_for_last_30_percent"
+    )
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    regulariser_weight: float = 0.0  # λ of Eq. 8; 0: off
+    regulariser_beta: float = 1.0  # β of Eq. 8
+    # Measurement
+    ucr_every: int = 4  # probe every k-th batch; 0: never
+    test_triplets: int = 10_000  # per task
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ModlibError(f"tasks must be one or more distinct names; given {self.tasks!r}")
+        if self.triplets_per_task < 1:
+            raise ModlibError(
+                f"batch_size must be at least 3 × {len(self.tasks)} tasks = "
+                f"{3 * len(self.tasks)}; given {self.batch_size}"
+            )
+        if self.regulariser_weight > 0 and (self.system != "modulated" or len(self.tasks) != 3):
+            raise ModlibError(
+                "regulariser_weight above 0 needs system='modulated' and three tasks (i, j, k of "
+                f"Eq. 8); given system={self.system!r} with {len(self.tasks)} tasks"
+            )
+
+    @property
+    def triplets_per_task(self) -> int:
+        """Triplets of each task that a batch is drawn from."""
+        return self.batch_size // (3 * len(self.tasks))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"tasks": list(self.tasks)}
+
+    def run_name(self, fingerprint: str) -> str:
+        """The record's name: readable parts and a hash of settings and data fingerprint."""
+        changed = {
+            field.name: getattr(self, field.name) for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        text = json.dumps([changed, fingerprint], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.profile}-{self.system}-{len(self.tasks)}tasks-seed{self.seed}-{digest}"
+
+
+@dataclass(frozen=True)
+class Places(Checked):
+    """Where things are and what they run on: nothing here changes a result's meaning.
+
+    Relative paths start at the project's root.
+    """
+
+    data_root: str | None = None  # CelebA: a folder or a zip archive
+    cache_dir: str | None = None  # decoded images; None: the user's cache folder
+    results_dir: str = "runs/records"
+    checkpoint_dir: str = "runs/checkpoints"
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, …
+    workers: int = 0  # processes that train side by side; 0: this one
+
+
+def split_parameters(parameters: Mapping[str, Any], *classes: type) -> list[dict[str, Any]]:
+    """Sort a notebook's parameters by the dataclass that each belongs to.
+
+    Raises:
+        ModlibError: a parameter that belongs to none of them.
+    """
+    names = [{field.name for field in fields(cls)} for cls in classes]
+    for key in parameters:
+        if not any(key in group for group in names):
+            raise unknown_name("parameter", key, sorted(set().union(*names)))
+    return [{k: v for k, v in parameters.items() if k in group} for group in names]
+
+
+def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a notebook's cells have set, mistyped ones included.
+
+    Papermill sets whatever it is given and only warns about unknown names, so the names are read
+    from the cells themselves: those whose first line starts with ``# Parameters``, which the
+    notebook's own cell and the one that papermill injects both do.
+
+    Args:
+        namespace: the notebook's ``globals()``.
+    """
+    names: list[str] = []
+    for source in namespace.get("In", []):
+        if not source.lstrip().startswith("# Parameters"):
+            continue
+        for node in ast.parse(source).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [
+                getattr(node, "target", None)]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return {name: namespace[name] for name in dict.fromkeys(names)}
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """The value in the field's type, or an error that says what is allowed."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise unknown_name(f"value of {name}:", value, get_args(hint))
+        return value
+    if origin is UnionType:
+        inner = next(arg for arg in get_args(hint) if arg is not NoneType)
+        return None if value is None else _converted(name, value, inner)
+    if origin is tuple:
+        inner = get_args(hint)[0]
+        if isinstance(value, list | tuple) and all(_fits(item, inner) for item in value):
+            return tuple(value)
+        raise ModlibError(f"{name} must be a list of {inner.__name__}; given {value!r}")
+    if not _fits(value, hint):
+        said = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+        quoted = " (text: in YAML write 1.0e-3 or false, without quotes, and pass it with -y or -f)"
+        given = f"{value!r}{quoted if isinstance(value, str) else ''}"
+        raise ModlibError(f"{name} must be {said}; given {given}")
+    return float(value) if hint is float else value
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)

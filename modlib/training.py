@@ -1,0 +1,241 @@
+"""One training loop for every system; it yields metrics and resumes from its checkpoints.
+
+Shapes: B batch, T tasks, C channels, H W height and width, D embedding, m triplets a task.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modlib.datasets import AttributeImages
+from modlib.errors import ModlibError
+from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.gradients import UcrCounter, gramian, task_gradients
+from modlib.losses import (
+    relevance_regulariser,
+    task_losses_from_triplets,
+    task_losses_in_batch,
+)
+from modlib.modulation import ChannelScale
+from modlib.networks import IndependentNetworks, Network
+from modlib.settings import Settings
+from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
+
+
+def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """From int64 indices to pixels (B, C, H, W) uint8 on the device.
+
+    On a GPU all images are moved there once; on a CPU they stay in their memory map.
+    """
+    if device.type == "cpu":
+        return lambda indices: torch.from_numpy(data.images_NCHW[indices.numpy()])
+    images_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NCHW)).to(device)
+    return lambda indices: images_NCHW[indices.to(device)]
+
+
+def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    flip_B = torch.from_numpy(rng.random(len(images_BCHW)) < 0.5).to(images_BCHW.device)
+    return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def batch_task_losses(
+    network: Network,
+    images_BCHW: Tensor,
+    labels_BT: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Every task's mean triplet loss on one batch, float32 (T,).
+
+    Args:
+        images_BCHW: pixels in the order of the batch's triplets: task, triplet, then anchor,
+            positive, negative.
+        labels_BT: bool.
+        settings: ``batching`` decides: with ``"triplets"`` each image serves the one task that
+            it was drawn for; with ``"shared"`` every image serves every task.
+        generator: a CPU generator, for the triplets formed inside the batch.
+    """
+    tasks = len(settings.tasks)
+    autocast = torch.autocast(
+        images_BCHW.device.type, torch.bfloat16, settings.precision == "bfloat16")
+    if settings.batching == "triplets":
+        task_B = torch.arange(tasks, device=images_BCHW.device)
+        task_B = task_B.repeat_interleave(len(images_BCHW) // tasks)
+        with autocast:
+            embeddings_BD = network(images_BCHW, task_B)
+        embeddings_TK3D = embeddings_BD.reshape(tasks, -1, 3, embeddings_BD.shape[-1])
+        return task_losses_from_triplets(embeddings_TK3D, settings.margin)
+    triplets = triplets_in_batch(
+        labels_BT, settings.samples_per_anchor, settings.triplet_choice, generator)
+    with autocast:
+        embeddings_TBD = network.embed_all_tasks(images_BCHW)
+    return task_losses_in_batch(embeddings_TBD, triplets, settings.margin)
+
+
+def total_loss(network: Network, losses_T: Tensor, settings: Settings) -> Tensor:
+    """What the optimiser minimises: the mean over tasks, plus λ times the regulariser.
+
+    Independent networks take the sum, so that each sees its own mean loss, as if alone.
+    """
+    if isinstance(network, IndependentNetworks):
+        return losses_T.sum()
+    loss = losses_T.mean()
+    if settings.regulariser_weight > 0:
+        loss = loss + settings.regulariser_weight * relevance_regulariser(
+            network.task_scales(), (0, 1), 2, settings.regulariser_beta)
+    return loss
+
+
+def build_optimiser(network: Network, settings: Settings) -> torch.optim.Optimizer:
+    """Adam, or Adagrad as the authors ran it (initial accumulator 0.1); scales apart."""
+    scales = [m.weight for m in network.modules() if isinstance(m, ChannelScale)]
+    of_scales = {id(weight) for weight in scales}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in network.parameters() if id(p) not in of_scales], "factor": 1.0}]
+    if scales:
+        groups.append({"params": scales, "factor": settings.scale_rate_factor})
+    if settings.optimiser == "adagrad":
+        return torch.optim.Adagrad(
+            groups, lr=settings.learning_rate, initial_accumulator_value=0.1)
+    return torch.optim.Adam(groups, lr=settings.learning_rate)
+
+
+def rate_multiplier(settings: Settings, epoch: int, progress: float) -> float:
+    """What the learning rate is multiplied by.
+
+    Args:
+        epoch: from 0.
+        progress: the share of all batches that is done, in [0, 1).
+    """
+    if settings.schedule == "tenth_every_40_epochs":
+        return 0.1 ** (epoch // 40)
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.1 if progress >= 0.7 else 1.0
+
+
+def train(
+    network: Network,
+    data: AttributeImages,
+    settings: Settings,
+    checkpoint: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Train on the train split, epoch by epoch.
+
+    Randomness comes from (seed, epoch) alone, so a run that goes on from its checkpoint gives
+    what an unbroken run gives, to the last bit.
+
+    Args:
+        network: on its device; trained in place.
+        data: its tasks must be ``settings.tasks``.
+        settings: as checked by :class:`Settings`.
+        checkpoint: a file written after every epoch and resumed from if it is there; None: none.
+
+    Yields:
+        one dictionary an epoch (the resumed ones first): ``epoch``, ``loss``, ``task_losses``,
+        ``valid_accuracy`` by task, ``ucr`` counts by pair, ``images`` seen, ``seconds``.
+
+    Raises:
+        ModlibError: the loss is no longer finite, or the checkpoint belongs to other settings.
+    """
+    device = next(network.parameters()).device
+    optimiser = build_optimiser(network, settings)
+    get_images = image_getter(data, device)
+    valid = data.indices("valid")
+    valid_triplets = fixed_triplets(
+        data.labels_NT, valid, data.tasks, settings.test_triplets, seed=1)
+    history: list[dict[str, Any]] = []
+    identity = settings.run_name(data.fingerprint)
+    if checkpoint is not None and checkpoint.exists():
+        history = load_checkpoint(checkpoint, identity, network, optimiser)
+        yield from history
+    for epoch in range(len(history), settings.epochs):
+        started = time.perf_counter()
+        metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
+        embeddings_TND = embed_images(
+            network, get_images, torch.from_numpy(valid), settings.precision)
+        positions = torch.from_numpy(np.searchsorted(valid, valid_triplets)).to(device)
+        accuracy_T = triplet_accuracy(embeddings_TND, positions)
+        metrics["valid_accuracy"] = dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))
+        metrics["seconds"] = time.perf_counter() - started
+        history.append(metrics)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, identity, network, optimiser, history)
+        yield metrics
+
+
+def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
+    """Draw the epoch's triplets, take a step a batch, probe every ``ucr_every``-th."""
+    rng = np.random.default_rng([settings.seed, epoch])
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    batches = epoch_batches(
+        data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
+        settings.batches_per_epoch, settings.triplet_choice, rng)
+    counter = UcrCounter(len(settings.tasks))
+    device = next(network.parameters()).device
+    loss_sum_T = torch.zeros(len(settings.tasks), device=device)
+    network.train()
+    for number, triplets_Tm3 in enumerate(batches):
+        set_rates(optimiser, settings, epoch, number, len(batches))
+        indices_B = torch.from_numpy(triplets_Tm3.reshape(-1))
+        images_BCHW = get_images(indices_B)
+        if settings.horizontal_flip:
+            images_BCHW = flip_some(images_BCHW, rng)
+        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(device)
+        losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
+        if settings.ucr_every and number % settings.ucr_every == 0 and network.shared_parameters():
+            counter.add(gramian(task_gradients(losses_T, network.shared_parameters())))
+        optimiser.zero_grad(set_to_none=True)
+        total_loss(network, losses_T, settings).backward()
+        optimiser.step()
+        loss_sum_T += losses_T.detach()
+    task_losses = (loss_sum_T / len(batches)).tolist()
+    if not all(math.isfinite(loss) for loss in task_losses):
+        raise ModlibError(
+            f"the loss of epoch {epoch + 1} is not finite ({task_losses}); a lower learning_rate "
+            f"than {settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
+    return {
+        "epoch": epoch + 1,
+        "loss": sum(task_losses) / len(task_losses),
+        "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
+        "images": int(batches.size),
+        "ucr_batches": counter.batches,
+        "ucr": counter.pairs(settings.tasks) if counter.batches else [],
+    }
+
+
+def set_rates(optimiser, settings: Settings, epoch: int, number: int, batches: int) -> None:
+    """Set every parameter group's learning rate for this batch."""
+    progress = (epoch * batches + number) / (settings.epochs * batches)
+    rate = settings.learning_rate * rate_multiplier(settings, epoch, progress)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
+    """Write everything that resuming needs, to a temporary file that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save({"identity": identity, "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(), "history": history}, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
+    """Restore network and optimiser in place; return the finished epochs' metrics."""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["identity"] != identity:
+        raise ModlibError(
+            f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
+            "delete it or name another")
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["history"]

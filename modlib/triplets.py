@@ -1,0 +1,181 @@
+"""Triplets (anchor, positive, negative) for every task: drawn anew each epoch, or fixed for tests.
+
+Source: Zhao et al., ECCV 2018, section 4.1, and the authors' code. The anchor and the positive
+have the attribute, the negative has not; the ``"symmetric"`` choice also draws, half of the time,
+an anchor and a positive that both lack it and a negative that has it.
+Shapes: N images, T tasks, K triplets a task, B batch, S samples an anchor.
+"""
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modlib.errors import ModlibError, unknown_name
+
+TRIPLET_CHOICES = ("holders", "symmetric")
+
+
+def draw_triplets(
+    has_attribute_N: np.ndarray,
+    indices: np.ndarray,
+    count: int,
+    choice: str,
+    rng: np.random.Generator,
+    task: str = "",
+) -> np.ndarray:
+    """Draw ``count`` triplets of one task.
+
+    Anchors go through all candidates in random order before any comes again; the positive is a
+    random other image on the anchor's side and the negative a random image on the other side.
+
+    Args:
+        has_attribute_N: bool (N,), who holds the attribute.
+        indices: the images to draw from, int64 indices into N.
+        count: K, at least 1.
+        choice: ``"holders"`` (the paper's) or ``"symmetric"``.
+        rng: the source of randomness.
+        task: the task's name, for messages.
+
+    Returns:
+        int64 (K, 3): anchor, positive, negative as indices into N.
+
+    Raises:
+        ModlibError: fewer than two images on an anchor's side, or none on the other.
+    """
+    if choice not in TRIPLET_CHOICES:
+        raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
+    held = has_attribute_N[indices]
+    holders, others = indices[held], indices[~held]
+    if choice == "holders":
+        return _one_sided(holders, others, count, rng, task)
+    halves = [_one_sided(holders, others, count - count // 2, rng, task)]
+    if count // 2:
+        halves.append(_one_sided(others, holders, count // 2, rng, task))
+    return rng.permutation(np.concatenate(halves))
+
+
+def _one_sided(same, other, count, rng, task) -> np.ndarray:
+    if len(same) < 2 or len(other) < 1:
+        raise ModlibError(
+            f"attribute {task!r}: a triplet needs two images on the anchor's side and one on the "
+            f"other; given {len(same)} and {len(other)}"
+        )
+    rounds = -(-count // len(same))
+    anchor = np.concatenate([rng.permutation(len(same)) for _ in range(rounds)])[:count]
+    positive = rng.integers(0, len(same) - 1, count)
+    positive += positive >= anchor  # any but the anchor itself
+    negative = rng.integers(0, len(other), count)
+    return np.stack([same[anchor], same[positive], other[negative]], axis=1)
+
+
+def fixed_triplets(
+    labels_NT: np.ndarray, indices: np.ndarray, tasks: tuple[str, ...], count: int, seed: int,
+    choice: str = "holders",
+) -> np.ndarray:
+    """The benchmark: ``count`` triplets a task, the same at every call with the same arguments.
+
+    A task's triplets depend on its name and its labels, not on the other tasks, so systems
+    trained on different sets of tasks are compared on the same triplets.
+
+    Returns:
+        int64 (T, K, 3), indices into N.
+    """
+    return np.stack([
+        draw_triplets(labels_NT[:, t], indices, count, choice,
+                      np.random.default_rng([seed, crc32(task.encode())]), task)
+        for t, task in enumerate(tasks)
+    ])
+
+
+def epoch_batches(
+    labels_NT: np.ndarray,
+    indices: np.ndarray,
+    tasks: tuple[str, ...],
+    triplets_per_task: int,
+    num_batches: int | None,
+    choice: str,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """One epoch of batches, triplets evenly over the tasks.
+
+    Args:
+        triplets_per_task: m, triplets of each task in a batch; a batch has 3·T·m images.
+        num_batches: batches in the epoch; None for the authors' rule: as long as the first
+            task's holders last, rarer tasks going round again.
+
+    Returns:
+        int64 (batches, T, m, 3), indices into N.
+    """
+    if num_batches is None:
+        num_batches = max(1, int(labels_NT[indices, 0].sum()) // triplets_per_task)
+    count = num_batches * triplets_per_task
+    per_task = [
+        draw_triplets(labels_NT[:, t], indices, count, choice, rng, task)
+        for t, task in enumerate(tasks)
+    ]
+    drawn = np.stack(per_task).reshape(len(tasks), num_batches, triplets_per_task, 3)
+    return drawn.transpose(1, 0, 2, 3)
+
+
+@dataclass(frozen=True)
+class BatchTriplets:
+    """Triplets formed inside a batch whose every image serves every task.
+
+    Attributes:
+        positive_TBS: int64, positions in the batch of S positives for each anchor position b.
+        negative_TBS: int64, likewise S negatives.
+        is_anchor_TB: bool; where False the row has no valid triplet and must not count.
+    """
+
+    positive_TBS: Tensor
+    negative_TBS: Tensor
+    is_anchor_TB: Tensor
+
+
+def triplets_in_batch(
+    labels_BT: Tensor, samples: int, choice: str, generator: torch.Generator
+) -> BatchTriplets:
+    """Form ``samples`` random triplets inside the batch for every anchor of every task.
+
+    With ``"holders"`` every image that has the attribute is an anchor; with ``"symmetric"``
+    every image is, with negatives from the other side.
+
+    Args:
+        labels_BT: bool, the batch's labels.
+        samples: S, positives and negatives drawn for each anchor, at least 1.
+        choice: ``"holders"`` or ``"symmetric"``.
+        generator: a CPU generator.
+    """
+    if choice not in TRIPLET_CHOICES:
+        raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
+    side_TB = labels_BT.T.long()  # 1: has the attribute, 0: has not
+    tasks, batch = side_TB.shape
+    # order_TB lists the holders first; rank_TB is each image's place within its own side.
+    order_TB = torch.argsort(side_TB, dim=1, descending=True, stable=True)
+    place_TB = torch.argsort(order_TB, dim=1)
+    holders_T1 = side_TB.sum(1, keepdim=True)
+    start_TB = torch.where(side_TB == 1, 0, holders_T1)
+    size_TB = torch.where(side_TB == 1, holders_T1, batch - holders_T1)
+    other_start_TB = holders_T1 - start_TB
+    other_size_TB = batch - size_TB
+
+    uniform = torch.rand(2, tasks, batch, samples, generator=generator).to(side_TB.device)
+    rank_TB1 = (place_TB - start_TB)[..., None]
+    positive = (uniform[0] * (size_TB[..., None] - 1)).long()
+    positive += (positive >= rank_TB1).long()  # any but the anchor itself
+    positive = (start_TB[..., None] + positive).clamp(max=batch - 1)
+    negative = other_start_TB[..., None] + (uniform[1] * other_size_TB[..., None]).long()
+    negative = negative.clamp(max=batch - 1)
+    is_anchor_TB = (size_TB >= 2) & (other_size_TB >= 1)
+    if choice == "holders":
+        is_anchor_TB &= side_TB == 1
+    return BatchTriplets(
+        _gather(order_TB, positive), _gather(order_TB, negative), is_anchor_TB
+    )
+
+
+def _gather(order_TB: Tensor, positions_TBS: Tensor) -> Tensor:
+    return order_TB.gather(1, positions_TBS.flatten(1)).reshape(positions_TBS.shape)

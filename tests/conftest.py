@@ -1,0 +1,64 @@
+"""Small shared fixtures: settings that train in a moment, planted images, places in a folder."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from modlib.settings import Places, Settings
+
+TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from more threads, and the cores may be busy."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Settings:
+    """Two epochs of three batches of 27 images on a narrow network, in float32."""
+    return Settings(
+        tasks=TASKS, image_size=48, toy_images=150, width=0.1, embedding_size=16, batch_size=27,
+        samples_per_anchor=2, epochs=2, batches_per_epoch=3, precision="float32", ucr_every=2,
+        test_triplets=40,
+    )
+
+
+@pytest.fixture
+def planted():
+    """AttributeImages: 90 noise images of 48 × 48 pixels; attribute t brightens the t-th colour of its holders."""
+    from modlib.datasets import AttributeImages
+    rng = np.random.default_rng(7)
+    labels_NT = rng.random((90, len(TASKS))) < [0.5, 0.5, 0.7]
+    images_NCHW = rng.integers(0, 160, (90, 3, 48, 48)) + 60 * labels_NT[:, :, None, None]
+    images_NCHW = images_NCHW.astype(np.uint8)
+    images_NCHW.setflags(write=False)  # as a read-only memory map
+    return AttributeImages(
+        images_NCHW, labels_NT, TASKS, np.repeat([0, 1, 2], 30).astype(np.uint8),
+        tuple(f"{n:03d}" for n in range(90)), hashlib.sha256(images_NCHW).hexdigest()[:16],
+        "planted images",
+    )
+
+
+@pytest.fixture
+def places(tmp_path) -> Places:
+    """Records and checkpoints under the test's own folder, on the CPU."""
+    return Places(
+        cache_dir=str(tmp_path / "cache"), results_dir=str(tmp_path / "records"),
+        checkpoint_dir=str(tmp_path / "checkpoints"), device="cpu",
+    )
+
+
+@pytest.fixture
+def loaded(monkeypatch, planted):
+    """The planted images in place of every data set that ``modlib.experiments`` would load."""
+    def load_data(settings, places):
+        columns = [planted.tasks.index(task) for task in settings.tasks]
+        return replace(planted, tasks=settings.tasks, labels_NT=planted.labels_NT[:, columns])
+
+    monkeypatch.setattr("modlib.experiments.load_data", load_data)
+    return planted

@@ -1,0 +1,522 @@
+"""CelebA in every layout it is found in, each bad input by name, and the toy faces."""
+
+import io
+import os
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modlib import datasets
+from modlib.datasets import SPLITS, load_celeba, load_toy_faces
+from modlib.errors import ModlibError
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES
+
+ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
+ATTRIBUTES = ["Smiling", "Young", "Bald"]
+IDS = [f"{n:06d}" for n in range(1, 25)]
+SPLIT = [n // 12 + (n >= 18) for n in range(24)]  # 12 train, 6 valid, 6 test
+LABELS = [[n % 2, n // 2 % 2, n % 3 == 0] for n in range(24)]
+PEOPLE = [n // 3 for n in range(24)]
+
+
+def image_bytes(n: int, format: str = "PNG") -> bytes:
+    image = Image.new("RGB", (36, 44), (10 * n, 255 - 10 * n, 5 * n))
+    buffer = io.BytesIO()
+    image.save(buffer, format, **({"quality": 95} if format == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def attribute_text(labels=LABELS) -> str:
+    lines = [f"{i}.jpg " + " ".join(" 1" if value else "-1" for value in row)
+             for i, row in zip(IDS, labels, strict=True)]
+    return "\n".join([str(len(IDS)), " ".join(ATTRIBUTES) + " ", *lines]) + "\n"
+
+
+def two_columns(values) -> str:
+    return "".join(f"{i}.jpg {value}\n" for i, value in zip(IDS, values, strict=True))
+
+
+def as_csv(text: str, header: str = "") -> str:
+    return header + "".join(",".join(line.split()) + "\n" for line in text.splitlines())
+
+
+def official(folder="", format="JPEG", suffix="jpg") -> dict[str, bytes]:
+    """File name → bytes of the official layout."""
+    files = {
+        "list_attr_celeba.txt": attribute_text().encode(),
+        "list_eval_partition.txt": two_columns(SPLIT).encode(),
+        "identity_CelebA.txt": two_columns(PEOPLE).encode(),
+    }
+    for n, i in enumerate(IDS):
+        files[f"img_align_celeba/{i}.{suffix}"] = image_bytes(n, format)
+    return {folder + name: data for name, data in files.items()}
+
+
+def kaggle() -> dict[str, bytes]:
+    header, *lines = attribute_text().splitlines()[1:]
+    files = {
+        "list_attr_celeba.csv": as_csv("\n".join([f"image_id {header}", *lines])).encode(),
+        "list_eval_partition.csv": as_csv(two_columns(SPLIT), "image_id,partition\n").encode(),
+        "list_bbox_celeba.csv": b"image_id,x_1\n",
+    }
+    for n, i in enumerate(IDS):
+        files[f"img_align_celeba/img_align_celeba/{i}.jpg"] = image_bytes(n, "JPEG")
+    return files
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def images_zipped() -> dict[str, bytes]:
+    files = official()
+    images = {name: files.pop(name) for name in list(files) if name.endswith("jpg")}
+    return {**files, "img_align_celeba.zip": zipped(images)}
+
+
+def google_drive() -> dict[str, bytes]:
+    place = {"list_attr": "Anno/", "identity": "Anno/", "list_eval": "Eval/", "img_align": "Img/"}
+    return {next(f for key, f in place.items() if name.startswith(key)) + name: data
+            for name, data in images_zipped().items()}
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+LAYOUTS = {
+    "official": official(),
+    "webp": official(format="WEBP", suffix="webp"),
+    "png": official(format="PNG", suffix="png"),
+    "images in a zip": images_zipped(),
+    "Google Drive": google_drive(),
+    "parent folder": official("celeba/"),
+    "Kaggle": kaggle(),
+    "in a zip": {"data.zip": zipped(official("celeba/"))},
+    "in a Mac's zip": {"data.zip": zipped(
+        official("mine/") | {f"__MACOSX/mine/img_align_celeba/._{i}.jpg": b"x" for i in IDS})},
+    "Kaggle's zip": {"archive.zip": zipped(kaggle())},
+}
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODLIB_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "root", official())
+
+
+def load(root, **settings):
+    return load_celeba(root, **{"image_size": 16, "progress": False, **settings})
+
+
+def replace(root, name, old, new, count=1):
+    text = (root / name).read_text()
+    assert old in text
+    (root / name).write_text(text.replace(old, new, count))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_reads_the_same(tmp_path, layout):
+    root = write(tmp_path / "root", LAYOUTS[layout])
+    archives = [name for name in LAYOUTS[layout] if name in ("data.zip", "archive.zip")]
+    data = load(root / archives[0] if archives else root)
+    assert data.ids == tuple(IDS)
+    assert data.tasks == tuple(ATTRIBUTES)
+    assert data.labels_NT.dtype == bool and data.split_N.dtype == np.uint8
+    np.testing.assert_array_equal(data.labels_NT, LABELS)
+    np.testing.assert_array_equal(data.split_N, SPLIT)
+    assert data.images_NCHW.shape == (24, 3, 16, 16) and data.images_NCHW.dtype == np.uint8
+    colours = [(10 * n, 255 - 10 * n, 5 * n) for n in range(24)]
+    assert np.abs(data.images_NCHW.mean((2, 3)) - colours).max() < 4
+    assert "24 images at 16×16; official partition" in data.source
+
+
+def test_indices_of_each_split(root):
+    data = load(root)
+    assert [data.indices(split).tolist() for split in SPLITS] == [
+        list(range(12)), list(range(12, 18)), list(range(18, 24))]
+
+
+def test_tasks_are_the_columns_in_the_order_asked(root):
+    data = load(root, tasks=["Bald", "Smiling"])
+    assert data.tasks == ("Bald", "Smiling")
+    np.testing.assert_array_equal(data.labels_NT, np.array(LABELS)[:, [2, 0]])
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.replace("\n", "  \n"),
+    lambda text: text + "\n\n",
+    lambda text: text.split("\n", 1)[1],  # without the count
+    lambda text: text.replace("-1", "0"),
+], ids=["BOM", "CRLF", "trailing spaces", "empty lines", "no count", "0/1"])
+def test_text_files_as_they_are_found(root, change):
+    plain = load(root).fingerprint
+    path = root / "list_attr_celeba.txt"
+    path.write_bytes(change(path.read_text()).encode())
+    assert load(root).fingerprint == plain
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace(",", ", "),
+    lambda text: "".join('"' + line.replace(",", '","') + '"\n' for line in text.splitlines()),
+], ids=["spaces", "quotes"])
+def test_csv_files_as_they_are_found(tmp_path, change):
+    root = write(tmp_path / "root", kaggle())
+    plain = load(root).fingerprint
+    for name in ("list_attr_celeba.csv", "list_eval_partition.csv"):
+        (root / name).write_text(change((root / name).read_text()))
+    assert load(root).fingerprint == plain
+
+
+def test_any_subset_of_the_images_is_read(root):
+    for i in IDS[1::3]:
+        (root / f"img_align_celeba/{i}.jpg").unlink()
+    (root / "img_align_celeba/Thumbs.db").touch()
+    (root / "img_align_celeba/999999.jpg").touch()  # has no row
+    data = load(root)
+    kept = [n for n in range(24) if n % 3 != 1]
+    assert data.ids == tuple(IDS[n] for n in kept)
+    np.testing.assert_array_equal(data.labels_NT, np.array(LABELS)[kept])
+
+
+def test_rows_may_be_in_any_order(root):
+    plain = load(root)
+    for name, head in (("list_attr_celeba.txt", 2), ("list_eval_partition.txt", 0)):
+        lines = (root / name).read_text().splitlines()
+        (root / name).write_text("\n".join([*lines[:head], *lines[:head - 1 if head else None:-1]]))
+    assert load(root).fingerprint == plain.fingerprint
+
+
+def many_people(tmp_path, identities=True) -> Path:
+    """600 images of 200 people, without a partition."""
+    names = [f"{n:06d}" for n in range(600)]
+    rows = [f"{i}.jpg {1 if n % 2 else -1}" for n, i in enumerate(names)]
+    files = {"list_attr_celeba.txt": "\n".join(["Smiling", *rows]).encode()}
+    if identities:
+        people = [f"{i}.jpg {n // 3}" for n, i in enumerate(names)]
+        files["identity_CelebA.txt"] = "\n".join(people).encode()
+    image = image_bytes(3)
+    return write(tmp_path / "root", files | {f"img_align_celeba/{i}.png": image for i in names})
+
+
+def test_without_a_partition_the_split_is_by_identity(tmp_path):
+    data = load(many_people(tmp_path))
+    assert "no partition file: split 80/10/10 by a hash of the identity" in data.source
+    by_person = data.split_N.reshape(200, 3)
+    assert (by_person == by_person[:, :1]).all()
+    np.testing.assert_allclose(np.bincount(data.split_N) / 600, [0.8, 0.1, 0.1], atol=0.06)
+    again = load(tmp_path / "root", image_size=20)
+    np.testing.assert_array_equal(again.split_N, data.split_N)
+
+
+def test_without_partition_and_identity_the_split_is_by_image(tmp_path):
+    data = load(many_people(tmp_path, identities=False))
+    assert "no partition, no identity file" in data.source
+    np.testing.assert_allclose(np.bincount(data.split_N) / 600, [0.8, 0.1, 0.1], atol=0.06)
+
+
+# Bad input, each named before any image is decoded.
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def fail(*_, **__):
+        pytest.fail("images were decoded before the mistake was said")
+
+    monkeypatch.setattr(datasets, "pack_images", fail)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"tasks": ["Smilng"]},
+     r"attribute 'Smilng' is not in list_attr_celeba\.txt; did you mean 'Smiling'"),
+    ({"tasks": ["Smiling", "Bald", "Smiling"]}, "tasks names Smiling more than once"),
+    ({"tasks": "Smiling"}, "tasks is 'Smiling'; give a list"),
+    ({"tasks": []}, r"tasks is \[\]"),
+    ({"image_size": 8}, "image_size is 8; allowed: an integer from 16 to 1024"),
+    ({"image_size": 2000}, "image_size is 2000"),
+])
+def test_bad_arguments(root, no_decoding, settings, message):
+    with pytest.raises(ModlibError, match=message):
+        load(root, **settings)
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), [
+    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg  7",
+     r"list_attr_celeba\.txt: image 000003 has Smiling = '7'; allowed: -1 or 1"),
+    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg  0",
+     r"image 000003 has Smiling = '0'; allowed: -1 or 1 in this file"),
+    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg -1 1",
+     r"list_attr_celeba\.txt, line 5: 5 columns, not 4"),
+    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", "line 5: 3 columns, not 4"),
+    ("list_attr_celeba.txt", "000003.jpg", "000002.jpg", "line 5: image 000002 has a row already"),
+    ("list_eval_partition.txt", "000003.jpg 0", "000003.jpg 3",
+     r"list_eval_partition\.txt: image 000003 is in '3'; allowed: 0, 1 or 2"),
+    ("list_eval_partition.txt", "000003.jpg 0", "000003.jpg",
+     r"list_eval_partition\.txt, line 3: 1 columns, not 2"),
+    ("list_eval_partition.txt", "000003.jpg 0\n", "",
+     r"list_eval_partition\.txt has no row for 1 of the images, such as 000003"),
+    ("list_eval_partition.txt", "000003.jpg", "000002.jpg", "line 3: image 000002 has a row"),
+])
+def test_bad_rows(root, no_decoding, name, old, new, message):
+    replace(root, name, old, new)
+    with pytest.raises(ModlibError, match=message):
+        load(root)
+
+
+def test_an_attribute_file_that_is_no_text(root, no_decoding):
+    (root / "list_attr_celeba.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ModlibError, match=r"list_attr_celeba\.txt in .* cannot be read"):
+        load(root)
+
+
+@pytest.mark.parametrize(("value", "word"), [(True, "only"), (False, "no")])
+def test_an_attribute_without_holders_or_others_in_a_split(root, no_decoding, value, word):
+    labels = [[*row[:2], value if n >= 18 else row[2]] for n, row in enumerate(LABELS)]
+    (root / "list_attr_celeba.txt").write_text(attribute_text(labels))
+    with pytest.raises(ModlibError, match=f"the 6 test images have {word} holders of Bald"):
+        load(root)
+
+
+def test_a_split_without_images_is_no_error(root):
+    (root / "list_eval_partition.txt").write_text(two_columns([min(s, 1) for s in SPLIT]))
+    assert len(load(root).indices("test")) == 0
+
+
+def test_missing_root(tmp_path, no_decoding):
+    with pytest.raises(ModlibError, match=r"root .*nowhere' does not exist; give a folder"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_root_without_an_attribute_file(tmp_path, no_decoding, archive):
+    files = {"img_align_celeba/000001.jpg": image_bytes(1)}
+    root = write(tmp_path / "root", {"a.zip": zipped(files)} if archive else files)
+    message = r"holds no list_attr_celeba\.txt or \.csv; give a folder, or a zip .* \(Kaggle\)"
+    with pytest.raises(ModlibError, match=message):
+        load(root / "a.zip" if archive else root)
+
+
+def test_no_image_matches(root, no_decoding):
+    for i in IDS:
+        (root / f"img_align_celeba/{i}.jpg").rename(root / f"img_align_celeba/x{i}.jpg")
+    with pytest.raises(ModlibError, match=r"no image in .* has a row in list_attr_celeba"):
+        load(root)
+
+
+def test_an_image_that_is_there_twice(root, no_decoding):
+    (root / "img_align_celeba/000003.webp").write_bytes(image_bytes(2, "WEBP"))
+    with pytest.raises(ModlibError, match=r"image 000003 twice: .*000003\.jpg and .*\.webp"):
+        load(root)
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.9, 0.999])
+def test_a_truncated_archive(tmp_path, no_decoding, keep):
+    whole = zipped(official())
+    root = write(tmp_path, {"celeba.zip": whole[: int(keep * len(whole))]})
+    with pytest.raises(ModlibError, match="not a whole zip archive"):
+        load(root / "celeba.zip")
+
+
+def test_a_cache_folder_that_cannot_be_made(root, tmp_path, no_decoding):
+    with pytest.raises(ModlibError, match=r"cache_dir .* cannot be made"):
+        load(root, cache_dir=root / "list_attr_celeba.txt")
+
+
+def test_a_broken_image_is_named_and_may_be_skipped(root):
+    path = root / "img_align_celeba/000003.jpg"
+    path.write_bytes(image_bytes(2, "JPEG")[:300])
+    with pytest.raises(ModlibError, match=r"cannot decode img_align_celeba/000003\.jpg"):
+        load(root)
+    for _ in range(2):  # packed, then reopened
+        with pytest.warns(UserWarning, match=r"1 images that .* left out: .*000003\.jpg"):
+            data = load(root, skip_broken=True)
+        assert data.ids == tuple(i for i in IDS if i != "000003")
+        np.testing.assert_array_equal(data.labels_NT, np.delete(LABELS, 2, axis=0))
+        assert len(data.images_NCHW) == len(data.split_N) == 23
+    with pytest.raises(ModlibError, match=r"000003\.jpg"):
+        load(root)
+    path.write_bytes(image_bytes(2, "JPEG"))
+    assert load(root).ids == tuple(IDS)
+
+
+# The cache.
+
+def test_the_second_load_decodes_nothing(root, monkeypatch):
+    first = load(root)
+    monkeypatch.setattr(datasets, "pack_images", None)
+    second = load(root)
+    assert second.fingerprint == first.fingerprint and second.source == first.source
+    np.testing.assert_array_equal(second.images_NCHW, first.images_NCHW)
+    assert load(root, tasks=["Young"]).tasks == ("Young",)
+    with pytest.raises(ModlibError, match="did you mean 'Young'"):
+        load(root, tasks=["Yung"])
+
+
+def test_each_size_has_its_own_cache(root, cache_dir):
+    load(root)
+    load(root, image_size=20)
+    assert len(list(cache_dir.iterdir())) == 2
+    assert load(root).images_NCHW.shape == (24, 3, 16, 16)
+
+
+def add_an_image(root):
+    replace(root, "list_attr_celeba.txt", "000024.jpg", "000025.jpg -1 -1 -1\n000024.jpg")
+    replace(root, "list_eval_partition.txt", "000024.jpg", "000025.jpg 0\n000024.jpg")
+    (root / "img_align_celeba/000025.jpg").write_bytes(image_bytes(0, "JPEG"))
+
+
+def remove_an_image(root):
+    (root / "img_align_celeba/000005.jpg").unlink()
+
+
+def change_a_label(root):
+    replace(root, "list_attr_celeba.txt", "000005.jpg -1", "000005.jpg  1")
+
+
+def replace_an_image(root):
+    remove_an_image(root)
+    (root / "img_align_celeba/000005.jpg").write_bytes(image_bytes(20, "JPEG"))
+
+
+@pytest.mark.parametrize(
+    "change", [add_an_image, remove_an_image, change_a_label, replace_an_image]
+)
+def test_a_changed_root_is_packed_again(root, cache_dir, change):
+    before = load(root).fingerprint
+    change(root)
+    after = load(root)
+    assert after.fingerprint != before
+    fresh = load(root, cache_dir=cache_dir / "fresh")
+    assert after.fingerprint == fresh.fingerprint
+    np.testing.assert_array_equal(after.images_NCHW, fresh.images_NCHW)
+
+
+def test_a_changed_archive_is_packed_again(tmp_path):
+    path = tmp_path / "celeba.zip"
+    path.write_bytes(zipped(official()))
+    before = load(path).fingerprint
+    files = official()
+    files["img_align_celeba/000005.jpg"] = image_bytes(20, "JPEG")
+    path.write_bytes(zipped(files))
+    assert load(path).fingerprint != before
+
+
+def test_a_torn_cache_is_packed_again(root, cache_dir):
+    before = load(root).fingerprint
+    path, = cache_dir.iterdir()
+    os.truncate(path, path.stat().st_size // 2)
+    assert load(root).fingerprint == before
+    assert datasets.open_images(path, datasets._identity(root), 16)
+
+
+def test_a_cache_inside_the_root_stays_valid(root, monkeypatch):
+    load(root, cache_dir=root)
+    monkeypatch.setattr(datasets, "pack_images", None)
+    load(root, cache_dir=root)
+
+
+def test_default_cache_folder_is_in_the_home(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("MODLIB_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    load(root)
+    assert list((tmp_path / "home/.cache/modlib").iterdir())
+
+
+def test_fingerprint_is_of_the_contents_alone(root, tmp_path):
+    before = load(root)
+    assert len(before.fingerprint) == 16
+    shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "elsewhere/list_attr_celeba.txt", (0, 0))
+    assert load(tmp_path / "elsewhere").fingerprint == before.fingerprint
+    different = {load(root, tasks=tasks).fingerprint
+                 for tasks in (["Smiling"], ["Young"], ["Smiling", "Young"], ["Young", "Smiling"])}
+    different |= {before.fingerprint, load(root, image_size=20).fingerprint}
+    assert len(different) == 6
+    assert str(tmp_path) not in before.source
+
+
+# Toy faces.
+
+def test_toy_faces():
+    data = load_toy_faces(count=100, image_size=32, seed=3)
+    assert data.images_NCHW.shape == (100, 3, 32, 32) and data.images_NCHW.dtype == np.uint8
+    assert data.labels_NT.shape == (100, len(TOY_FACE_ATTRIBUTES)) and data.labels_NT.dtype == bool
+    assert data.tasks == tuple(TOY_FACE_ATTRIBUTES)
+    assert [len(data.indices(split)) for split in SPLITS] == [70, 10, 20]
+    assert (np.diff(data.split_N.astype(int)) >= 0).all()
+    assert data.ids[:2] == ("toy-00000", "toy-00001")
+    assert load_toy_faces(100, 32, seed=3).fingerprint == data.fingerprint
+    assert load_toy_faces(100, 32, seed=4).fingerprint != data.fingerprint
+
+
+def test_toy_faces_of_some_tasks():
+    whole = load_toy_faces(50, 32)
+    tasks = [TOY_FACE_ATTRIBUTES[2], TOY_FACE_ATTRIBUTES[0]]
+    data = load_toy_faces(50, 32, tasks=tasks)
+    assert data.tasks == tuple(tasks)
+    np.testing.assert_array_equal(data.labels_NT, whole.labels_NT[:, [2, 0]])
+    np.testing.assert_array_equal(data.images_NCHW, whole.images_NCHW)
+    with pytest.raises(ModlibError, match="attribute 'nose' is not in TOY_FACE_ATTRIBUTES"):
+        load_toy_faces(50, 32, tasks=["nose"])
+
+
+# The real archive.
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    if not ARCHIVE.exists():
+        pytest.skip("the CelebA subset is not here: it may not be redistributed")
+    folder = tmp_path_factory.mktemp("real")
+    return load_celeba(ARCHIVE, cache_dir=folder, progress=False), folder
+
+
+def test_real_celeba_is_read_whole(real):
+    data, _ = real
+    assert data.images_NCHW.shape == (19000, 3, 64, 64)
+    assert [len(data.indices(split)) for split in SPLITS] == [15979, 2044, 977]
+    assert len(data.tasks) == 40 and data.tasks[31] == "Smiling"
+    assert data.ids[0] == "000040" and list(data.ids) == sorted(data.ids)
+
+
+def test_real_labels_and_pixels_are_those_of_a_plain_loop(real):
+    data, _ = real
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        lines = archive.read("celeba/list_attr_celeba.txt").decode().split("\n")
+        column = lines[1].split().index("Smiling")
+        smiling = {row.split()[0][:6]: row.split()[1 + column] == "1" for row in lines[2:] if row}
+        smiling_N = data.labels_NT[:, data.tasks.index("Smiling")]
+        assert smiling == dict(zip(data.ids, smiling_N.tolist(), strict=True))
+        for n in range(0, 19000, 1000):
+            name = f"celeba/img_align_celeba/{data.ids[n]}.webp"
+            image = Image.open(io.BytesIO(archive.read(name)))
+            assert image.size == (128, 157)
+            square = image.crop((0, 14, 128, 142)).resize((64, 64), Image.Resampling.LANCZOS)
+            plain = np.asarray(square).transpose(2, 0, 1)
+            difference = np.abs(plain - data.images_NCHW[n].astype(int))
+            assert difference.mean() < 5  # the crop of this loop is half a pixel off centre
+
+
+def test_real_cache_reopens_in_under_half_a_second(real):
+    data, folder = real
+    start = time.perf_counter()
+    again = load_celeba(ARCHIVE, cache_dir=folder, progress=False)
+    assert time.perf_counter() - start < 0.5
+    assert again.fingerprint == data.fingerprint

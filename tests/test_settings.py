@@ -1,0 +1,260 @@
+"""Settings are checked once and named by what they are; a notebook's parameters are found."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from modlib.errors import ModlibError
+from modlib.settings import Places, Settings, notebook_parameters, split_parameters
+
+DEFAULTS = {field.name: field.default for field in fields(Settings)}
+# For every setting a valid value that is not its default.
+OTHER_VALUES = {
+    "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
+    "toy_images": 60, "system": "fully_shared", "width": 1.0, "embedding_size": 8,
+    "modulate_from": 5, "bn_decay": 0.5, "batching": "triplets", "triplet_choice": "symmetric",
+    "batch_size": 90, "samples_per_anchor": 1, "margin": 0.5, "horizontal_flip": False,
+    "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
+    "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
+    "regulariser_weight": 1.0, "regulariser_beta": 2.0, "ucr_every": 1, "test_triplets": 5,
+    "seed": 3,
+}
+
+
+# Types, ranges, choices
+
+@pytest.mark.parametrize(("name", "value", "allowed"), [
+    ("horizontal_flip", "false", "true or false"),
+    ("horizontal_flip", 0, "true or false"),
+    ("learning_rate", "1e-3", "a number"),
+    ("learning_rate", None, "a number"),
+    ("learning_rate", True, "a number"),
+    ("margin", float("nan"), "a number"),
+    ("epochs", 3.5, "a whole number"),
+    ("epochs", True, "a whole number"),
+    ("epochs", "3", "a whole number"),
+    ("epochs", None, "a whole number"),
+    ("batches_per_epoch", 2.0, "a whole number"),
+    ("profile", 3, "text"),
+    ("tasks", ["Smiling", 3], "a list of str"),
+    ("tasks", "Smiling", "a list of str"),
+])
+def test_a_wrong_type_is_refused_with_what_is_allowed(name, value, allowed):
+    with pytest.raises(ModlibError, match=f"^{name} must be {allowed}; given") as caught:
+        Settings(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_text_for_a_number_says_how_yaml_writes_it():
+    with pytest.raises(ModlibError, match=r"in YAML write 1\.0e-3"):
+        Settings(learning_rate="1e-3")
+
+
+def test_a_whole_number_serves_where_a_number_is_asked_for():
+    assert repr(Settings(learning_rate=1).learning_rate) == "1.0"
+
+
+def test_a_list_of_tasks_becomes_a_tuple():
+    assert Settings(tasks=["Smiling", "Young"]).tasks == ("Smiling", "Young")
+
+
+@pytest.mark.parametrize(("name", "low", "high", "step"), [
+    ("image_size", 48, 1024, 1), ("toy_images", 50, 1_000_000, 1), ("width", 0.01, 8.0, 0.001),
+    ("modulate_from", 2, 5, 1), ("margin", 0.0, 4.0, 0.001), ("epochs", 1, 100_000, 1),
+    ("batches_per_epoch", 1, 10_000_000, 1), ("ucr_every", 0, 1_000_000, 1),
+    ("seed", 0, 2**31 - 1, 1), ("scale_rate_factor", 0.0, 1e6, 1.0),
+])
+def test_a_range_includes_its_ends_and_nothing_beyond(name, low, high, step):
+    assert getattr(Settings(**{name: low}), name) == low
+    assert getattr(Settings(**{name: high}), name) == high
+    for value in (low - step, high + step):
+        with pytest.raises(ModlibError, match=f"^{name} must be from .*; given {value!r}"):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinite_number_is_refused(value):
+    with pytest.raises(ModlibError, match="learning_rate must be from"):
+        Settings(learning_rate=value)
+
+
+@pytest.mark.parametrize(("name", "value", "nearest"), [
+    ("system", "modulatd", "modulated"), ("dataset", "CelebA", "celeba"),
+    ("batching", "triplet", "triplets"), ("triplet_choice", "holder", "holders"),
+    ("optimiser", "Adamm", "adam"), ("precision", "bfloat", "bfloat16"),
+    ("schedule", "cosin", "cosine"),
+])
+def test_an_unknown_choice_is_refused_with_the_nearest_one(name, value, nearest):
+    with pytest.raises(ModlibError, match=f"value of {name}: '{value}'.*mean '{nearest}'"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("tasks", [[], ["Smiling", "Young", "Smiling"]])
+def test_tasks_are_one_or_more_and_distinct(tasks):
+    with pytest.raises(ModlibError, match="tasks must be one or more distinct names"):
+        Settings(tasks=tasks)
+
+
+def test_a_batch_holds_a_triplet_of_every_task():
+    assert Settings(batch_size=9).triplets_per_task == 1
+    with pytest.raises(ModlibError, match="batch_size must be at least 3 × 3 tasks = 9; given 8"):
+        Settings(batch_size=8)
+
+
+def test_a_batch_is_shared_out_evenly_over_the_tasks():
+    assert Settings(batch_size=180).triplets_per_task == 20
+    assert Settings(batch_size=35).triplets_per_task == 3
+
+
+@pytest.mark.parametrize("changes", [
+    {"system": "fully_shared"}, {"system": "independent"}, {"tasks": ["Smiling", "Young"]},
+    {"tasks": ["Smiling", "Young", "Bald", "Bangs"]},
+])
+def test_the_regulariser_asks_for_modulation_and_three_tasks(changes):
+    with pytest.raises(ModlibError, match="regulariser_weight above 0 needs"):
+        Settings(regulariser_weight=0.1, **changes)
+    assert Settings(regulariser_weight=0.0, **changes).regulariser_weight == 0
+
+
+def test_settings_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Settings().seed = 1
+
+
+def test_a_changed_copy_is_checked_again():
+    with pytest.raises(ModlibError, match="seed must be from"):
+        replace(Settings(), seed=-1)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("workers", -1), ("workers", 1.5), ("device", 0), ("data_root", 3), ("results_dir", None)])
+def test_places_are_checked(name, value):
+    with pytest.raises(ModlibError, match=f"^{name} must be"):
+        Places(**{name: value})
+
+
+# Names of settings
+
+def test_a_record_of_settings_gives_the_settings_back():
+    settings = Settings(**OTHER_VALUES | {"system": "modulated", "tasks": ["A", "B", "C"]})
+    assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+def test_parameters_go_to_the_class_that_knows_them():
+    assert split_parameters({"seed": 1, "device": "cpu", "epochs": 2}, Settings, Places) == [
+        {"seed": 1, "epochs": 2}, {"device": "cpu"}]
+
+
+@pytest.mark.parametrize(("given", "nearest"), [
+    ("learning_rat", "learning_rate"), ("Seed", "seed"), ("epoch", "epochs"),
+    ("devise", "device"), ("data_rot", "data_root")])
+def test_a_parameter_of_no_class_is_refused_with_the_nearest_name(given, nearest):
+    with pytest.raises(ModlibError, match=rf"parameter '{given}' .*did you mean '{nearest}'"):
+        split_parameters({"seed": 1, given: 1}, Settings, Places)
+
+
+# Names of runs
+
+def test_every_setting_has_another_value_here():
+    assert list(OTHER_VALUES) == list(DEFAULTS)
+    assert not [n for n, value in OTHER_VALUES.items() if value == DEFAULTS[n]]
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_a_run_name_changes_with_every_setting(name):
+    def digest(settings):
+        return settings.run_name("data").rpartition("-")[2]
+
+    assert digest(Settings(**{name: OTHER_VALUES[name]})) != digest(Settings())
+
+
+def test_run_names_differ_by_value_and_not_only_by_which_setting_changed():
+    assert Settings(epochs=9).run_name("data") != Settings(epochs=8).run_name("data")
+
+
+def test_a_run_name_changes_with_the_data():
+    assert Settings().run_name("data") != Settings().run_name("other data")
+
+
+def test_a_run_name_does_not_depend_on_the_order_of_settings():
+    given = {"seed": 3, "epochs": 9, "margin": 0.5, "tasks": ["Smiling", "Young"]}
+    assert (Settings(**given).run_name("data")
+            == Settings(**dict(reversed(given.items()))).run_name("data"))
+
+
+def test_a_run_name_does_not_depend_on_how_a_value_is_written():
+    assert (Settings(learning_rate=1, tasks=["A", "B"]).run_name("data")
+            == Settings(learning_rate=1.0, tasks=("A", "B")).run_name("data"))
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_setting_at_its_default_does_not_enter_the_name(name):
+    """So a setting added later leaves the records made before it valid."""
+    given = {"epochs": 9, "seed": 2} if name not in ("epochs", "seed") else {"margin": 0.5}
+    assert (Settings(**given, **{name: DEFAULTS[name]}).run_name("data")
+            == Settings(**given).run_name("data"))
+
+
+def test_a_run_name_shows_profile_system_tasks_and_seed():
+    settings = Settings(profile="mine", system="independent", tasks=["A", "B"], seed=5)
+    assert settings.run_name("data").startswith("mine-independent-2tasks-seed5-")
+
+
+def test_published_run_names_stay_as_they_are():
+    """Records are found by names that were given once; the hashes are sha256sum's of
+    ``[{}, "0123456789abcdef"]`` and of ``[{"dataset": "celeba", …}, "0123456789abcdef"]``."""
+    assert Settings().run_name("0123456789abcdef") == "quick-modulated-3tasks-seed0-93b046871ae9"
+    assert Settings(
+        profile="celeba_gpu", dataset="celeba", image_size=150, width=1.0, seed=3,
+        system="fully_shared", tasks=("Smiling", "Young"), learning_rate=0.01,
+    ).run_name("0123456789abcdef") == "celeba_gpu-fully_shared-2tasks-seed3-2e25d12e9a27"
+
+
+# Parameters of notebooks
+
+OWN_CELL = "# Parameters\nseed: int = 0  # of everything\nepochs = 3\ndevice = \"auto\"\n"
+
+
+def ran(*cells: str) -> dict:
+    """The namespace of a notebook that has run these cells."""
+    namespace = {"In": [""]}
+    for cell in cells:
+        namespace["In"].append(cell)
+        exec(cell, namespace)
+    return namespace
+
+
+def test_parameters_are_those_of_the_parameters_cell():
+    namespace = ran("import os\nsecret = 1", OWN_CELL, "settings = 3\nwork = 4")
+    assert notebook_parameters(namespace) == {"seed": 0, "epochs": 3, "device": "auto"}
+
+
+def test_a_comment_elsewhere_makes_no_parameters_cell():
+    namespace = ran(OWN_CELL, "work = 4\n# Parameters\nmore = 5", "note = '# Parameters'")
+    assert notebook_parameters(namespace) == {"seed": 0, "epochs": 3, "device": "auto"}
+
+
+def test_papermill_values_replace_the_notebooks_own():
+    namespace = ran(OWN_CELL, "# Parameters\nseed = 7\n")
+    assert notebook_parameters(namespace) == {"seed": 7, "epochs": 3, "device": "auto"}
+
+
+def test_a_mistyped_papermill_parameter_is_seen():
+    namespace = ran(OWN_CELL, "# Parameters\nsed = 7\n")
+    assert notebook_parameters(namespace)["sed"] == 7
+
+
+def test_a_parameter_that_the_notebook_does_not_know_is_refused_by_name():
+    namespace = ran(OWN_CELL, "# Parameters\nepoch = 7\n")
+    with pytest.raises(ModlibError, match=r"parameter 'epoch' .*did you mean 'epochs'"):
+        split_parameters(notebook_parameters(namespace), Settings, Places)
+
+
+def test_names_made_inside_a_parameters_value_are_no_parameters():
+    namespace = ran("# Parameters\nsizes = [size for size in (1, 2)]\nsizes[0] = 3\n")
+    assert notebook_parameters(namespace) == {"sizes": [3, 2]}
+
+
+def test_outside_a_notebook_there_are_no_parameters():
+    assert notebook_parameters({"seed": 1}) == {}
