@@ -9,33 +9,18 @@ A all the attributes of a file.
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from modlib.celeba_files import LAYOUTS, read_celeba, root_identity
 from modlib.errors import ModlibError, unknown_name
-from modlib.image_cache import (
-    Files,
-    broken_images,
-    check_image_size,
-    open_images,
-    pack_images,
-)
+from modlib.image_cache import broken_images, check_image_size, open_images, pack_images
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces
 
 SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list_eval_partition.txt
-
-ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
-PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
-IDENTITY = ("identity_CelebA.txt", "identity_CelebA.csv")
-FOLDERS = ("celeba", "anno", "eval", "img", "img_align_celeba", "img_align_celeba_png")
-LAYOUTS = (
-    "a folder, or a zip archive of one, that holds list_attr_celeba.txt (official) or "
-    "list_attr_celeba.csv (Kaggle), with the images in img_align_celeba/ or, beside the text "
-    "files, in img_align_celeba.zip; list_eval_partition and identity_CelebA are read when there"
-)
 
 
 @dataclass(frozen=True)
@@ -82,7 +67,7 @@ def load_celeba(
     80/10/10 by a hash of the identity, or of the image name where that file is missing too.
 
     Args:
-        root: a folder or a zip archive; see ``LAYOUTS``.
+        root: a folder or a zip archive; see ``celeba_files.LAYOUTS``.
         tasks: the attributes wanted, in the order wanted; None: all of the file.
         image_size: side in pixels, 16 to 1024; the centre square of each image is resized to it.
         cache_dir: folder of the cache; None: $MODLIB_CACHE_DIR, or else ~/.cache/modlib.
@@ -100,7 +85,7 @@ def load_celeba(
     root = Path(root).expanduser()
     if not root.exists():
         raise ModlibError(f"root {str(root)!r} does not exist; give {LAYOUTS}")
-    identity = _identity(root)
+    identity = root_identity(root)
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     path = _cache_folder(cache_dir) / f"celeba-{name}-{image_size}.images"
     try:
@@ -108,7 +93,7 @@ def load_celeba(
         if packed.notes["broken"] and not skip_broken:  # perhaps mended since
             raise broken_images(packed.notes["broken"], root.name)
     except ModlibError:  # not there, torn, or packed from what root was before
-        rows, notes, files, names = _read_celeba(root)
+        rows, notes, files, names = read_celeba(root)
         try:
             _choose(rows, notes, tasks)  # a mistake in tasks is said before the long work
             packed = pack_images(
@@ -212,136 +197,3 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
     except OSError as error:
         raise ModlibError(f"cache_dir {str(folder)!r} cannot be made: {error.strerror}") from error
     return folder
-
-
-def _identity(root: Path) -> str:
-    """Digest of what tells, without reading the images, whether ``root`` is what it was.
-
-    For an archive its size and time; for a folder the names of the images, and the sizes and times
-    of the image folders and of the other files. An image rewritten in place goes unnoticed.
-    """
-    names, kept = [], [root]
-    if root.is_dir():
-        listed = Files(root).names(FOLDERS)
-        names = [name for name in listed if _in_image_folder(name)]
-        kept = [root / folder for folder in sorted({name.rpartition("/")[0] for name in names})]
-        kept += [root / name for name in listed if name.lower().endswith((".txt", ".csv", ".zip"))]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in kept]
-    return hashlib.sha256(repr((stats, "\n".join(names))).encode()).hexdigest()
-
-
-def _in_image_folder(name: str) -> bool:
-    return "img_align_celeba" in name.rpartition("/")[0].lower()
-
-
-def _read_celeba(root: Path) -> tuple[dict[str, np.ndarray], dict, Files, list[str]]:
-    """The rows and notes of the images that are there, and the files and names to read them by."""
-    texts = Files(root)
-    names = texts.names(FOLDERS)
-    attribute_file = _find(names, *ATTRIBUTES)
-    if attribute_file is None:
-        raise ModlibError(f"{root} holds no list_attr_celeba.txt or .csv; give {LAYOUTS}")
-    header, table = _read_table(texts, attribute_file, header=True)
-    images = _match(filter(_in_image_folder, names), table, root)
-    files = texts
-    zipped = _find(names, "img_align_celeba.zip")
-    if not images and zipped and root.is_dir():
-        files = Files(root / zipped)
-        images = _match(files.names(), table, root / zipped)
-    if not images:
-        raise ModlibError(f"no image in {root} has a row in {attribute_file}; give {LAYOUTS}")
-    ids = sorted(images)
-    split_N, split_note = _split(texts, names, ids)
-    where = PurePosixPath(attribute_file).name
-    rows = {"ids": np.array(ids), "split": split_N, "labels": _labels(table, header, ids, where)}
-    notes = {"attributes": header, "attribute_file": where, "split": split_note}
-    return rows, notes, files, [images[name] for name in ids]
-
-
-def _find(names: Iterable[str], *basenames: str) -> str | None:
-    """The file of one of these names that lies nearest to the root; the first name wins."""
-    found = [(name.count("/"), basenames.index(base), name) for name in names
-             if (base := name.rpartition("/")[2]) in basenames]
-    return min(found)[2] if found else None
-
-
-def _match(names: Iterable[str], table: dict, where: Path) -> dict[str, str]:
-    """Image name without its suffix → file name, for the images that have a row."""
-    images = {}
-    for name in names:
-        stem = PurePosixPath(name).stem
-        if stem in table and images.setdefault(stem, name) is not name:
-            raise ModlibError(f"{where} has image {stem} twice: {images[stem]} and {name}")
-    return images
-
-
-def _read_table(files: Files, name: str, header: bool) -> tuple[list[str], dict[str, list[str]]]:
-    """Value columns and ``{image name without suffix: values}`` of a .txt or .csv file.
-
-    Args:
-        files: where the file is read from.
-        name: the file.
-        header: the first row surely names the columns; else only if it ends in no number.
-    """
-    try:
-        lines = files.read(name).decode("utf-8-sig").splitlines()
-    except Exception as error:
-        raise ModlibError(f"{name} in {files.path} cannot be read: {error}") from error
-    comma = "," if name.lower().endswith(".csv") else None
-    columns, table = None, {}
-    for number, line in enumerate(lines, start=1):
-        values = [value.strip(' "') for value in line.strip().split(comma)]
-        if not line.strip() or (number == 1 and len(values) == 1 and values[0].isdigit()):
-            continue  # an empty line, or the count with which the official file opens
-        if columns is None:
-            named = header or not values[-1].isdigit()
-            columns = values[bool(comma) :] if named else ["value"]
-            if named:
-                continue
-        if len(values) != len(columns) + 1:
-            raise ModlibError(f"{name}, line {number}: {len(values)} columns, not "
-                              f"{len(columns) + 1} (image name, then {len(columns)} values)")
-        stem = values[0].rpartition(".")[0] or values[0]
-        if stem in table:
-            raise ModlibError(f"{name}, line {number}: image {stem} has a row already")
-        table[stem] = values[1:]
-    return columns or [], table
-
-
-def _labels(table: dict, attributes: list[str], ids: list[str], where: str) -> np.ndarray:
-    """labels_NA, bool, from −1/1 or 0/1, whichever the file uses."""
-    labels_NA = np.array([table[name] for name in ids])
-    negative = "-1" if (labels_NA == "-1").any() else "0"
-    wrong = np.argwhere((labels_NA != "1") & (labels_NA != negative))
-    if len(wrong):
-        n, a = wrong[0]
-        raise ModlibError(f"{where}: image {ids[n]} has {attributes[a]} = {str(labels_NA[n, a])!r};"
-                          f" allowed: {negative} or 1 in this file (−1/1, or 0/1 throughout)")
-    return labels_NA == "1"
-
-
-def _split(texts: Files, names: list[str], ids: list[str]) -> tuple[np.ndarray, str]:
-    """split_N and one line that says where it came from."""
-    by_identity = "no partition file: split 80/10/10 by a hash of the identity"
-    for basenames, note in ((PARTITION, "official partition"), (IDENTITY, by_identity)):
-        name = _find(names, *basenames)
-        if name is None:
-            continue
-        _, table = _read_table(texts, name, header=False)
-        missing = [i for i in ids if i not in table]
-        if missing:
-            raise ModlibError(f"{name} has no row for {len(missing)} of the images, "
-                              f"such as {missing[0]}")
-        values = [table[i][0] for i in ids]
-        if basenames == IDENTITY:
-            return _hashed_split(values), note
-        for image, value in zip(ids, values, strict=True):
-            if value not in ("0", "1", "2"):
-                raise ModlibError(f"{name}: image {image} is in {value!r}; allowed: 0, 1 or 2")
-        return np.array(values).astype(np.uint8), note
-    return _hashed_split(ids), "no partition, no identity file: split 80/10/10 by a hash of the id"
-
-
-def _hashed_split(keys: list[str]) -> np.ndarray:
-    tenths = [hashlib.sha256(key.encode()).digest()[0] * 10 // 256 for key in keys]
-    return np.searchsorted([8, 9], tenths, side="right").astype(np.uint8)

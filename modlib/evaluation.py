@@ -10,7 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modlib.errors import ModlibError, unknown_name
 from modlib.networks import Network
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @torch.no_grad()
@@ -32,14 +35,20 @@ def embed_images(
     Returns:
         embeddings_TND, float32, on the network's device.
     """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if len(indices) == 0:
+        raise ModlibError("indices must name at least one image; given none")
     was_training = network.training
     network.eval()
     parts = []
-    for start in range(0, len(indices), batch_size):
-        images_BCHW = get_images(indices[start:start + batch_size])
-        with torch.autocast(images_BCHW.device.type, torch.bfloat16, precision == "bfloat16"):
-            parts.append(network.embed_all_tasks(images_BCHW))
-    network.train(was_training)
+    try:
+        for start in range(0, len(indices), batch_size):
+            images_BCHW = get_images(indices[start:start + batch_size])
+            with torch.autocast(images_BCHW.device.type, torch.bfloat16, precision == "bfloat16"):
+                parts.append(network.embed_all_tasks(images_BCHW))
+    finally:
+        network.train(was_training)
     return torch.cat(parts, dim=1)
 
 

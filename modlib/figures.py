@@ -181,3 +181,27 @@ def training_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -
 def new_axes(**options: Any) -> Axes:
     """The Axes of a new figure; options go to ``plt.subplots``."""
     return plt.subplots(**options)[1]
+
+
+def conflicting_triplet(
+    anchor: np.ndarray, first: np.ndarray, second: np.ndarray, task: str, other_task: str
+) -> Sequence[Axes]:
+    """Three faces in two rows: for ``task`` the first is the positive, for the other the second.
+
+    Args:
+        anchor, first, second: uint8 (H, W, 3).
+        task, other_task: the rows' labels.
+    """
+    axes = new_axes(nrows=2, ncols=3, figsize=(6.6, 4.9))
+    pull, push = ("positive: pull nearer", GREEN), ("negative: push away", VERMILION)
+    for row, (label, roles) in enumerate(((task, (pull, push)), (other_task, (push, pull)))):
+        panels = [(anchor, ("anchor", "black")), (first, roles[0]), (second, roles[1])]
+        for ax, (image, (role, colour)) in zip(axes[row], panels, strict=True):
+            ax.imshow(image)
+            ax.set_title(role, loc="center", fontsize=11, color=colour)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            for side in ax.spines.values():
+                side.set(visible=True, color=colour, linewidth=4)
+        axes[row, 0].set_ylabel(label, fontsize=14, fontweight="bold")
+    return axes

@@ -1,6 +1,6 @@
 """Per-task gradients over the shared parameters, their Gramian, and the update compliance ratio.
 
-Source: Zhao et al., ECCV 2018, section 3.1 and the UCR of section 4.2. For a pair of tasks the
+Source: Zhao et al., ECCV 2018, section 3.1, Eq. 2. For a pair of tasks the
 UCR is the share of mini-batches whose two task gradients have a positive inner product.
 Shapes: T tasks, P shared parameters.
 """
@@ -50,7 +50,8 @@ def cosines(gramian_TT: Tensor) -> Tensor:
     """Cosines of the angles between task gradients, (T, T); 0 where a gradient is zero."""
     norms_T = gramian_TT.diagonal().clamp(min=0).sqrt()
     scale_TT = norms_T[:, None] * norms_T[None, :]
-    return torch.where(scale_TT > 0, gramian_TT / scale_TT.clamp(min=1e-30), 0.0).clamp(-1, 1)
+    cosines_TT = gramian_TT / torch.where(scale_TT > 0, scale_TT, 1.0)
+    return torch.where(scale_TT > 0, cosines_TT, 0.0).clamp(-1, 1)
 
 
 class UcrCounter:
@@ -72,7 +73,9 @@ class UcrCounter:
         self.batches = 0
 
     def add(self, gramian_TT: Tensor) -> None:
-        """Count one mini-batch."""
+        """Count one mini-batch; a Gramian that is not finite is refused."""
+        if not torch.isfinite(gramian_TT).all():
+            raise ModlibError("a task's gradient is not finite; a lower learning_rate may help")
         signs_TT = gramian_TT.sign().cpu().numpy()
         self.positive_TT += signs_TT > 0
         self.negative_TT += signs_TT < 0
@@ -120,7 +123,9 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> Ratio:
     p = successes / trials
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * sqrt(p * (1 - p) / trials + z * z / (4 * trials**2)) / (1 + z * z / trials)
-    return Ratio(p, max(0.0, centre - half), min(1.0, centre + half), trials)
+    low = centre - half if successes else 0.0
+    high = centre + half if successes < trials else 1.0
+    return Ratio(p, low, high, trials)
 
 
 def update_compliance_ratio(positive: int, negative: int, zero: int, with_zeros: bool) -> Ratio:

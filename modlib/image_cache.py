@@ -13,7 +13,6 @@ import io
 import json
 import os
 import shutil
-import threading
 import time
 import uuid
 import zipfile
@@ -30,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from modlib.errors import ModlibError
+from modlib.image_files import Files
 
 MAGIC = b"modlib images\n"
 FORMAT = 1  # raise it when the layout of the file or the way an image is decoded changes
@@ -54,62 +54,6 @@ class PackedImages:
     rows: dict[str, np.ndarray]
     notes: dict[str, Any]
     pixel_digest: str
-
-
-class Files:
-    """The files of a folder or of a zip archive, read by name, from any thread.
-
-    Args:
-        path: a folder, or a zip archive (which is opened here and closed by ``close``).
-
-    Raises:
-        ModlibError: the archive is truncated or is no zip archive.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._archive = None if path.is_dir() else _open_archive(path)
-        self._lock = threading.Lock()  # one directory in memory: opening it again a thread is slow
-
-    def names(self, folders: Sequence[str] = ()) -> list[str]:
-        """Names of the files, with "/" between folders, sorted.
-
-        Args:
-            folders: lower-case names of the sub-folders to look into, at any depth (an archive
-                is listed whole). Listing no other keeps a mistaken path from walking a disk.
-        """
-        if self._archive is not None:
-            return sorted(name for name in self._archive.namelist() if not name.endswith("/"))
-        return sorted(_walk(self.path, "", folders))
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one file; the archive's checksum is verified."""
-        if self._archive is None:
-            return (self.path / name).read_bytes()
-        with self._lock:
-            return self._archive.read(name)
-
-    def close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-
-
-def _walk(folder: Path, prefix: str, folders: Sequence[str]) -> Iterator[str]:
-    for name in os.listdir(folder):
-        if name.lower() in folders and (folder / name).is_dir():
-            yield from _walk(folder / name, f"{prefix}{name}/", folders)
-        else:
-            yield prefix + name
-
-
-def _open_archive(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise ModlibError(
-            f"{path} is not a whole zip archive ({error}); a download that was cut short looks "
-            "like this: fetch it again, or give the unpacked folder"
-        ) from error
 
 
 def check_image_size(image_size: int) -> None:

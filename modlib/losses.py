@@ -1,6 +1,6 @@
 """The triplet loss and the relevance regulariser.
 
-Source: Zhao et al., ECCV 2018, Eq. 1 (triplet loss) and Eq. 8 (regulariser).
+Source: Zhao et al., ECCV 2018, Eqs. 6 and 7 (triplet loss) and Eq. 8 (regulariser).
 Shapes: B batch, T tasks, D embedding, K triplets a task, S samples an anchor.
 """
 
@@ -11,7 +11,7 @@ from modlib.triplets import BatchTriplets
 
 
 def triplet_losses(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """Hinge on squared Euclidean distances: max(0, |a − p|² + margin − |a − n|²).
+    """Hinge on squared Euclidean distances: max(0, ‖a − p‖² + margin − ‖a − n‖²).
 
     Args:
         anchor, positive, negative: float (..., D), embeddings of length 1.
@@ -44,7 +44,7 @@ def task_losses_in_batch(embeddings_TBD: Tensor, triplets: BatchTriplets, margin
     Returns:
         float (T,).
     """
-    # Between unit vectors |a − b|² = 2 − 2·a·b: all distances of a batch are one product.
+    # Between unit vectors ‖a − b‖² = 2 − 2·a·b: all distances of a batch are one product.
     similarity_TBB = embeddings_TBD @ embeddings_TBD.transpose(1, 2)
     difference_TBS = (
         similarity_TBB.gather(2, triplets.negative_TBS)
@@ -58,7 +58,7 @@ def task_losses_in_batch(embeddings_TBD: Tensor, triplets: BatchTriplets, margin
 def relevance_regulariser(
     scales_TC: Tensor, related: tuple[int, int], unrelated: int, beta: float
 ) -> Tensor:
-    """Eq. 8: max(0, |W_i − W_j|² + β − |W_i − W_k|²).
+    """Eq. 8: max(0, ‖W_i − W_j‖² + β − ‖W_i − W_k‖²).
 
     It asks that the scales of task i be nearer to those of its related task j than to those of
     the less related task k, by β.

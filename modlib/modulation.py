@@ -1,6 +1,6 @@
 """The modulation module: one learned scale per task and channel.
 
-Source: Zhao et al., ECCV 2018, section 3.2 (Eqs. 3 to 5) and the authors' code.
+Source: Zhao et al., ECCV 2018, section 3.2, Eqs. 3 and 5, and the authors' code.
 Shapes: B batch, T tasks, C channels, H W height and width.
 """
 
@@ -56,7 +56,7 @@ class ChannelScale(nn.Module):
         if features.ndim == 2:
             return (features * scales_TC[:, None, :]).flatten(0, 1)
         # Channels innermost, so that the convolutions that follow need no layout copy.
-        features_BHWC = features.permute(0, 2, 3, 1)
+        features_BHWC = features.permute(0, 2, 3, 1).contiguous()
         scaled_TBHWC = features_BHWC * scales_TC[:, None, None, None, :]
         return scaled_TBHWC.flatten(0, 1).permute(0, 3, 1, 2)
 

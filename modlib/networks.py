@@ -1,11 +1,10 @@
-"""The embedding network of Table 2 and the systems that are compared on it.
+"""The systems that are compared on one trunk: what is shared, and what belongs to a task.
 
-Source: Zhao et al., ECCV 2018, section 4.1 and Table 2, settled by the authors' code.
+Source: Zhao et al., ECCV 2018, section 4.1.
 Shapes: B batch, T tasks, C channels, H W height and width, D embedding.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -13,69 +12,15 @@ from torch import Tensor, nn
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.modulation import ChannelScale
+from modlib.trunk import (
+    BLOCK_CHANNELS,
+    SMALLEST_IMAGE,
+    initialise_weights,
+    normalise_pixels,
+    trunk,
+)
 
 SYSTEMS = ("fully_shared", "independent", "modulated")
-BLOCK_CHANNELS = {"conv1": 32, "block2": 64, "block3": 128, "block4": 128, "block5": 128}
-PIXEL_MEAN_RGB = (122.77, 115.95, 102.98)
-PIXEL_SCALE = 128.0
-SMALLEST_IMAGE = 48  # below this the last 2×2 pooling has nothing to pool
-
-
-def conv_bn_relu(
-    in_channels: int, out_channels: int, padding: int, bn_decay: float
-) -> nn.Sequential:
-    """3×3 convolution without bias, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
-        nn.BatchNorm2d(out_channels, eps=1e-3, momentum=1 - bn_decay),
-        nn.ReLU(inplace=True),
-    )
-
-
-class Block(nn.Module):
-    """Unpadded convolution, batch norm, ReLU, 2×2 max-pooling, then a residual block.
-
-    The residual block is two padded convolutions; its output is added to its input after the
-    second ReLU, and no ReLU follows the sum. The first ReLU is applied after the pooling: the
-    maximum of four ReLUs is the ReLU of the maximum, and there is a quarter as much to do.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, bn_decay: float):
-        super().__init__()
-        conv, bn, relu = conv_bn_relu(in_channels, out_channels, 0, bn_decay)
-        self.conv = nn.Sequential(conv, bn, nn.MaxPool2d(2, stride=2), relu)
-        self.residual = nn.Sequential(
-            conv_bn_relu(out_channels, out_channels, 1, bn_decay),
-            conv_bn_relu(out_channels, out_channels, 1, bn_decay),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x + self.residual(x)
-
-
-def trunk(image_size: int, width: float, embedding_size: int, bn_decay: float) -> nn.ModuleDict:
-    """The stages of Table 2 in order: conv1, block2 to block5, fc."""
-    channels = {name: max(1, round(count * width)) for name, count in BLOCK_CHANNELS.items()}
-    stages = nn.ModuleDict({"conv1": conv_bn_relu(3, channels["conv1"], 0, bn_decay)})
-    previous, side = "conv1", image_size - 2
-    for name in list(channels)[1:]:
-        stages[name] = Block(channels[previous], channels[name], bn_decay)
-        previous, side = name, (side - 2) // 2
-    stages["fc"] = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(channels[previous] * side * side, embedding_size, bias=False),
-        nn.BatchNorm1d(embedding_size, eps=1e-3, momentum=1 - bn_decay),
-        nn.ReLU(),
-    )
-    return stages
-
-
-def normalise_pixels(images_BCHW: Tensor) -> Tensor:
-    """Pixels 0 to 255 (uint8 or float) to float32, channels-last: minus the mean, over 128."""
-    mean_C11 = torch.tensor(PIXEL_MEAN_RGB, device=images_BCHW.device)[:, None, None]
-    pixels = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
-    return (pixels - mean_C11) / PIXEL_SCALE
 
 
 class SharedTrunkNetwork(nn.Module):
@@ -85,13 +30,16 @@ class SharedTrunkNetwork(nn.Module):
 
     Args:
         num_tasks: T.
+        image_size: side of the input in pixels.
         stages: the trunk, as :func:`trunk` builds it.
         modulated: ``{stage name: its output channels}`` for the stages to modulate.
     """
 
-    def __init__(self, num_tasks: int, stages: nn.ModuleDict, modulated: dict[str, int]):
+    def __init__(
+        self, num_tasks: int, image_size: int, stages: nn.ModuleDict, modulated: dict[str, int]
+    ):
         super().__init__()
-        self.num_tasks = num_tasks
+        self.num_tasks, self.image_size = num_tasks, image_size
         self.stages = stages
         self.modulation = nn.ModuleDict(
             {name: ChannelScale(num_tasks, channels) for name, channels in modulated.items()}
@@ -105,8 +53,14 @@ class SharedTrunkNetwork(nn.Module):
             task_B: int64 (B,), task indices in [0, T).
 
         Returns:
-            embeddings_BD, float32, of length 1: normalised after the modulation.
+            embeddings_BD, float32, normalised to length 1 after the modulation. (Zero where
+            all of a task's last scales are dead.)
+
+        Raises:
+            ModlibError: images of another shape, or a task index outside [0, T).
         """
+        _check_images(images_BCHW, self.image_size)
+        _check_task_indices(task_B, self.num_tasks)
         x = normalise_pixels(images_BCHW)
         for name, stage in self.stages.items():
             x = stage(x)
@@ -126,6 +80,7 @@ class SharedTrunkNetwork(nn.Module):
         Returns:
             embeddings_TBD, float32, of length 1.
         """
+        _check_images(images_BCHW, self.image_size)
         x = normalise_pixels(images_BCHW)
         batch, task_TB = len(x), None
         for name, stage in self.stages.items():
@@ -167,6 +122,7 @@ class IndependentNetworks(nn.Module):
 
     def forward(self, images_BCHW: Tensor, task_B: Tensor) -> Tensor:
         """Embed each image with its task's network; see :meth:`SharedTrunkNetwork.forward`."""
+        _check_task_indices(task_B, self.num_tasks)
         parts, positions = [], []
         for task, network in enumerate(self.networks):
             rows = torch.nonzero(task_B == task).flatten()
@@ -222,13 +178,13 @@ def build_network(
 
     def one_network(num_tasks: int, modulated: dict[str, int]) -> SharedTrunkNetwork:
         stages = trunk(image_size, width, embedding_size, bn_decay)
-        network = SharedTrunkNetwork(num_tasks, stages, modulated)
+        network = SharedTrunkNetwork(num_tasks, image_size, stages, modulated)
         initialise_weights(network, generator)
         return network.to(memory_format=torch.channels_last)
 
     generator = torch.Generator().manual_seed(seed)
     if system == "independent":
-        return IndependentNetworks(one_network(1, {}) for _ in tasks)
+        return IndependentNetworks([one_network(1, {}) for _ in tasks])
     modulated = {}
     if system == "modulated":
         blocks = {name: max(1, round(BLOCK_CHANNELS[name] * width))
@@ -237,30 +193,43 @@ def build_network(
     return one_network(len(tasks), modulated)
 
 
-@torch.no_grad()
-def initialise_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every convolution and linear weight from N(0, 0.1²) truncated at two deviations."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2, generator=generator)
-
-
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
     """How many numbers the parameters hold."""
-    return sum(parameter.numel() for parameter in chain(parameters))
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _check_images(images_BCHW: Tensor, image_size: int) -> None:
+    if images_BCHW.ndim != 4 or tuple(images_BCHW.shape[1:]) != (3, image_size, image_size):
+        raise ModlibError(
+            f"images must be (B, 3, {image_size}, {image_size}), as the network was built; "
+            f"given {tuple(images_BCHW.shape)}")
+
+
+def _check_task_indices(task_B: Tensor, num_tasks: int) -> None:
+    # On a GPU the check would make the host wait for the device at every step.
+    if task_B.device.type == "cpu" and len(task_B):
+        low, high = int(task_B.min()), int(task_B.max())
+        if low < 0 or high >= num_tasks:
+            raise ModlibError(f"task indices must be 0 to {num_tasks - 1}; given {low} to {high}")
 
 
 def _check(system, tasks, image_size, width, modulate_from, embedding_size, bn_decay) -> None:
     if system not in SYSTEMS:
         raise unknown_name("system", system, SYSTEMS)
-    if isinstance(tasks, str) or not len(tasks) or len(set(tasks)) != len(tasks):
+    for name, value in (("image_size", image_size), ("embedding_size", embedding_size)):
+        if not isinstance(value, int):
+            raise ModlibError(f"{name} must be a whole number; given {value!r}")
+    for name, value in (("width", width), ("bn_decay", bn_decay)):
+        if not isinstance(value, int | float):
+            raise ModlibError(f"{name} must be a number; given {value!r}")
+    if not isinstance(tasks, list | tuple) or not tasks or len(set(tasks)) != len(tasks):
         raise ModlibError(f"tasks must be one or more distinct names; given {tasks!r}")
     if image_size < SMALLEST_IMAGE:
         raise ModlibError(f"image_size must be at least {SMALLEST_IMAGE}; given {image_size}")
     if not 0 < width <= 8:
         raise ModlibError(f"width must be above 0 and at most 8; given {width}")
     if modulate_from not in (2, 3, 4, 5):
-        raise ModlibError(f"modulate_from must be a block, 2 to 5; given {modulate_from}")
+        raise ModlibError(f"modulate_from must be a block, 2 to 5; given {modulate_from!r}")
     if embedding_size < 1:
         raise ModlibError(f"embedding_size must be at least 1; given {embedding_size}")
     if not 0 < bn_decay < 1:

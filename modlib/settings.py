@@ -18,7 +18,7 @@ from modlib.errors import ModlibError, unknown_name
 # Smallest and largest allowed value of the numeric settings.
 RANGES = {
     "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
-    "embedding_size": (1, 65_536), "modulate_from": (2, 5), "bn_decay": (0.0, 0.99999),
+    "embedding_size": (1, 65_536), "modulate_from": (2, 5), "bn_decay": (0.001, 0.99999),
     "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024), "margin": (0.0, 4.0),
     "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000), "learning_rate": (1e-9, 100.0),
     "scale_rate_factor": (0.0, 1e6), "regulariser_weight": (0.0, 1e6),

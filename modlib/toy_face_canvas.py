@@ -45,7 +45,7 @@ class Scene:
         self.u = {name: numbers[name] for name in NUISANCES}
         given = {name: np.asarray(labels[name])[:, None, None].astype(np.float32) for name in names}
         self.has = given
-        self.strength = {name: given[name] * (0.8 + 0.4 * numbers[name]) for name in names}
+        self.strength = {name: given[name] * (0.7 + 0.5 * numbers[name]) for name in names}
         male = labels.get("Male")
         self.male = ((self.u["sex"] < 0.45) if male is None
                      else np.asarray(male)[:, None, None]).astype(np.float32)
@@ -53,17 +53,17 @@ class Scene:
         self.rgb = np.zeros((len(draws), 3, size, size), np.float32)
 
     def _place(self, size: int) -> None:
-        scale, tilt = self.between("scale", 0.93, 1.06), self.between("tilt", -0.14, 0.14)
-        cos = 1 - tilt**2 / 2  # to 2e-5 at these angles
+        scale, tilt = self.between("scale", 0.86, 1.06), self.between("tilt", -0.18, 0.18)
+        cos = 1 - tilt**2 / 2  # to 5e-5 at these angles
         grid = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1)[None]
-        u = grid[:, None, :] - self.between("shift_x", -0.08, 0.08)
-        v = grid[:, :, None] - self.between("shift_y", -0.02, 0.08)
+        u = grid[:, None, :] - self.between("shift_x", -0.11, 0.11)
+        v = grid[:, :, None] - self.between("shift_y", -0.04, 0.10)
         self.view = (grid[:, None, :], grid[:, :, None])
         self.x, self.y = (cos * u + tilt * v) / scale, (cos * v - tilt * u) / scale
         self.pixel = 2 / size / scale
         yaw = self.between("yaw", -1, 1)
-        self.fx = self.x - 0.06 * yaw
-        self.nose_x = self.x - 0.10 * yaw
+        self.fx = self.x - 0.07 * yaw
+        self.nose_x = self.x - 0.12 * yaw
         self.ax = np.abs(self.fx)
 
     def band(self, top: float, bottom: float) -> "Scene":

@@ -66,10 +66,12 @@ def beard(s: Scene) -> None:
     s.paint((1 - s.has["No_Beard"]) * band, s.beard * strands[:, None])
     goatee = s.has["Goatee"]
     if goatee.any():
-        high = 0.150 + 0.03 * (s.strength["Goatee"] - 1)
-        patch = ellipse(s.fx, s.y - s.chin + 0.005, 0.165, high)
-        shape = np.maximum(patch, s.ax - 0.06 - 0.9 * (s.y - s.mouth_y - 0.09))
-        s.paint(goatee * s.cover(shape), s.beard * strands[:, None])
+        y = s.y - s.chin
+        narrow = 1 + 1.5 * np.clip(y, 0, 0.3)
+        high = 0.175 + 0.03 * (s.strength["Goatee"] - 1)
+        shape = s.cover(ellipse(s.fx * narrow, y + 0.045, 0.175, high))
+        shape = shape * soft(s.mouth_y + 0.105 - s.y, 0.06)
+        s.paint(goatee * shape, s.beard * strands[:, None])
 
 
 def mustache(s: Scene) -> None:
@@ -123,6 +125,9 @@ def front_hair(s: Scene) -> None:
     locks = np.maximum(locks, -0.15 - s.y)
     end = np.where(loose > 0, s.hem, np.float32(0.04))
     front = np.maximum(np.maximum(outer, s.y - end), np.minimum(s.y - hairline, locks))
+    # Short hair that recedes lies flat, or it would stand off the skull beside the bare temples.
+    flat = s.has["Receding_Hairline"] * (1 - s.long) > 0
+    front = np.where(flat, np.maximum(front, s.outline - 0.03), front)
     shadow = soft(np.maximum(np.minimum(s.y - hairline - 0.03, locks - 0.03), s.outline), 0.08)
     s.paint(shadow * (1 - bald) * 0.55, s.shadow)
     s.paint(s.cover(front) * (1 - bald), s.hair_picture)

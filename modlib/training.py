@@ -4,7 +4,6 @@ Shapes: B batch, T tasks, C channels, H W height and width, D embedding, m tripl
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from modlib.checkpoints import load_checkpoint, save_checkpoint
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
@@ -172,32 +172,64 @@ def train(
         yield metrics
 
 
-def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
-    """Draw the epoch's triplets, take a step a batch, probe every ``ucr_every``-th."""
+def draw_batches(
+    data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings: Settings, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+    """One epoch's batches, drawn from (seed, epoch) alone.
+
+    Yields:
+        images_BCHW uint8, labels_BT bool, and the generator for the triplets formed inside
+        the batch. There are :func:`batches_in_epoch` of them.
+    """
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    batches = epoch_batches(
-        data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
-        settings.batches_per_epoch, settings.triplet_choice, rng)
-    counter = UcrCounter(len(settings.tasks))
-    device = next(network.parameters()).device
-    loss_sum_T = torch.zeros(len(settings.tasks), device=device)
-    network.train()
-    for number, triplets_Tm3 in enumerate(batches):
-        set_rates(optimiser, settings, epoch, number, len(batches))
+    for triplets_Tm3 in epoch_batches(
+            data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
+            batches_in_epoch(data, settings), settings.triplet_choice, rng):
         indices_B = torch.from_numpy(triplets_Tm3.reshape(-1))
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
-        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(device)
-        losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
-        if settings.ucr_every and number % settings.ucr_every == 0 and network.shared_parameters():
-            counter.add(gramian(task_gradients(losses_T, network.shared_parameters())))
-        optimiser.zero_grad(set_to_none=True)
-        total_loss(network, losses_T, settings).backward()
-        optimiser.step()
-        loss_sum_T += losses_T.detach()
-    task_losses = (loss_sum_T / len(batches)).tolist()
+        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
+        yield images_BCHW, labels_BT, generator
+
+
+def training_step(
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    images_BCHW: Tensor,
+    labels_BT: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+    counter: UcrCounter | None = None,
+) -> Tensor:
+    """One step of the optimiser; with a counter, the gradients' signs are counted before it.
+
+    Returns:
+        every task's loss before the step, float32 (T,), without graph.
+    """
+    losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
+    if counter is not None:
+        counter.add(gramian(task_gradients(losses_T, network.shared_parameters())))
+    optimiser.zero_grad(set_to_none=True)
+    total_loss(network, losses_T, settings).backward()
+    optimiser.step()
+    return losses_T.detach()
+
+
+def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
+    """Take a step a batch; probe every ``ucr_every``-th for the update compliance ratio."""
+    counter = UcrCounter(len(settings.tasks))
+    probing = settings.ucr_every > 0 and bool(network.shared_parameters())
+    batches = batches_in_epoch(data, settings)
+    images_seen, loss_sum_T = 0, 0.0
+    network.train()
+    for number, batch in enumerate(draw_batches(data, get_images, settings, epoch)):
+        set_rates(optimiser, settings, epoch, number, batches)
+        probed = counter if probing and number % settings.ucr_every == 0 else None
+        loss_sum_T += training_step(network, optimiser, *batch[:2], settings, batch[2], probed)
+        images_seen += len(batch[0])
+    task_losses = (loss_sum_T / batches).tolist()
     if not all(math.isfinite(loss) for loss in task_losses):
         raise ModlibError(
             f"the loss of epoch {epoch + 1} is not finite ({task_losses}); a lower learning_rate "
@@ -206,10 +238,18 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "epoch": epoch + 1,
         "loss": sum(task_losses) / len(task_losses),
         "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
-        "images": int(batches.size),
+        "images": images_seen,
         "ucr_batches": counter.batches,
         "ucr": counter.pairs(settings.tasks) if counter.batches else [],
     }
+
+
+def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
+    """How many batches an epoch has; the authors' rule where the settings leave it open."""
+    if settings.batches_per_epoch is not None:
+        return settings.batches_per_epoch
+    first_holders = int(data.labels_NT[data.indices("train"), 0].sum())
+    return max(1, first_holders // settings.triplets_per_task)
 
 
 def set_rates(optimiser, settings: Settings, epoch: int, number: int, batches: int) -> None:
@@ -218,24 +258,3 @@ def set_rates(optimiser, settings: Settings, epoch: int, number: int, batches: i
     rate = settings.learning_rate * rate_multiplier(settings, epoch, progress)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["factor"]
-
-
-def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
-    """Write everything that resuming needs, to a temporary file that is then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save({"identity": identity, "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(), "history": history}, temporary)
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
-    """Restore network and optimiser in place; return the finished epochs' metrics."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["identity"] != identity:
-        raise ModlibError(
-            f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
-            "delete it or name another")
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["history"]

@@ -47,7 +47,9 @@ def draw_triplets(
     """
     if choice not in TRIPLET_CHOICES:
         raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
-    held = has_attribute_N[indices]
+    if count < 1:
+        raise ModlibError(f"count must be at least 1 triplet; given {count}")
+    held = has_attribute_N[indices].astype(bool)
     holders, others = indices[held], indices[~held]
     if choice == "holders":
         return _one_sided(holders, others, count, rng, task)
@@ -95,7 +97,7 @@ def epoch_batches(
     indices: np.ndarray,
     tasks: tuple[str, ...],
     triplets_per_task: int,
-    num_batches: int | None,
+    num_batches: int,
     choice: str,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -103,14 +105,12 @@ def epoch_batches(
 
     Args:
         triplets_per_task: m, triplets of each task in a batch; a batch has 3·T·m images.
-        num_batches: batches in the epoch; None for the authors' rule: as long as the first
-            task's holders last, rarer tasks going round again.
+        num_batches: batches in the epoch; the holders of a task that is too rare for them go
+            round again.
 
     Returns:
         int64 (batches, T, m, 3), indices into N.
     """
-    if num_batches is None:
-        num_batches = max(1, int(labels_NT[indices, 0].sum()) // triplets_per_task)
     count = num_batches * triplets_per_task
     per_task = [
         draw_triplets(labels_NT[:, t], indices, count, choice, rng, task)
@@ -151,6 +151,8 @@ def triplets_in_batch(
     """
     if choice not in TRIPLET_CHOICES:
         raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
+    if samples < 1:
+        raise ModlibError(f"samples must be at least 1 per anchor; given {samples}")
     side_TB = labels_BT.T.long()  # 1: has the attribute, 0: has not
     tasks, batch = side_TB.shape
     # order_TB lists the holders first; rank_TB is each image's place within its own side.

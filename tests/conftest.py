@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from modlib.datasets import AttributeImages
 from modlib.settings import Places, Settings
 
 TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
@@ -20,18 +21,17 @@ def one_thread():
 
 @pytest.fixture
 def tiny() -> Settings:
-    """Two epochs of three batches of 27 images on a narrow network, in float32."""
+    """Two epochs of two batches of 18 images on a narrow network, in float32."""
     return Settings(
-        tasks=TASKS, image_size=48, toy_images=150, width=0.1, embedding_size=16, batch_size=27,
-        samples_per_anchor=2, epochs=2, batches_per_epoch=3, precision="float32", ucr_every=2,
+        tasks=TASKS, image_size=48, toy_images=150, width=0.1, embedding_size=16, batch_size=18,
+        samples_per_anchor=2, epochs=2, batches_per_epoch=2, precision="float32", ucr_every=2,
         test_triplets=40,
     )
 
 
 @pytest.fixture
-def planted():
-    """AttributeImages: 90 noise images of 48 × 48 pixels; attribute t brightens the t-th colour of its holders."""
-    from modlib.datasets import AttributeImages
+def planted() -> AttributeImages:
+    """90 noise images of 48 × 48 pixels; attribute t brightens the t-th colour of its holders."""
     rng = np.random.default_rng(7)
     labels_NT = rng.random((90, len(TASKS))) < [0.5, 0.5, 0.7]
     images_NCHW = rng.integers(0, 160, (90, 3, 48, 48)) + 60 * labels_NT[:, :, None, None]
@@ -54,7 +54,7 @@ def places(tmp_path) -> Places:
 
 
 @pytest.fixture
-def loaded(monkeypatch, planted):
+def loaded(monkeypatch, planted) -> AttributeImages:
     """The planted images in place of every data set that ``modlib.experiments`` would load."""
     def load_data(settings, places):
         columns = [planted.tasks.index(task) for task in settings.tasks]

@@ -1,4 +1,4 @@
-"""CelebA in every layout it is found in, each bad input by name, and the toy faces."""
+"""CelebA in every layout it is found in, each bad argument by name, its cache; toy faces."""
 
 import io
 import os
@@ -10,105 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_celeba import (
+    ATTRIBUTES,
+    IDS,
+    LABELS,
+    LAYOUTS,
+    SPLIT,
+    attribute_text,
+    image_bytes,
+    official,
+    replace,
+    two_columns,
+    write,
+    zipped,
+)
 
 from modlib import datasets
+from modlib.celeba_files import root_identity
 from modlib.datasets import SPLITS, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
-ATTRIBUTES = ["Smiling", "Young", "Bald"]
-IDS = [f"{n:06d}" for n in range(1, 25)]
-SPLIT = [n // 12 + (n >= 18) for n in range(24)]  # 12 train, 6 valid, 6 test
-LABELS = [[n % 2, n // 2 % 2, n % 3 == 0] for n in range(24)]
-PEOPLE = [n // 3 for n in range(24)]
-
-
-def image_bytes(n: int, format: str = "PNG") -> bytes:
-    image = Image.new("RGB", (36, 44), (10 * n, 255 - 10 * n, 5 * n))
-    buffer = io.BytesIO()
-    image.save(buffer, format, **({"quality": 95} if format == "JPEG" else {}))
-    return buffer.getvalue()
-
-
-def attribute_text(labels=LABELS) -> str:
-    lines = [f"{i}.jpg " + " ".join(" 1" if value else "-1" for value in row)
-             for i, row in zip(IDS, labels, strict=True)]
-    return "\n".join([str(len(IDS)), " ".join(ATTRIBUTES) + " ", *lines]) + "\n"
-
-
-def two_columns(values) -> str:
-    return "".join(f"{i}.jpg {value}\n" for i, value in zip(IDS, values, strict=True))
-
-
-def as_csv(text: str, header: str = "") -> str:
-    return header + "".join(",".join(line.split()) + "\n" for line in text.splitlines())
-
-
-def official(folder="", format="JPEG", suffix="jpg") -> dict[str, bytes]:
-    """File name → bytes of the official layout."""
-    files = {
-        "list_attr_celeba.txt": attribute_text().encode(),
-        "list_eval_partition.txt": two_columns(SPLIT).encode(),
-        "identity_CelebA.txt": two_columns(PEOPLE).encode(),
-    }
-    for n, i in enumerate(IDS):
-        files[f"img_align_celeba/{i}.{suffix}"] = image_bytes(n, format)
-    return {folder + name: data for name, data in files.items()}
-
-
-def kaggle() -> dict[str, bytes]:
-    header, *lines = attribute_text().splitlines()[1:]
-    files = {
-        "list_attr_celeba.csv": as_csv("\n".join([f"image_id {header}", *lines])).encode(),
-        "list_eval_partition.csv": as_csv(two_columns(SPLIT), "image_id,partition\n").encode(),
-        "list_bbox_celeba.csv": b"image_id,x_1\n",
-    }
-    for n, i in enumerate(IDS):
-        files[f"img_align_celeba/img_align_celeba/{i}.jpg"] = image_bytes(n, "JPEG")
-    return files
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def images_zipped() -> dict[str, bytes]:
-    files = official()
-    images = {name: files.pop(name) for name in list(files) if name.endswith("jpg")}
-    return {**files, "img_align_celeba.zip": zipped(images)}
-
-
-def google_drive() -> dict[str, bytes]:
-    place = {"list_attr": "Anno/", "identity": "Anno/", "list_eval": "Eval/", "img_align": "Img/"}
-    return {next(f for key, f in place.items() if name.startswith(key)) + name: data
-            for name, data in images_zipped().items()}
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-LAYOUTS = {
-    "official": official(),
-    "webp": official(format="WEBP", suffix="webp"),
-    "png": official(format="PNG", suffix="png"),
-    "images in a zip": images_zipped(),
-    "Google Drive": google_drive(),
-    "parent folder": official("celeba/"),
-    "Kaggle": kaggle(),
-    "in a zip": {"data.zip": zipped(official("celeba/"))},
-    "in a Mac's zip": {"data.zip": zipped(
-        official("mine/") | {f"__MACOSX/mine/img_align_celeba/._{i}.jpg": b"x" for i in IDS})},
-    "Kaggle's zip": {"archive.zip": zipped(kaggle())},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +47,6 @@ def root(tmp_path):
 
 def load(root, **settings):
     return load_celeba(root, **{"image_size": 16, "progress": False, **settings})
-
-
-def replace(root, name, old, new, count=1):
-    text = (root / name).read_text()
-    assert old in text
-    (root / name).write_text(text.replace(old, new, count))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -160,80 +77,6 @@ def test_tasks_are_the_columns_in_the_order_asked(root):
     np.testing.assert_array_equal(data.labels_NT, np.array(LABELS)[:, [2, 0]])
 
 
-@pytest.mark.parametrize("change", [
-    lambda text: "\ufeff" + text,
-    lambda text: text.replace("\n", "\r\n"),
-    lambda text: text.replace("\n", "  \n"),
-    lambda text: text + "\n\n",
-    lambda text: text.split("\n", 1)[1],  # without the count
-    lambda text: text.replace("-1", "0"),
-], ids=["BOM", "CRLF", "trailing spaces", "empty lines", "no count", "0/1"])
-def test_text_files_as_they_are_found(root, change):
-    plain = load(root).fingerprint
-    path = root / "list_attr_celeba.txt"
-    path.write_bytes(change(path.read_text()).encode())
-    assert load(root).fingerprint == plain
-
-
-@pytest.mark.parametrize("change", [
-    lambda text: text.replace(",", ", "),
-    lambda text: "".join('"' + line.replace(",", '","') + '"\n' for line in text.splitlines()),
-], ids=["spaces", "quotes"])
-def test_csv_files_as_they_are_found(tmp_path, change):
-    root = write(tmp_path / "root", kaggle())
-    plain = load(root).fingerprint
-    for name in ("list_attr_celeba.csv", "list_eval_partition.csv"):
-        (root / name).write_text(change((root / name).read_text()))
-    assert load(root).fingerprint == plain
-
-
-def test_any_subset_of_the_images_is_read(root):
-    for i in IDS[1::3]:
-        (root / f"img_align_celeba/{i}.jpg").unlink()
-    (root / "img_align_celeba/Thumbs.db").touch()
-    (root / "img_align_celeba/999999.jpg").touch()  # has no row
-    data = load(root)
-    kept = [n for n in range(24) if n % 3 != 1]
-    assert data.ids == tuple(IDS[n] for n in kept)
-    np.testing.assert_array_equal(data.labels_NT, np.array(LABELS)[kept])
-
-
-def test_rows_may_be_in_any_order(root):
-    plain = load(root)
-    for name, head in (("list_attr_celeba.txt", 2), ("list_eval_partition.txt", 0)):
-        lines = (root / name).read_text().splitlines()
-        (root / name).write_text("\n".join([*lines[:head], *lines[:head - 1 if head else None:-1]]))
-    assert load(root).fingerprint == plain.fingerprint
-
-
-def many_people(tmp_path, identities=True) -> Path:
-    """600 images of 200 people, without a partition."""
-    names = [f"{n:06d}" for n in range(600)]
-    rows = [f"{i}.jpg {1 if n % 2 else -1}" for n, i in enumerate(names)]
-    files = {"list_attr_celeba.txt": "\n".join(["Smiling", *rows]).encode()}
-    if identities:
-        people = [f"{i}.jpg {n // 3}" for n, i in enumerate(names)]
-        files["identity_CelebA.txt"] = "\n".join(people).encode()
-    image = image_bytes(3)
-    return write(tmp_path / "root", files | {f"img_align_celeba/{i}.png": image for i in names})
-
-
-def test_without_a_partition_the_split_is_by_identity(tmp_path):
-    data = load(many_people(tmp_path))
-    assert "no partition file: split 80/10/10 by a hash of the identity" in data.source
-    by_person = data.split_N.reshape(200, 3)
-    assert (by_person == by_person[:, :1]).all()
-    np.testing.assert_allclose(np.bincount(data.split_N) / 600, [0.8, 0.1, 0.1], atol=0.06)
-    again = load(tmp_path / "root", image_size=20)
-    np.testing.assert_array_equal(again.split_N, data.split_N)
-
-
-def test_without_partition_and_identity_the_split_is_by_image(tmp_path):
-    data = load(many_people(tmp_path, identities=False))
-    assert "no partition, no identity file" in data.source
-    np.testing.assert_allclose(np.bincount(data.split_N) / 600, [0.8, 0.1, 0.1], atol=0.06)
-
-
 # Bad input, each named before any image is decoded.
 
 @pytest.fixture
@@ -258,35 +101,6 @@ def test_bad_arguments(root, no_decoding, settings, message):
         load(root, **settings)
 
 
-@pytest.mark.parametrize(("name", "old", "new", "message"), [
-    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg  7",
-     r"list_attr_celeba\.txt: image 000003 has Smiling = '7'; allowed: -1 or 1"),
-    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg  0",
-     r"image 000003 has Smiling = '0'; allowed: -1 or 1 in this file"),
-    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg -1 1",
-     r"list_attr_celeba\.txt, line 5: 5 columns, not 4"),
-    ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", "line 5: 3 columns, not 4"),
-    ("list_attr_celeba.txt", "000003.jpg", "000002.jpg", "line 5: image 000002 has a row already"),
-    ("list_eval_partition.txt", "000003.jpg 0", "000003.jpg 3",
-     r"list_eval_partition\.txt: image 000003 is in '3'; allowed: 0, 1 or 2"),
-    ("list_eval_partition.txt", "000003.jpg 0", "000003.jpg",
-     r"list_eval_partition\.txt, line 3: 1 columns, not 2"),
-    ("list_eval_partition.txt", "000003.jpg 0\n", "",
-     r"list_eval_partition\.txt has no row for 1 of the images, such as 000003"),
-    ("list_eval_partition.txt", "000003.jpg", "000002.jpg", "line 3: image 000002 has a row"),
-])
-def test_bad_rows(root, no_decoding, name, old, new, message):
-    replace(root, name, old, new)
-    with pytest.raises(ModlibError, match=message):
-        load(root)
-
-
-def test_an_attribute_file_that_is_no_text(root, no_decoding):
-    (root / "list_attr_celeba.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ModlibError, match=r"list_attr_celeba\.txt in .* cannot be read"):
-        load(root)
-
-
 @pytest.mark.parametrize(("value", "word"), [(True, "only"), (False, "no")])
 def test_an_attribute_without_holders_or_others_in_a_split(root, no_decoding, value, word):
     labels = [[*row[:2], value if n >= 18 else row[2]] for n, row in enumerate(LABELS)]
@@ -303,36 +117,6 @@ def test_a_split_without_images_is_no_error(root):
 def test_missing_root(tmp_path, no_decoding):
     with pytest.raises(ModlibError, match=r"root .*nowhere' does not exist; give a folder"):
         load(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("archive", [True, False])
-def test_root_without_an_attribute_file(tmp_path, no_decoding, archive):
-    files = {"img_align_celeba/000001.jpg": image_bytes(1)}
-    root = write(tmp_path / "root", {"a.zip": zipped(files)} if archive else files)
-    message = r"holds no list_attr_celeba\.txt or \.csv; give a folder, or a zip .* \(Kaggle\)"
-    with pytest.raises(ModlibError, match=message):
-        load(root / "a.zip" if archive else root)
-
-
-def test_no_image_matches(root, no_decoding):
-    for i in IDS:
-        (root / f"img_align_celeba/{i}.jpg").rename(root / f"img_align_celeba/x{i}.jpg")
-    with pytest.raises(ModlibError, match=r"no image in .* has a row in list_attr_celeba"):
-        load(root)
-
-
-def test_an_image_that_is_there_twice(root, no_decoding):
-    (root / "img_align_celeba/000003.webp").write_bytes(image_bytes(2, "WEBP"))
-    with pytest.raises(ModlibError, match=r"image 000003 twice: .*000003\.jpg and .*\.webp"):
-        load(root)
-
-
-@pytest.mark.parametrize("keep", [0.2, 0.9, 0.999])
-def test_a_truncated_archive(tmp_path, no_decoding, keep):
-    whole = zipped(official())
-    root = write(tmp_path, {"celeba.zip": whole[: int(keep * len(whole))]})
-    with pytest.raises(ModlibError, match="not a whole zip archive"):
-        load(root / "celeba.zip")
 
 
 def test_a_cache_folder_that_cannot_be_made(root, tmp_path, no_decoding):
@@ -424,7 +208,7 @@ def test_a_torn_cache_is_packed_again(root, cache_dir):
     path, = cache_dir.iterdir()
     os.truncate(path, path.stat().st_size // 2)
     assert load(root).fingerprint == before
-    assert datasets.open_images(path, datasets._identity(root), 16)
+    assert datasets.open_images(path, root_identity(root), 16)
 
 
 def test_a_cache_inside_the_root_stays_valid(root, monkeypatch):

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.networks import SYSTEMS, Network, build_network
 
-torch.set_num_threads(1)
-
 TASKS = ("Smiling", "Young")
 IMAGES = torch.randint(
     0, 256, (7, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,8 @@ from PIL import Image
 
 from modlib import image_cache
 from modlib.errors import ModlibError
-from modlib.image_cache import HEADER_BYTES, MAGIC, Files, decode_image, open_images, pack_images
+from modlib.image_cache import HEADER_BYTES, MAGIC, decode_image, open_images, pack_images
+from modlib.image_files import Files
 
 COUNT, SIZE = 150, 16  # more than two chunks
 
@@ -289,19 +290,3 @@ def test_progress_bar(folder, tmp_path, monkeypatch, capsys, progress, disabled,
     pack(folder, tmp_path / "cache", progress=progress)
     printed = capsys.readouterr()
     assert printed.out == "" and ("150/150" in printed.err) == shown
-
-
-def test_names_looks_only_into_the_named_folders(tmp_path):
-    for name in ("a.txt", "Img/b.jpg", "Img/img/c.jpg", "other/d.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert Files(tmp_path).names(["img"]) == ["Img/b.jpg", "Img/img/c.jpg", "a.txt", "other"]
-
-
-def test_truncated_archive_is_an_error(folder, tmp_path):
-    path = tmp_path / "images.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(folder / "000000.png", "000000.png")
-    os.truncate(path, path.stat().st_size - 30)
-    with pytest.raises(ModlibError, match="not a whole zip archive"):
-        Files(path)

@@ -13,8 +13,6 @@ from modlib.losses import (
 )
 from modlib.triplets import BatchTriplets, triplets_in_batch
 
-torch.set_num_threads(1)
-
 DTYPES = [torch.float32, torch.float64]
 MARGINS = [0.0, 0.2, 1.0, 4.0]
 

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from modlib.modulation import ChannelScale
 
-torch.set_num_threads(1)
-
 FEATURES = [(5, 4), (5, 4, 3, 2)]  # (B, C) and (B, C, H, W)
 
 

@@ -117,6 +117,13 @@ def test_the_regulariser_asks_for_modulation_and_three_tasks(changes):
     assert Settings(regulariser_weight=0.0, **changes).regulariser_weight == 0
 
 
+@pytest.mark.xfail(strict=True, reason="a record's name starts with the profile, unchecked")
+@pytest.mark.parametrize("profile", ["mine/first", "../mine", ""])
+def test_a_profile_must_do_as_a_files_name(profile):
+    with pytest.raises(ModlibError, match="profile"):
+        Settings(profile=profile)
+
+
 def test_settings_are_frozen():
     with pytest.raises(FrozenInstanceError):
         Settings().seed = 1
@@ -249,6 +256,19 @@ def test_a_parameter_that_the_notebook_does_not_know_is_refused_by_name():
     namespace = ran(OWN_CELL, "# Parameters\nepoch = 7\n")
     with pytest.raises(ModlibError, match=r"parameter 'epoch' .*did you mean 'epochs'"):
         split_parameters(notebook_parameters(namespace), Settings, Places)
+
+
+@pytest.mark.xfail(strict=True, reason="every run of a cell counts, not only its last one")
+def test_a_mistyped_name_is_gone_once_the_cell_is_mended_and_run_again():
+    namespace = ran("# Parameters of this page\nsed = 1\n", "# Parameters of this page\nseed = 1\n")
+    assert notebook_parameters(namespace) == {"seed": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="IPython keeps cells that did not parse")
+def test_a_cell_with_a_syntax_error_does_no_harm_once_it_is_mended():
+    namespace = ran("# Parameters\nseed = 1\n")
+    namespace["In"].insert(1, "# Parameters\nseed = = 1\n")
+    assert notebook_parameters(namespace) == {"seed": 1}
 
 
 def test_names_made_inside_a_parameters_value_are_no_parameters():

@@ -103,7 +103,7 @@ def test_attribute_is_visible_where_it_belongs(name):
                             for value in (False, True))
         change_HW = np.abs(with_it - without).max(2)
         top, bottom = (round(share * 64) for share in BANDS[name])
-        # The grain is the same in both and at most 8 levels, so any change is the attribute's.
+        # The grain is the same in both and at most 9 levels, so any change is the attribute's.
         assert (change_HW > 12).sum() >= 12, f"identity {identity}"
         assert change_HW[top:bottom].sum() >= 0.9 * change_HW.sum(), f"identity {identity}"
 

@@ -1,0 +1,30 @@
+"""Checkpoints: all that a training run needs to go on, written whole or not at all."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from modlib.errors import ModlibError
+
+
+def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
+    """Write everything that resuming needs, to a temporary file that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save({"identity": identity, "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(), "history": history}, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
+    """Restore network and optimiser in place; return the finished epochs' metrics."""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["identity"] != identity:
+        raise ModlibError(
+            f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
+            "delete it or name another")
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["history"]

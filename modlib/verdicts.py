@@ -1,0 +1,127 @@
+"""The paper's claims about three attributes, each judged from the records.
+
+Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from modlib.results import pair_ucr
+from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, accuracies, paper_table
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim of the paper beside what was measured.
+
+    Attributes:
+        difference: measured difference in percentage points; positive as the paper claims.
+        low, high: its 95 % interval.
+        paper: the paper's difference, None where it prints none.
+    """
+
+    claim: str
+    difference: float
+    low: float
+    high: float
+    paper: float | None
+
+    @property
+    def word(self) -> str:
+        """held, did not hold, not decided, or not run yet."""
+        if np.isnan(self.difference):
+            return "not run yet"
+        if self.low > 0:
+            return "held"
+        return "did not hold" if self.high < 0 else "not decided"
+
+
+def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
+    """Each of the paper's claims about Table 1, judged from the records.
+
+    Accuracies are compared seed by seed (the same seed has the same initial weights and test
+    triplets) with Student's interval of the mean difference; UCRs with Newcombe's interval for
+    the difference of two proportions.
+    """
+    return [
+        _accuracy_verdict("The fully shared network is worse than independent networks",
+                          rows, "d", "a", TASKS),
+        _accuracy_verdict("Smile is learnt worse beside young than beside mouth open",
+                          rows, "c", "b", (SMILE,)),
+        _ucr_verdict("The related pair has the higher UCR, without modulation",
+                     rows, ("c", RELATED), ("b", UNRELATED)),
+        _accuracy_verdict("Modulation raises the accuracy of the shared network",
+                          rows, "e", "a", TASKS),
+        _ucr_verdict("Modulation raises the UCR of smile / young",
+                     rows, ("e", UNRELATED), ("b", UNRELATED)),
+        _ucr_verdict("Modulation raises the UCR of smile / mouth open",
+                     rows, ("e", RELATED), ("c", RELATED)),
+        _accuracy_verdict("The modulated network passes independent networks",
+                          rows, "e", "d", TASKS),
+        _accuracy_verdict("The regulariser adds a little", rows, "f", "e", TASKS),
+    ]
+
+
+def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """The verdicts for people: differences in percentage points, with their intervals."""
+    return pd.DataFrame([
+        {"claim of the paper": v.claim,
+         "paper": "–" if v.paper is None else f"{v.paper:+.1f}",
+         "measured": "–" if v.word == "not run yet" else
+                     f"{v.difference:+.1f} [{v.low:+.1f}, {v.high:+.1f}]",
+         "verdict": v.word}
+        for v in verdicts(rows)
+    ]).set_index("claim of the paper")
+
+
+def summary(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """How many of the claims held, did not hold, and are not decided, as Markdown."""
+    judged = verdicts(rows)
+    lines = [f"Of the paper's {len(judged)} claims about this table:", ""]
+    for word in ("held", "did not hold", "not decided", "not run yet"):
+        claims = [verdict for verdict in judged if verdict.word == word]
+        if claims:
+            listed = "; ".join(
+                v.claim[0].lower() + v.claim[1:] + ("" if np.isnan(v.difference) else
+                                                    f" ({v.difference:+.1f} points)")
+                for v in claims)
+            lines.append(f"- **{len(claims)} {word}**: {listed}.")
+    return "\n".join(lines)
+
+
+def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
+    measured = accuracies({name: rows[name] for name in (better, worse)}).query("task in @tasks")
+    means = measured.groupby(["row", "seed"]).accuracy.mean().unstack("row")
+    paper = paper_table()
+    printed = np.mean([paper[better]["accuracy"][task] - paper[worse]["accuracy"][task]
+                       for task in tasks])
+    if not {better, worse} <= set(means.columns):
+        return Verdict(claim, np.nan, np.nan, np.nan, printed)
+    differences = (means[better] - means[worse]).dropna().to_numpy()
+    if len(differences) == 0:
+        return Verdict(claim, np.nan, np.nan, np.nan, printed)
+    mean = float(differences.mean())
+    if len(differences) == 1:  # one seed says nothing about the spread
+        return Verdict(claim, mean, -np.inf, np.inf, printed)
+    half = float(stats.t.ppf(0.975, len(differences) - 1)
+                 * differences.std(ddof=1) / sqrt(len(differences)))
+    return Verdict(claim, mean, mean - half, mean + half, printed)
+
+
+def _ucr_verdict(claim, rows, better, worse) -> Verdict:
+    high_cell, low_cell = (pair_ucr(rows[name], pair) for name, pair in (better, worse))
+    paper = paper_table()
+    printed = (paper[better[0]]["ucr"]["/".join(better[1])]
+               - paper[worse[0]]["ucr"]["/".join(worse[1])])
+    if not high_cell.count or not low_cell.count:
+        return Verdict(claim, np.nan, np.nan, np.nan, printed)
+    difference = high_cell.value - low_cell.value
+    below = sqrt((high_cell.value - high_cell.low) ** 2 + (low_cell.high - low_cell.value) ** 2)
+    above = sqrt((high_cell.high - high_cell.value) ** 2 + (low_cell.value - low_cell.low) ** 2)
+    return Verdict(claim, 100 * difference, 100 * (difference - below),
+                   100 * (difference + above), printed)

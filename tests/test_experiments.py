@@ -1,0 +1,426 @@
+"""A run leaves a full record, is never done twice, survives being killed, and runs in any pool."""
+
+import json
+import platform
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from modlib import experiments, training
+from modlib.errors import ModlibError
+from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.experiments import (
+    choose_device,
+    final_results,
+    git_commit,
+    load_data,
+    run,
+    run_facts,
+    run_many,
+)
+from modlib.networks import build_network
+from modlib.results import comparable, read_record
+from modlib.settings import Places
+from modlib.three_attributes import row_settings
+from modlib.training import image_getter
+from modlib.triplets import fixed_triplets
+
+ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
+CPU = torch.device("cpu")
+
+
+def elsewhere(places, tmp_path) -> Places:
+    """The same places, but for records and checkpoints of their own."""
+    return replace(places, results_dir=str(tmp_path / "other/records"),
+                   checkpoint_dir=str(tmp_path / "other/checkpoints"))
+
+
+def record_files(places) -> list[Path]:
+    return list(Path(places.results_dir).glob("*"))
+
+
+# Records
+
+def test_a_run_writes_the_record_that_it_returns(loaded, tiny, places):
+    record = run(tiny, places)
+    [path] = record_files(places)
+    assert path.name == f"{tiny.run_name(loaded.fingerprint)}.json"
+    assert read_record(path) == record
+
+
+def test_a_record_holds_what_was_run_on_what(loaded, tiny, places):
+    record = run(tiny, places)
+    assert record["status"] == "done"
+    assert record["name"] == tiny.run_name(loaded.fingerprint)
+    assert record["settings"] == json.loads(json.dumps(asdict(tiny)))
+    assert record["settings"]["seed"] == 0
+    assert record["data"] == {
+        "fingerprint": loaded.fingerprint, "source": "planted images",
+        "images": {"train": 30, "valid": 30, "test": 30}}
+
+
+def test_a_record_holds_every_tasks_metrics_of_every_epoch(loaded, tiny, places):
+    record = run(tiny, places)
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
+    for epoch in record["epochs"]:
+        assert set(epoch["task_losses"]) == set(epoch["valid_accuracy"]) == set(tiny.tasks)
+        assert [counts["positive"] + counts["negative"] + counts["zero"]
+                for counts in epoch["ucr"]] == [1, 1, 1]
+    assert all(0 <= record["results"]["test_accuracy"][task] <= 1 for task in tiny.tasks)
+
+
+def test_a_record_says_where_and_how_fast_it_ran(loaded, tiny, places):
+    ran = run(tiny, places)["run"]
+    assert set(ran["versions"]) == {"python", "torch", "torchvision", "numpy", "modlib"}
+    assert ran["versions"]["python"] == platform.python_version()
+    assert torch.__version__.startswith(ran["versions"]["torch"])
+    assert ran["device"].startswith("cpu (1 threads of ")
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", ran["git_commit"])
+    assert ran["last_session_seconds"] >= ran["training_seconds"] > 0
+
+
+def test_images_per_second_are_all_images_over_all_seconds():
+    epochs = [{"seconds": 2.0, "images": 100}, {"seconds": 3.0, "images": 150}]
+    facts = run_facts(epochs, CPU, 9.0)
+    assert (facts["images_per_second"], facts["training_seconds"],
+            facts["last_session_seconds"]) == (50.0, 5.0, 9.0)
+
+
+def test_progress_is_told_as_epochs_end(loaded, tiny, places):
+    told = []
+    record = run(tiny, places, lambda settings, metrics: told.append((settings, metrics)))
+    assert told == [(tiny, epoch) for epoch in record["epochs"]]
+
+
+def test_the_same_settings_give_the_same_record_anywhere(loaded, tiny, places, tmp_path):
+    one, other = run(tiny, places), run(tiny, elsewhere(places, tmp_path))
+    assert comparable(one) == comparable(other)
+    assert one["run"] != other["run"]  # both were really run
+
+
+def test_another_seed_gives_another_record(loaded, tiny, places):
+    one, other = run(tiny, places), run(replace(tiny, seed=1), places)
+    assert len(record_files(places)) == 2
+    assert one["epochs"][0]["loss"] != other["epochs"][0]["loss"]
+
+
+def test_relative_places_start_at_the_projects_root(loaded, tiny, tmp_path, monkeypatch):
+    for folder in ("modlib", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    record = run(tiny, Places(device="cpu"))
+    assert (tmp_path / "runs/records" / f"{record['name']}.json").exists()
+    assert (tmp_path / "runs/checkpoints" / f"{record['name']}.pt").exists()
+
+
+# Final results
+
+def test_test_accuracy_is_measured_on_the_test_split_with_its_own_triplets(loaded, tiny):
+    network = build_network("modulated", tiny.tasks, 48, 0.1, embedding_size=16)
+    test = loaded.indices("test")
+    triplets = fixed_triplets(loaded.labels_NT, test, loaded.tasks, 40, seed=2)
+    embeddings = embed_images(network, image_getter(loaded, CPU), torch.from_numpy(test))
+    accuracy = triplet_accuracy(embeddings, torch.from_numpy(triplets - test[0]))
+    measured = final_results(network, loaded, tiny)["test_accuracy"]
+    assert measured == dict(zip(tiny.tasks, accuracy.tolist(), strict=True))
+
+
+def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
+    network = build_network("modulated", tiny.tasks, 48, 0.1, embedding_size=16)
+    scales = 13 + 13 + 16  # block4, block5, fc
+    with torch.no_grad():
+        network.modulation["fc"].weight[0, :4] = torch.tensor([3.0, -2.0, 0.0, 1.0])
+    results = final_results(network, loaded, tiny)
+    first, second, third = results["w_distance"]
+    mean = (2 + 1 + 1) / scales
+    assert first["tasks"] == ["Smiling", "Mouth_Slightly_Open"]
+    assert first["mean"] == pytest.approx(mean)
+    assert first["variance"] == pytest.approx((4 + 1 + 1) / scales - mean**2)
+    assert second["mean"] == pytest.approx(mean)
+    assert third == {"tasks": ["Mouth_Slightly_Open", "Young"], "mean": 0.0, "variance": 0.0}
+    assert results["dead_scales"] == 2
+
+
+@pytest.mark.parametrize(("system", "copies", "per_task"), [
+    ("fully_shared", 1, 0), ("modulated", 1, 13 + 13 + 16), ("independent", 3, None)])
+def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system, copies, per_task):
+    def counted(system):
+        network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
+        return final_results(network, loaded, replace(tiny, system=system))["parameters"]
+
+    trunk = counted("fully_shared")["total"]
+    expected = {"total": copies * trunk, "shared": 0, "task": copies * trunk}
+    if per_task is not None:
+        expected = {"total": trunk + 3 * per_task, "shared": trunk, "task": 3 * per_task}
+    assert counted(system) == expected
+
+
+@pytest.mark.parametrize("system", ["fully_shared", "independent"])
+def test_only_the_modulated_system_tells_of_scales(loaded, tiny, system):
+    network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
+    results = final_results(network, loaded, replace(tiny, system=system))
+    assert set(results) == {"test_accuracy", "parameters"}
+
+
+# Done runs, killed runs
+
+def test_a_run_that_is_done_is_not_done_again(loaded, tiny, places, monkeypatch):
+    first = run(tiny, places)
+    monkeypatch.setattr(experiments, "train", None)
+    assert run(tiny, places) == first
+
+
+def test_a_broken_record_is_not_taken_for_a_done_run(loaded, tiny, places):
+    run(tiny, places)
+    [path] = record_files(places)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ModlibError, match=re.escape(str(path))):
+        run(tiny, places)
+
+
+KILLED = """
+import json, os, signal, sys
+import torch
+from modlib import experiments, training
+from modlib.settings import Places, Settings
+
+set_rates = training.set_rates
+
+def set_rates_or_die(optimiser, settings, epoch, number, batches):
+    if (epoch, number) == (1, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    set_rates(optimiser, settings, epoch, number, batches)
+
+torch.set_num_threads(1)
+training.set_rates = set_rates_or_die
+experiments.run(Settings(**json.loads(sys.argv[1])), Places(**json.loads(sys.argv[2])))
+"""
+
+
+def test_a_run_killed_midway_goes_on_to_the_record_of_an_unbroken_one(
+        tiny, places, tmp_path, monkeypatch):
+    """SIGKILL before the second batch of the second epoch, after the first checkpoint."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(asdict(tiny)), json.dumps(asdict(places))],
+        cwd=Path(__file__).parents[1], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert record_files(places) == []
+    unbroken = run(tiny, elsewhere(places, tmp_path))
+    trained = []
+    train_one_epoch = training.train_one_epoch
+    monkeypatch.setattr(training, "train_one_epoch", lambda *arguments: (
+        trained.append(arguments[-1]) or train_one_epoch(*arguments)))
+    assert comparable(run(tiny, places)) == comparable(unbroken)
+    assert trained == [1]  # the first epoch came from the checkpoint
+
+
+def test_a_run_cut_after_training_needs_no_more_training(
+        loaded, tiny, places, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(experiments, "final_results", cut_off)
+        run(tiny, places)
+    unbroken = run(tiny, elsewhere(places, tmp_path))
+    monkeypatch.setattr(training, "train_one_epoch", None)
+    assert comparable(run(tiny, places)) == comparable(unbroken)
+
+
+def cut_off(*_):
+    raise KeyboardInterrupt
+
+
+# Many runs
+
+@pytest.fixture
+def three(tiny):
+    """Three short runs whose order is not that of their names."""
+    return [replace(tiny, epochs=1, seed=2), replace(tiny, epochs=1, system="independent"),
+            replace(tiny, epochs=1, seed=1, tasks=("Young", "Smiling"))]
+
+
+def comparables(records):
+    return [comparable(record) for record in records]
+
+
+def test_many_runs_give_the_records_of_single_runs_in_order(loaded, three, places, tmp_path):
+    single = [run(one, elsewhere(places, tmp_path)) for one in three]
+    assert comparables(run_many(three, places)) == comparables(single)
+
+
+def test_many_runs_tell_of_epochs_and_records_as_they_come(loaded, three, places):
+    epochs, done = [], []
+    records = run_many(iter(three), places, None,
+                       lambda settings, metrics: epochs.append((settings, metrics)), done.append)
+    assert done == records
+    assert epochs == [(one, record["epochs"][0])
+                      for one, record in zip(three, records, strict=True)]
+
+
+def test_many_runs_on_a_given_executor_give_the_same_records(loaded, three, places, tmp_path):
+    done = []
+    with ThreadPoolExecutor(2) as pool:
+        records = run_many(three, places, pool, on_done=done.append)
+    assert comparables(records) == comparables(run_many(three, elsewhere(places, tmp_path)))
+    assert sorted(r["name"] for r in done) == sorted(r["name"] for r in records)
+
+
+def test_many_runs_in_worker_processes_give_the_same_records(three, places, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # one thread a worker, as here
+    done = []
+    records = run_many(three, replace(places, workers=2), on_done=done.append)
+    assert comparables(records) == comparables(run_many(three, elsewhere(places, tmp_path)))
+    assert sorted(r["name"] for r in done) == sorted(r["name"] for r in records)
+
+
+def test_a_failing_run_in_an_executor_is_not_silent(loaded, tiny, places):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ModlibError, match="device"):
+        run_many([tiny], replace(places, device="gpu"), pool)
+
+
+@pytest.mark.parametrize("workers", [
+    0, pytest.param(2, marks=pytest.mark.xfail(strict=True, reason="IndexError: settings[0]"))])
+def test_no_runs_give_no_records(places, workers):
+    assert run_many([], replace(places, workers=workers)) == []
+
+
+def test_table_1_has_its_six_rows(tiny):
+    rows = row_settings(replace(tiny, epochs=7), regulariser_weight=0.1, seeds=[4, 5])
+    smile, open_mouth, young = tiny.tasks
+    assert {name: {(s.system, s.tasks, s.regulariser_weight) for s in runs}
+            for name, runs in rows.items()} == {
+        "a": {("fully_shared", tiny.tasks, 0.0)},
+        "b": {("fully_shared", (smile, young), 0.0)},
+        "c": {("fully_shared", (smile, open_mouth), 0.0)},
+        "d": {("independent", tiny.tasks, 0.0)},
+        "e": {("modulated", tiny.tasks, 0.0)},
+        "f": {("modulated", tiny.tasks, 0.1)},
+    }
+    assert all([s.seed for s in runs] == [4, 5] for runs in rows.values())
+    assert {s.epochs for runs in rows.values() for s in runs} == {7}
+
+
+# Data and devices
+
+def test_celeba_without_data_root_is_refused(tiny, places):
+    with pytest.raises(ModlibError, match=r"'celeba' needs data_root.*given None"):
+        run(replace(tiny, dataset="celeba"), places)
+
+
+def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
+    with pytest.raises(ModlibError, match=re.escape(str(tmp_path / "nowhere"))):
+        run(replace(tiny, dataset="celeba"), replace(places, data_root=str(tmp_path / "nowhere")))
+
+
+def test_toy_faces_are_as_many_as_large_and_as_labelled_as_set(tiny, places):
+    data = load_data(replace(tiny, toy_images=60, image_size=50, tasks=("Young", "Bald")), places)
+    assert data.images_NCHW.shape == (60, 3, 50, 50)
+    assert data.tasks == ("Young", "Bald")
+
+
+def test_an_unknown_device_is_refused(loaded, tiny, places):
+    with pytest.raises(ModlibError, match="device must be auto, cpu or cuda; given 'gpu'"):
+        run(tiny, replace(places, device="gpu"))
+    assert record_files(places) == []
+
+
+@pytest.mark.xfail(strict=True, reason="torch's other device types are let through")
+@pytest.mark.parametrize("name", ["mps", "meta"])
+def test_a_device_that_modlib_cannot_use_is_refused(name):
+    with pytest.raises(ModlibError, match=f"device must be auto, cpu or cuda; given '{name}'"):
+        choose_device(name)
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModlibError, match="'cuda:1' was asked for, but torch sees no CUDA"):
+        choose_device("cuda:1")
+
+
+@pytest.mark.parametrize(("available", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_where_there_is_one(monkeypatch, available, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == CPU
+
+
+# The commit
+
+def stand_in(root, monkeypatch):
+    """As if the project were at ``root``, and worked in from there."""
+    monkeypatch.setattr(experiments, "__file__", str(root / "modlib/experiments.py"))
+    monkeypatch.chdir(root)
+
+
+def committed(root) -> str:
+    """Commit all of a new repository; return the commit."""
+    identity = ["-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
+
+
+def test_the_commit_of_a_changed_modlib_is_marked(tmp_path, monkeypatch):
+    source = tmp_path / "modlib/experiments.py"
+    source.parent.mkdir()
+    source.write_text("a = 1\n")
+    (tmp_path / "_toc.yml").touch()
+    commit = committed(tmp_path)
+    stand_in(tmp_path, monkeypatch)
+    assert git_commit() == commit
+    (tmp_path / "_toc.yml").write_text("changed, but not of modlib")
+    assert git_commit() == commit
+    source.write_text("a = 2\n")
+    assert git_commit() == f"{commit}-dirty"
+
+
+def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "modlib").mkdir()
+    stand_in(tmp_path, monkeypatch)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() == "unknown"
+
+
+@pytest.mark.xfail(strict=True, reason="git_commit asks the repository of the working folder")
+def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, monkeypatch):
+    before = git_commit()
+    (tmp_path / "file").touch()
+    committed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() == before
+
+
+# Real images
+
+@pytest.fixture
+def some_of_celeba(tmp_path) -> Path:
+    """An archive of CelebA's tables and of the first 90, 40 and 40 images of its splits."""
+    if not ARCHIVE.exists():
+        pytest.skip(f"needs the CelebA subset at {ARCHIVE}")
+    with zipfile.ZipFile(ARCHIVE) as whole, zipfile.ZipFile(tmp_path / "some.zip", "w") as some:
+        partition = whole.read("celeba/list_eval_partition.txt").decode().split()
+        left = {"0": 90, "1": 40, "2": 40}
+        for name, split in zip(partition[::2], partition[1::2], strict=True):
+            if left[split]:
+                left[split] -= 1
+                image = f"celeba/img_align_celeba/{Path(name).stem}.webp"
+                some.writestr(image, whole.read(image))
+        for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+            some.writestr(f"celeba/{name}", whole.read(f"celeba/{name}"))
+    return tmp_path / "some.zip"
+
+
+def test_real_images_are_run_from_archive_to_record(some_of_celeba, tiny, places):
+    settings = replace(tiny, dataset="celeba", epochs=1)
+    record = run(settings, replace(places, data_root=str(some_of_celeba)))
+    assert record["data"]["images"] == {"train": 90, "valid": 40, "test": 40}
+    assert "170 images at 48×48" in record["data"]["source"]
+    assert record["epochs"][0]["images"] == 2 * 18
+    assert set(record["results"]["test_accuracy"]) == set(tiny.tasks)
