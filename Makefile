@@ -38,8 +38,8 @@ check-run:
 	@if [ $(words $(SETTINGS_FILE)) -ne 1 ]; then \
 	    echo "make run: SETTINGS='$$SETTINGS' must be one of these:" >&2; \
 	    (cd notebooks/settings && ls *.yml | sed 's/^/  /; s/\.yml$$//') >&2; exit 2; fi
-	@if [ -n "$$DATA" ] && [ ! -d "$$DATA" ]; then \
-	    echo "make run: DATA='$$DATA' is not a folder" >&2; exit 2; fi
+	@if [ -n "$$DATA" ] && [ ! -e "$$DATA" ]; then \
+	    echo "make run: DATA='$$DATA' does not exist; give a folder or a zip archive" >&2; exit 2; fi
 
 clean: ## remove what was built; .venv and runs/ stay
 	rm -rf _build build .pytest_cache .ruff_cache *.egg-info

@@ -37,7 +37,7 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
             "given None")
     return load_celeba(
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
-        cache_dir=places.cache_dir and resolve(places.cache_dir))
+        cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken)
 
 
 def choose_device(name: str) -> torch.device:

@@ -124,6 +124,7 @@ class Places(Checked):
 
     data_root: str | None = None  # CelebA: a folder or a zip archive
     cache_dir: str | None = None  # decoded images; None: the user's cache folder
+    skip_broken: bool = False  # leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"
     checkpoint_dir: str = "runs/checkpoints"
     device: str = "auto"  # auto, cpu, cuda, cuda:1, …

@@ -29,7 +29,6 @@ from modlib.experiments import (
 from modlib.networks import build_network
 from modlib.results import comparable, read_record
 from modlib.settings import Places
-from modlib.three_attributes import row_settings
 from modlib.training import image_getter
 from modlib.triplets import fixed_triplets
 
@@ -291,22 +290,6 @@ def test_no_runs_give_no_records(places, workers):
     assert run_many([], replace(places, workers=workers)) == []
 
 
-def test_table_1_has_its_six_rows(tiny):
-    rows = row_settings(replace(tiny, epochs=7), regulariser_weight=0.1, seeds=[4, 5])
-    smile, open_mouth, young = tiny.tasks
-    assert {name: {(s.system, s.tasks, s.regulariser_weight) for s in runs}
-            for name, runs in rows.items()} == {
-        "a": {("fully_shared", tiny.tasks, 0.0)},
-        "b": {("fully_shared", (smile, young), 0.0)},
-        "c": {("fully_shared", (smile, open_mouth), 0.0)},
-        "d": {("independent", tiny.tasks, 0.0)},
-        "e": {("modulated", tiny.tasks, 0.0)},
-        "f": {("modulated", tiny.tasks, 0.1)},
-    }
-    assert all([s.seed for s in runs] == [4, 5] for runs in rows.values())
-    assert {s.epochs for runs in rows.values() for s in runs} == {7}
-
-
 # Data and devices
 
 def test_celeba_without_data_root_is_refused(tiny, places):
@@ -317,6 +300,15 @@ def test_celeba_without_data_root_is_refused(tiny, places):
 def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
     with pytest.raises(ModlibError, match=re.escape(str(tmp_path / "nowhere"))):
         run(replace(tiny, dataset="celeba"), replace(places, data_root=str(tmp_path / "nowhere")))
+
+
+def test_celeba_is_asked_for_as_settings_and_places_say(tiny, places, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "load_celeba", lambda root, **given: (root, given))
+    settings = replace(tiny, dataset="celeba", tasks=("Bald", "Young"), image_size=150)
+    places = replace(places, data_root=str(tmp_path / "faces.zip"), skip_broken=True)
+    assert load_data(settings, places) == (tmp_path / "faces.zip", {
+        "tasks": ("Bald", "Young"), "image_size": 150, "cache_dir": tmp_path / "cache",
+        "skip_broken": True})
 
 
 def test_toy_faces_are_as_many_as_large_and_as_labelled_as_set(tiny, places):

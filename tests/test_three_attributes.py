@@ -329,8 +329,9 @@ def test_the_ucr_table_counts_all_seeds_with_and_without_zeros(rows):
 
 
 def test_the_ucr_table_prints_every_ucr_of_the_paper():
-    printed = {(label[1], pair): value for label, pair, value in zip(
-        *(lambda t: (t.index, t["pair"], t["paper"]))(ucr_table(NO_ROWS)), strict=True)}
+    table = ucr_table(NO_ROWS)
+    printed = {(label[1], pair): value for label, pair, value in
+               zip(table.index, table["pair"], table["paper"], strict=True)}
     assert {cell: value for cell, value in printed.items() if value != "–"} == {
         cell: f"{value:.2f}" for cell, value in PAPER_UCR.items()}
     assert set(printed) == set(PAPER_UCR) | {
@@ -383,7 +384,7 @@ def test_what_is_missing_comes_with_a_command_that_makes_it(profile):
     said = how_it_ran(NO_ROWS, profile)
     assert said == not_run_yet(profile)
     assert f"ot run yet: `{profile}`" in said
-    [command] = [line for line in said.splitlines() if "make " in line]
+    [command] = [line for line in said.splitlines() if "make run" in line]
     assert command.strip() == f"make run NB=02 SETTINGS={profile} DATA=/path/to/celeba"
     assert (ROOT / f"notebooks/settings/{profile}.yml").exists()
     [notebook] = ROOT.glob("notebooks/02*.ipynb")

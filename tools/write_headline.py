@@ -19,7 +19,8 @@ def headline_markdown() -> str:
     """The README's headline: one sentence and one table, in Markdown."""
     rows = three_attributes.published("celeba_cpu")
     measured, paper = three_attributes.accuracies(rows), three_attributes.paper_table()
-    lines = ["| | " + " | ".join(three_attributes.SHORT_NAMES.values()) + " | mean | paper's mean |",
+    names = " | ".join(three_attributes.SHORT_NAMES.values())
+    lines = [f"| | {names} | mean | paper's mean |",
              "|---|" + "--:|" * (len(three_attributes.TASKS) + 2)]
     for name, row in three_attributes.ROWS.items():
         cells = []
