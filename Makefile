@@ -18,6 +18,7 @@ help: ## list these targets
 	@echo "  for example: make run NB=02 SETTINGS=celeba_cpu DATA=/path/to/celeba"
 
 book: $(STAMP) ## execute the notebooks and build the pages
+	rm -rf runs/records/*/quick-* runs/checkpoints/quick-*  # so that live cells run today's code
 	TQDM_DISABLE=1 .venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book is at _build/html/index.html"
 

@@ -13,14 +13,26 @@ def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, hi
     """Write everything that resuming needs, to a temporary file that is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save({"identity": identity, "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(), "history": history}, temporary)
-    os.replace(temporary, path)
+    state = {"identity": identity, "network": network.state_dict(),
+             "optimiser": optimiser.state_dict(), "history": history}
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
     """Restore network and optimiser in place; return the finished epochs' metrics."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises several kinds for a torn or foreign file
+        raise ModlibError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it, and "
+            "the run starts afresh") from error
     if state["identity"] != identity:
         raise ModlibError(
             f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "

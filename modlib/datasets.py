@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def load_toy_faces(
     attributes = tuple(TOY_FACE_ATTRIBUTES)
     tasks = _checked_tasks(tasks) or attributes
     columns = _columns(tasks, attributes, "TOY_FACE_ATTRIBUTES")
-    images_NCHW, labels_NA = make_toy_faces(count, image_size, seed)
+    images_NCHW, labels_NA = _toy_faces(count, image_size, seed)
     labels_NT = np.ascontiguousarray(labels_NA[:, columns])
     ends = [count * 7 // 10, count * 8 // 10]
     split_N = np.searchsorted(ends, np.arange(count), side="right").astype(np.uint8)
@@ -145,6 +146,14 @@ def load_toy_faces(
         source=f"toy faces, {count:,} images at {image_size}×{image_size}, seed {seed}; "
         "split 70/10/20 by index",
     )
+
+
+@lru_cache(maxsize=1)
+def _toy_faces(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last set of faces is kept: runs on other tasks of the same faces follow each other."""
+    images_NCHW, labels_NA = make_toy_faces(count, image_size, seed)
+    images_NCHW.setflags(write=False)
+    return images_NCHW, labels_NA
 
 
 def _checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -17,9 +17,10 @@ import torch
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.image_cache import available_cores
 from modlib.modulation import ChannelScale
-from modlib.networks import build_network, count_parameters
-from modlib.results import RECORD_VERSION, project_root, read_record, resolve, write_json
+from modlib.networks import Network, build_network, count_parameters
+from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, Settings
 from modlib.training import image_getter, train
 from modlib.triplets import fixed_triplets
@@ -48,6 +49,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ModlibError(f"device must be auto, cpu or cuda; given {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ModlibError(f"device must be auto, cpu or cuda; given {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModlibError(f"device {name!r} was asked for, but torch sees no CUDA device here")
     return device
@@ -74,16 +77,20 @@ def run(
     path = record_path(settings, places, data.fingerprint)
     if path.exists():
         return read_record(path)
-    device = choose_device(places.device)
-    make_deterministic(device)
+    device, commit = choose_device(places.device), git_commit()
+    make_deterministic()
+    test_triplets = fixed_triplets(
+        data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
+        where=" in the test split")  # before training: a split that cannot be tested on is told now
     network = build_network(
         settings.system, settings.tasks, settings.image_size, settings.width,
         settings.modulate_from, settings.embedding_size, settings.bn_decay, settings.seed,
     ).to(device)
     checkpoint = resolve(places.checkpoint_dir) / f"{path.stem}.pt"
+    get_images = image_getter(data, device)
     started = time.perf_counter()
     epochs = []
-    for metrics in train(network, data, settings, checkpoint):
+    for metrics in train(network, data, settings, checkpoint, get_images):
         epochs.append(metrics)
         if on_epoch:
             on_epoch(settings, metrics)
@@ -95,23 +102,26 @@ def run(
         "data": {"fingerprint": data.fingerprint, "source": data.source,
                  "images": {split: len(data.indices(split)) for split in
                             ("train", "valid", "test")}},
-        "results": final_results(network, data, settings),
+        "results": final_results(network, data, settings, get_images, test_triplets),
         "epochs": epochs,
-        "run": run_facts(epochs, device, time.perf_counter() - started),
+        "run": run_facts(epochs, device, time.perf_counter() - started, commit),
     }
     write_json(path, record)
     return record
 
 
-def final_results(network, data: AttributeImages, settings: Settings) -> dict[str, Any]:
+def final_results(
+    network: Network,
+    data: AttributeImages,
+    settings: Settings,
+    get_images: Callable[[torch.Tensor], torch.Tensor],
+    triplets_TK3: np.ndarray,
+) -> dict[str, Any]:
     """Test accuracy on the fixed triplets, parameter counts, and what became of the scales."""
     test = data.indices("test")
-    triplets = fixed_triplets(
-        data.labels_NT, test, data.tasks, settings.test_triplets, seed=TEST_SEED)
-    device = next(network.parameters()).device
     embeddings_TND = embed_images(
-        network, image_getter(data, device), torch.from_numpy(test), settings.precision)
-    positions = torch.from_numpy(np.searchsorted(test, triplets)).to(device)
+        network, get_images, torch.from_numpy(test), settings.precision)
+    positions = torch.from_numpy(np.searchsorted(test, triplets_TK3)).to(embeddings_TND.device)
     accuracy_T = triplet_accuracy(embeddings_TND, positions)
     results = {
         "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
@@ -132,7 +142,9 @@ def final_results(network, data: AttributeImages, settings: Settings) -> dict[st
     return results
 
 
-def run_facts(epochs: list[dict], device: torch.device, seconds: float) -> dict[str, Any]:
+def run_facts(
+    epochs: list[dict], device: torch.device, seconds: float, commit: str
+) -> dict[str, Any]:
     """How the run went on this machine: times, speed, device, versions, commit."""
     training_seconds = sum(epoch["seconds"] for epoch in epochs)
     return {
@@ -143,28 +155,36 @@ def run_facts(epochs: list[dict], device: torch.device, seconds: float) -> dict[
                   f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
         "versions": {"python": platform.python_version()} | {
             name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
-        "git_commit": git_commit(),
+        "git_commit": commit,
     }
 
 
 def git_commit() -> str:
-    """The project's commit, with ``-dirty`` when modlib differs; ``unknown`` outside git."""
+    """modlib's commit, with ``-dirty`` when its files differ; ``unknown`` outside its checkout."""
+    root = Path(__file__).resolve().parents[1]
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(project_root()), *arguments], check=True,
+        return subprocess.run(["git", "-C", str(root), *arguments], check=True,
                               capture_output=True, text=True).stdout.strip()
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
         changed = git("status", "--porcelain", "--", "modlib")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def make_deterministic(device: torch.device) -> None:
-    """Ask torch for the same result at every run on this device."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+def make_deterministic() -> None:
+    """Ask torch for the same result at every run on one device with one number of threads.
+
+    On a CPU too: the gradient of an indexed tensor is otherwise added up by several threads in
+    whatever order they come.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _run_in_worker(settings: Settings, places: Places, threads: int) -> dict[str, Any]:
@@ -178,7 +198,7 @@ def run_many(
     places: Places,
     executor: Executor | None = None,
     on_epoch: Callable[[Settings, dict[str, Any]], None] | None = None,
-    on_done: Callable[[dict[str, Any]], None] | None = None,
+    on_done: Callable[[Settings, dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Do several runs; they are independent of each other.
 
@@ -187,22 +207,24 @@ def run_many(
         executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
             share the cores, or, when that is 0, this process.
         on_epoch: see :func:`run`; only called for runs in this process.
-        on_done: called with each record as it comes in.
+        on_done: called with the settings and the record of each run as it ends.
 
     Returns:
         the records, in the order of ``settings``.
     """
     settings = list(settings)
+    if not settings:
+        return []
     if executor is None and places.workers == 0:
         records = []
         for one in settings:
             records.append(run(one, places, on_epoch))
             if on_done:
-                on_done(records[-1])
+                on_done(one, records[-1])
         return records
     if executor is None:
         load_data(settings[0], places)  # decode once, before the workers would each do it
-        threads = max(1, (os.cpu_count() or 1) // places.workers)
+        threads = max(1, available_cores() // places.workers)
         with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
             return _collect(pool, settings, places, threads, on_done)
     return _collect(executor, settings, places, 0, on_done)
@@ -213,7 +235,15 @@ def _collect(executor, settings, places, threads, on_done) -> list[dict[str, Any
                for number, one in enumerate(settings)}
     records: list[Any] = [None] * len(settings)
     for future in as_completed(futures):
-        records[futures[future]] = future.result()
+        try:
+            records[futures[future]] = future.result()
+        except Exception as error:
+            for other in futures:  # those that run end and keep their records; none is begun
+                other.cancel()
+            failed = settings[futures[future]]
+            error.add_note(f"in the run of {failed.system} on {', '.join(failed.tasks)}, "
+                           f"seed {failed.seed}")
+            raise
         if on_done:
-            on_done(records[futures[future]])
+            on_done(settings[futures[future]], records[futures[future]])
     return records

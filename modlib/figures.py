@@ -1,6 +1,7 @@
 """Figures: data in, matplotlib Axes out, in one style. Colours are Okabe and Ito's."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -54,7 +55,7 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
     first = np.array([norms[0], 0.0]) / norms.max()
     second = norms[1] * np.array([cosine, np.sin(angle)]) / norms.max()
     arrows = [(first, ORANGE, tasks[0]), (second, GREEN, tasks[1]),
-              ((first + second) / 2, GREY, "their mean: the step taken")]
+              ((first + second) / 2, GREY, "mean of the two directions")]
     for end, colour, label in arrows:
         ax.annotate("", xy=end, xytext=(0, 0),
                     arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2.5,
@@ -76,7 +77,7 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
 def cosine_histogram(ax: Axes, cosines: Mapping[str, Sequence[float]]) -> Axes:
     """Cosines between two tasks' gradients over batches, one outline a system or pair."""
     bins = np.linspace(-1, 1, 41)
-    styles = [(BLUE, "-"), (VERMILION, "--"), (GREEN, ":")]
+    styles = cycle([(BLUE, "-"), (VERMILION, "--"), (GREEN, ":"), (PURPLE, "-.")])
     for (label, values), (colour, line) in zip(cosines.items(), styles, strict=False):
         ax.hist(values, bins=bins, histtype="step", linewidth=2, color=colour, linestyle=line,
                 label=label)
@@ -174,7 +175,8 @@ def training_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -
     ax.set_xlabel("epoch")
     ax.set_ylabel("validation accuracy, %")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    if curves:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
 
 

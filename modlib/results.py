@@ -14,9 +14,13 @@ RECORD_KEYS = ("version", "name", "status", "settings", "data", "results", "epoc
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder upwards that holds ``_toc.yml`` and ``modlib``; else the start itself."""
+    """The nearest folder upwards that holds ``_toc.yml`` and ``modlib``.
+
+    Outside any such folder it is the one that modlib was imported from, if that is a checkout;
+    else the start itself.
+    """
     start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
         if (folder / "_toc.yml").exists() and (folder / "modlib").is_dir():
             return folder
     return start
@@ -31,12 +35,15 @@ def write_json(path: Path, content: Any) -> None:
     """Write to a temporary file beside ``path`` and rename it, so that no reader sees a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
-    """All records below a folder whose settings have the wanted values, ordered by name.
+    """All records in a folder whose settings have the wanted values, ordered by name.
 
     A folder that does not exist holds no records: the empty list.
     """
@@ -67,7 +74,8 @@ def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
     records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     return [
         record for record in records
-        if all(record["settings"].get(key) == value for key, value in wanted.items())
+        if all(record["settings"].get(key) == (list(value) if isinstance(value, tuple) else value)
+               for key, value in wanted.items())
     ]
 
 

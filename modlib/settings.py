@@ -8,6 +8,7 @@ before" leaves old records valid; a default that records rest on must not change
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
@@ -81,6 +82,10 @@ class Settings(Checked):
 
     def __post_init__(self):
         super().__post_init__()
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.profile):
+            raise ModlibError(
+                "profile must be of letters, digits, '_', '-' and '.', as it begins the names of "
+                f"files; given {self.profile!r}")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ModlibError(f"tasks must be one or more distinct names; given {self.tasks!r}")
         if self.triplets_per_task < 1:
@@ -117,7 +122,7 @@ class Settings(Checked):
 
 @dataclass(frozen=True)
 class Places(Checked):
-    """Where things are and what they run on: nothing here changes a result's meaning.
+    """Where things are and what they run on: nothing here changes what a result means.
 
     Relative paths start at the project's root.
     """
@@ -148,20 +153,34 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that a notebook's cells have set, mistyped ones included.
 
     Papermill sets whatever it is given and only warns about unknown names, so the names are read
-    from the cells themselves: those whose first line starts with ``# Parameters``, which the
-    notebook's own cell and the one that papermill injects both do.
+    from the cells themselves: the last run of the notebook's own cell, whose first line starts
+    with ``# Parameters``, and those that papermill injects, whose first line is just that.
 
     Args:
         namespace: the notebook's ``globals()``.
+
+    Raises:
+        ModlibError: no such cell has run.
     """
     names: list[str] = []
     for source in namespace.get("In", []):
-        if not source.lstrip().startswith("# Parameters"):
+        first_line = source.strip().partition("\n")[0].strip()
+        if not first_line.startswith("# Parameters"):
             continue
-        for node in ast.parse(source).body:
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:  # IPython keeps cells that did not run
+            continue
+        if first_line != "# Parameters":  # the notebook's own cell, run afresh
+            names.clear()
+        for node in statements:
             targets = node.targets if isinstance(node, ast.Assign) else [
                 getattr(node, "target", None)]
             names += [target.id for target in targets if isinstance(target, ast.Name)]
+    if not names:
+        raise ModlibError(
+            "no parameters were found: the first line of their cell must start with "
+            "'# Parameters', and the cell must have run")
     return {name: namespace[name] for name in dict.fromkeys(names)}
 
 

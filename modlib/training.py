@@ -28,6 +28,8 @@ from modlib.networks import IndependentNetworks, Network
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
 
+VALID_SEED = 1  # the validation triplets; the test benchmark has a seed of its own
+
 
 def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
     """From int64 indices to pixels (B, C, H, W) uint8 on the device.
@@ -36,7 +38,7 @@ def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tenso
     """
     if device.type == "cpu":
         return lambda indices: torch.from_numpy(data.images_NCHW[indices.numpy()])
-    images_NCHW = torch.from_numpy(np.ascontiguousarray(data.images_NCHW)).to(device)
+    images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
     return lambda indices: images_NCHW[indices.to(device)]
 
 
@@ -127,6 +129,7 @@ def train(
     data: AttributeImages,
     settings: Settings,
     checkpoint: Path | None = None,
+    get_images: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train on the train split, epoch by epoch.
 
@@ -138,6 +141,7 @@ def train(
         data: its tasks must be ``settings.tasks``.
         settings: as checked by :class:`Settings`.
         checkpoint: a file written after every epoch and resumed from if it is there; None: none.
+        get_images: as :func:`image_getter` makes it, to share one between callers; None: a new one.
 
     Yields:
         one dictionary an epoch (the resumed ones first): ``epoch``, ``loss``, ``task_losses``,
@@ -148,10 +152,11 @@ def train(
     """
     device = next(network.parameters()).device
     optimiser = build_optimiser(network, settings)
-    get_images = image_getter(data, device)
+    get_images = get_images or image_getter(data, device)
     valid = data.indices("valid")
     valid_triplets = fixed_triplets(
-        data.labels_NT, valid, data.tasks, settings.test_triplets, seed=1)
+        data.labels_NT, valid, data.tasks, settings.test_triplets, VALID_SEED,
+        where=" in the valid split")
     history: list[dict[str, Any]] = []
     identity = settings.run_name(data.fingerprint)
     if checkpoint is not None and checkpoint.exists():

@@ -25,6 +25,7 @@ def draw_triplets(
     choice: str,
     rng: np.random.Generator,
     task: str = "",
+    where: str = "",
 ) -> np.ndarray:
     """Draw ``count`` triplets of one task.
 
@@ -37,7 +38,7 @@ def draw_triplets(
         count: K, at least 1.
         choice: ``"holders"`` (the paper's) or ``"symmetric"``.
         rng: the source of randomness.
-        task: the task's name, for messages.
+        task, where: the task's name and the place of the images, for messages.
 
     Returns:
         int64 (K, 3): anchor, positive, negative as indices into N.
@@ -52,18 +53,18 @@ def draw_triplets(
     held = has_attribute_N[indices].astype(bool)
     holders, others = indices[held], indices[~held]
     if choice == "holders":
-        return _one_sided(holders, others, count, rng, task)
-    halves = [_one_sided(holders, others, count - count // 2, rng, task)]
+        return _one_sided(holders, others, count, rng, task, where)
+    halves = [_one_sided(holders, others, count - count // 2, rng, task, where)]
     if count // 2:
-        halves.append(_one_sided(others, holders, count // 2, rng, task))
+        halves.append(_one_sided(others, holders, count // 2, rng, task, where))
     return rng.permutation(np.concatenate(halves))
 
 
-def _one_sided(same, other, count, rng, task) -> np.ndarray:
+def _one_sided(same, other, count, rng, task, where) -> np.ndarray:
     if len(same) < 2 or len(other) < 1:
         raise ModlibError(
-            f"attribute {task!r}: a triplet needs two images on the anchor's side and one on the "
-            f"other; given {len(same)} and {len(other)}"
+            f"attribute {task!r}{where}: a triplet needs two images on the anchor's side and one "
+            f"on the other; given {len(same)} and {len(other)}"
         )
     rounds = -(-count // len(same))
     anchor = np.concatenate([rng.permutation(len(same)) for _ in range(rounds)])[:count]
@@ -75,7 +76,7 @@ def _one_sided(same, other, count, rng, task) -> np.ndarray:
 
 def fixed_triplets(
     labels_NT: np.ndarray, indices: np.ndarray, tasks: tuple[str, ...], count: int, seed: int,
-    choice: str = "holders",
+    choice: str = "holders", where: str = "",
 ) -> np.ndarray:
     """The benchmark: ``count`` triplets a task, the same at every call with the same arguments.
 
@@ -87,7 +88,7 @@ def fixed_triplets(
     """
     return np.stack([
         draw_triplets(labels_NT[:, t], indices, count, choice,
-                      np.random.default_rng([seed, crc32(task.encode())]), task)
+                      np.random.default_rng([seed, crc32(task.encode())]), task, where)
         for t, task in enumerate(tasks)
     ])
 
@@ -113,7 +114,7 @@ def epoch_batches(
     """
     count = num_batches * triplets_per_task
     per_task = [
-        draw_triplets(labels_NT[:, t], indices, count, choice, rng, task)
+        draw_triplets(labels_NT[:, t], indices, count, choice, rng, task, " in the train split")
         for t, task in enumerate(tasks)
     ]
     drawn = np.stack(per_task).reshape(len(tasks), num_batches, triplets_per_task, 3)

@@ -3,6 +3,7 @@
 Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from modlib.gradients import Ratio
 from modlib.results import pair_ucr
 from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, accuracies, paper_table
 
@@ -46,7 +48,7 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
 
     Accuracies are compared seed by seed (the same seed has the same initial weights and test
     triplets) with Student's interval of the mean difference; UCRs with Newcombe's interval for
-    the difference of two proportions.
+    the difference of two proportions or Student's over the seeds, whichever reaches further.
     """
     return [
         _accuracy_verdict("The fully shared network is worse than independent networks",
@@ -108,8 +110,7 @@ def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
     mean = float(differences.mean())
     if len(differences) == 1:  # one seed says nothing about the spread
         return Verdict(claim, mean, -np.inf, np.inf, printed)
-    half = float(stats.t.ppf(0.975, len(differences) - 1)
-                 * differences.std(ddof=1) / sqrt(len(differences)))
+    mean, half = student(differences)
     return Verdict(claim, mean, mean - half, mean + half, printed)
 
 
@@ -121,7 +122,29 @@ def _ucr_verdict(claim, rows, better, worse) -> Verdict:
     if not high_cell.count or not low_cell.count:
         return Verdict(claim, np.nan, np.nan, np.nan, printed)
     difference = high_cell.value - low_cell.value
-    below = sqrt((high_cell.value - high_cell.low) ** 2 + (low_cell.high - low_cell.value) ** 2)
-    above = sqrt((high_cell.high - high_cell.value) ** 2 + (low_cell.value - low_cell.low) ** 2)
-    return Verdict(claim, 100 * difference, 100 * (difference - below),
-                   100 * (difference + above), printed)
+    low, high = newcombe(high_cell, low_cell)
+    # Batches of one training are not independent of each other; seeds are.
+    by_seed = [
+        {record["settings"]["seed"]: pair_ucr([record], pair).value for record in rows[name]}
+        for name, pair in (better, worse)
+    ]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if len(seeds) > 1:
+        mean, half = student([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
+        low, high = min(low, mean - half), max(high, mean + half)
+    return Verdict(claim, 100 * difference, 100 * low, 100 * high, printed)
+
+
+def newcombe(first: Ratio, second: Ratio) -> tuple[float, float]:
+    """Newcombe's 95 % interval for ``first − second``, from their Wilson intervals."""
+    difference = first.value - second.value
+    below = sqrt((first.value - first.low) ** 2 + (second.high - second.value) ** 2)
+    above = sqrt((first.high - first.value) ** 2 + (second.value - second.low) ** 2)
+    return difference - below, difference + above
+
+
+def student(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of Student's 95 % interval; at least two differences."""
+    count = len(differences)
+    half = stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / sqrt(count)
+    return float(np.mean(differences)), float(half)

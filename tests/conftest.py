@@ -19,6 +19,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """A run asks torch for deterministic algorithms: no other test shall inherit that."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def tiny() -> Settings:
     """Two epochs of two batches of 18 images on a narrow network, in float32."""

@@ -10,6 +10,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -88,9 +89,14 @@ def test_a_record_says_where_and_how_fast_it_ran(loaded, tiny, places):
 
 def test_images_per_second_are_all_images_over_all_seconds():
     epochs = [{"seconds": 2.0, "images": 100}, {"seconds": 3.0, "images": 150}]
-    facts = run_facts(epochs, CPU, 9.0)
+    facts = run_facts(epochs, CPU, 9.0, "commit")
     assert (facts["images_per_second"], facts["training_seconds"],
-            facts["last_session_seconds"]) == (50.0, 5.0, 9.0)
+            facts["last_session_seconds"], facts["git_commit"]) == (50.0, 5.0, 9.0, "commit")
+
+
+def test_a_run_asks_torch_for_the_same_result_every_time(loaded, tiny, places):
+    run(tiny, places)
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_progress_is_told_as_epochs_end(loaded, tiny, places):
@@ -103,6 +109,23 @@ def test_the_same_settings_give_the_same_record_anywhere(loaded, tiny, places, t
     one, other = run(tiny, places), run(tiny, elsewhere(places, tmp_path))
     assert comparable(one) == comparable(other)
     assert one["run"] != other["run"]  # both were really run
+
+
+def test_the_network_is_built_as_the_settings_say(loaded, tiny, places, monkeypatch):
+    settings = replace(tiny, modulate_from=5, bn_decay=0.5, seed=3)
+    given = []
+
+    def look(network, *_):
+        given.append(network)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "train", look)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, places)
+    expected = build_network("modulated", tiny.tasks, image_size=48, width=0.1, modulate_from=5,
+                             embedding_size=16, bn_decay=0.5, seed=3)
+    assert str(given[0]) == str(expected)
+    torch.testing.assert_close(given[0].state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
 def test_another_seed_gives_another_record(loaded, tiny, places):
@@ -123,14 +146,32 @@ def test_relative_places_start_at_the_projects_root(loaded, tiny, tmp_path, monk
 
 # Final results
 
-def test_test_accuracy_is_measured_on_the_test_split_with_its_own_triplets(loaded, tiny):
+def results_of(network, data, settings):
+    triplets = fixed_triplets(data.labels_NT, data.indices("test"), data.tasks, 40, seed=2)
+    return final_results(network, data, settings, image_getter(data, CPU), triplets)
+
+
+def test_test_accuracy_is_that_on_the_test_split_of_the_network_at_the_end(loaded, tiny, places):
+    record = run(tiny, places)
     network = build_network("modulated", tiny.tasks, 48, 0.1, embedding_size=16)
+    checkpoint = torch.load(Path(places.checkpoint_dir) / f"{record['name']}.pt")
+    network.load_state_dict(checkpoint["network"])
     test = loaded.indices("test")
     triplets = fixed_triplets(loaded.labels_NT, test, loaded.tasks, 40, seed=2)
     embeddings = embed_images(network, image_getter(loaded, CPU), torch.from_numpy(test))
     accuracy = triplet_accuracy(embeddings, torch.from_numpy(triplets - test[0]))
-    measured = final_results(network, loaded, tiny)["test_accuracy"]
-    assert measured == dict(zip(tiny.tasks, accuracy.tolist(), strict=True))
+    assert list(record["results"]["test_accuracy"].values()) == accuracy.tolist()
+
+
+def test_a_split_that_cannot_be_tested_on_is_told_before_training(
+        tiny, places, planted, monkeypatch):
+    labels_NT = planted.labels_NT.copy()
+    labels_NT[planted.indices("test"), 2] = False
+    monkeypatch.setattr(
+        experiments, "load_data", lambda *_: replace(planted, labels_NT=labels_NT))
+    monkeypatch.setattr(experiments, "train", None)
+    with pytest.raises(ModlibError, match="'Young' in the test split"):
+        run(tiny, places)
 
 
 def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
@@ -138,7 +179,7 @@ def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
     scales = 13 + 13 + 16  # block4, block5, fc
     with torch.no_grad():
         network.modulation["fc"].weight[0, :4] = torch.tensor([3.0, -2.0, 0.0, 1.0])
-    results = final_results(network, loaded, tiny)
+    results = results_of(network, loaded, tiny)
     first, second, third = results["w_distance"]
     mean = (2 + 1 + 1) / scales
     assert first["tasks"] == ["Smiling", "Mouth_Slightly_Open"]
@@ -154,7 +195,7 @@ def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
 def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system, copies, per_task):
     def counted(system):
         network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
-        return final_results(network, loaded, replace(tiny, system=system))["parameters"]
+        return results_of(network, loaded, replace(tiny, system=system))["parameters"]
 
     trunk = counted("fully_shared")["total"]
     expected = {"total": copies * trunk, "shared": 0, "task": copies * trunk}
@@ -166,7 +207,7 @@ def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system, copies,
 @pytest.mark.parametrize("system", ["fully_shared", "independent"])
 def test_only_the_modulated_system_tells_of_scales(loaded, tiny, system):
     network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
-    results = final_results(network, loaded, replace(tiny, system=system))
+    results = results_of(network, loaded, replace(tiny, system=system))
     assert set(results) == {"test_accuracy", "parameters"}
 
 
@@ -272,20 +313,51 @@ def test_many_runs_on_a_given_executor_give_the_same_records(loaded, three, plac
 
 
 def test_many_runs_in_worker_processes_give_the_same_records(three, places, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)  # one thread a worker, as here
+    monkeypatch.setattr(experiments, "available_cores", lambda: 2)  # one thread a worker, as here
     done = []
     records = run_many(three, replace(places, workers=2), on_done=done.append)
     assert comparables(records) == comparables(run_many(three, elsewhere(places, tmp_path)))
     assert sorted(r["name"] for r in done) == sorted(r["name"] for r in records)
 
 
-def test_a_failing_run_in_an_executor_is_not_silent(loaded, tiny, places):
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ModlibError, match="device"):
-        run_many([tiny], replace(places, device="gpu"), pool)
+def test_records_are_in_order_whichever_run_ends_first(tiny, places, monkeypatch):
+    ended = [Event() for _ in range(4)]
+    ended[3].set()
+
+    def run_after_the_next(settings, places):
+        ended[settings.seed + 1].wait(30)
+        ended[settings.seed].set()
+        return settings.seed
+
+    monkeypatch.setattr(experiments, "run", run_after_the_next)
+    with ThreadPoolExecutor(3) as pool:
+        assert run_many([replace(tiny, seed=n) for n in range(3)], places, pool) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("workers", [
-    0, pytest.param(2, marks=pytest.mark.xfail(strict=True, reason="IndexError: settings[0]"))])
+def test_a_failing_run_in_an_executor_is_named(loaded, tiny, places):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ModlibError, match="device") as caught:
+        run_many([tiny, replace(tiny, seed=5)], replace(places, device="gpu"), pool)
+    assert "modulated on Smiling, Mouth_Slightly_Open, Young, seed 0" in caught.value.__notes__[0]
+
+
+def test_after_a_failing_run_no_other_is_begun(tiny, places, monkeypatch):
+    begun, told = [], Event()
+
+    def fail_first(settings, places):
+        begun.append(settings.seed)
+        if settings.seed == 0:
+            raise ModlibError("the first fails")
+        told.wait(30)
+
+    monkeypatch.setattr(experiments, "run", fail_first)
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ModlibError, match="the first fails"):
+            run_many([replace(tiny, seed=n) for n in range(4)], places, pool)
+        told.set()
+    assert begun in ([0], [0, 1])  # the second may have begun before the first was missed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_no_runs_give_no_records(places, workers):
     assert run_many([], replace(places, workers=workers)) == []
 
@@ -323,7 +395,6 @@ def test_an_unknown_device_is_refused(loaded, tiny, places):
     assert record_files(places) == []
 
 
-@pytest.mark.xfail(strict=True, reason="torch's other device types are let through")
 @pytest.mark.parametrize("name", ["mps", "meta"])
 def test_a_device_that_modlib_cannot_use_is_refused(name):
     with pytest.raises(ModlibError, match=f"device must be auto, cpu or cuda; given '{name}'"):
@@ -380,7 +451,14 @@ def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
     assert git_commit() == "unknown"
 
 
-@pytest.mark.xfail(strict=True, reason="git_commit asks the repository of the working folder")
+def test_inside_a_repository_that_is_not_its_own_the_commit_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "packages/modlib").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    committed(tmp_path)
+    stand_in(tmp_path / "packages", monkeypatch)
+    assert git_commit() == "unknown"
+
+
 def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, monkeypatch):
     before = git_commit()
     (tmp_path / "file").touch()

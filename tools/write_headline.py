@@ -9,7 +9,7 @@ replaced. A test says when they are out of date.
 import matplotlib
 import numpy as np
 
-from modlib import figures, three_attributes
+from modlib import figures, table_1, three_attributes
 from modlib.results import resolve
 
 START, END = "<!-- headline: tools/write_headline.py -->", "<!-- end of headline -->"
@@ -26,12 +26,12 @@ def headline_markdown() -> str:
         cells = []
         for task in three_attributes.TASKS:
             values = measured.query("row == @name and task == @task").accuracy
-            cells.append(three_attributes.mean_and_spread(values) if task in row.tasks else "–")
+            cells.append(table_1.mean_and_spread(values) if task in row.tasks else "–")
         means = measured.query("row == @name").groupby("seed").accuracy.mean()
-        cells.append(three_attributes.mean_and_spread(means))
+        cells.append(table_1.mean_and_spread(means))
         cells.append(f"{np.mean(list(paper[name]['accuracy'].values())):.1f}")
         lines.append(f"| ({name}) {row.label} | " + " | ".join(cells) + " |")
-    return f"{three_attributes.headline_sentence(rows)}\n\n" + "\n".join(lines)
+    return f"{table_1.headline_sentence(rows)}\n\n" + "\n".join(lines)
 
 
 def replaced(readme: str) -> str:
@@ -43,7 +43,7 @@ def replaced(readme: str) -> str:
 if __name__ == "__main__":
     matplotlib.use("Agg")
     figures.use_style()
-    ax = three_attributes.draw_headline(
+    ax = table_1.draw_headline(
         figures.new_axes(figsize=(7.6, 3.9)), three_attributes.published("celeba_cpu"))
     ax.figure.savefig(resolve("book/_static/headline.png"), dpi=150, metadata={"Software": None})
     path = resolve("README.md")

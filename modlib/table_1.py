@@ -1,0 +1,181 @@
+"""Table 1 for people: tables, sentences and the headline figure, drawn from records.
+
+Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from modlib.figures import accuracy_bars
+from modlib.gradients import Ratio
+from modlib.results import pair_ucr
+from modlib.three_attributes import (
+    FOLDER,
+    RELATED,
+    ROWS,
+    SHORT_NAMES,
+    TASKS,
+    UNRELATED,
+    accuracies,
+    paper_table,
+)
+
+HEADLINE_ROWS = ("a", "d", "e")
+
+
+def accuracy_table(
+    rows: dict[str, list[dict[str, Any]]], beside_paper: bool = True
+) -> pd.DataFrame:
+    """Table 1's accuracies for people: mean ± deviation over seeds, the paper's beside them."""
+    measured, paper = accuracies(rows), paper_table()
+    lines = []
+    for name, row in ROWS.items():
+        line = {"": f"({name}) {row.label}"}
+        for task in TASKS:
+            values = measured.query("row == @name and task == @task").accuracy
+            line[SHORT_NAMES[task]] = mean_and_spread(values) if task in row.tasks else "–"
+            if beside_paper:
+                printed = paper[name]["accuracy"].get(task)
+                line[f"{SHORT_NAMES[task]}, paper"] = "–" if printed is None else f"{printed:.2f}"
+        records = rows[name]
+        line["seeds"] = len(records)
+        line["parameters"] = f"{records[0]['results']['parameters']['total']:,}" if records else ""
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("")
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """``mean ± sample deviation`` with one decimal; ``not run yet`` for no value."""
+    if len(values) == 0:
+        return "not run yet"
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+UCR_CELLS = (("b", UNRELATED), ("c", RELATED), ("a", UNRELATED), ("a", RELATED),
+             ("e", UNRELATED), ("e", RELATED), ("f", UNRELATED), ("f", RELATED))
+
+
+def ucr_table(
+    rows: dict[str, list[dict[str, Any]]], beside_paper: bool = True
+) -> pd.DataFrame:
+    """UCR of both pairs, with and without batches of inner product 0, and the paper's."""
+    paper, lines = paper_table(), []
+    for name, pair in UCR_CELLS:
+        all_batches = pair_ucr(rows[name], pair)
+        nonzero = pair_ucr(rows[name], pair, with_zeros=False)
+        printed = paper[name]["ucr"].get("/".join(pair))
+        lines.append({
+            "row": f"({name}) {ROWS[name].label}",
+            "pair": " / ".join(SHORT_NAMES[task] for task in pair),
+            "UCR %": percent(all_batches),
+            "UCR %, zeros left out": percent(nonzero),
+            "batches": all_batches.count,
+            "zeros": all_batches.count - nonzero.count,
+        } | ({"paper": "–" if printed is None else f"{printed:.2f}"} if beside_paper else {}))
+    return pd.DataFrame(lines).set_index("row")
+
+
+def ucr_cells(
+    rows: dict[str, list[dict[str, Any]]], beside_paper: bool = True
+) -> list[tuple[str, Ratio, float | None]]:
+    """(label, measured UCR, the paper's % or None) for the UCR figure."""
+    paper = paper_table() if beside_paper else None
+    return [
+        (f"({name}) {' / '.join(SHORT_NAMES[task] for task in pair)}", pair_ucr(rows[name], pair),
+         paper[name]["ucr"].get("/".join(pair)) if paper else None)
+        for name, pair in UCR_CELLS
+    ]
+
+
+def percent(ratio: Ratio) -> str:
+    """``value [low, high]`` in %, or ``not run yet``."""
+    if ratio.count == 0:
+        return "not run yet"
+    return f"{100 * ratio.value:.1f} [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
+
+
+def row_labels() -> dict[str, str]:
+    """Labels of the rows for a figure, in two lines."""
+    return {name: f"({name}) " + row.label.replace(" shared", "\nshared").replace(
+        "three ", "three\n").replace(" + reg", "\n+ reg") for name, row in ROWS.items()}
+
+
+def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
+    """What made these records, as Markdown; the box of :func:`not_run_yet` when there are none."""
+    records = [record for row in rows.values() for record in row]
+    if not records:
+        return not_run_yet(profile)
+    settings, run = records[0]["settings"], records[0]["run"]
+    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    images = records[0]["data"]["images"]
+    return (
+        f"{len(records)} runs, {min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
+        f"{run['device']}. {records[0]['data']['source']}: {images['train']:,} to train on, "
+        f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
+        f"Width {settings['width']}, {settings['batching']} batching, batches of "
+        f"{settings['batch_size']} images, {settings['epochs']} epochs, {settings['optimiser']} at "
+        f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
+        f"{settings['precision']}; regulariser λ = "
+        f"{max(r['settings']['regulariser_weight'] for r in records)}, β = "
+        f"{settings['regulariser_beta']:g}. torch {run['versions']['torch']}, commit "
+        f"`{short_commit(run['git_commit'])}`."
+    )
+
+
+def headline_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """One sentence, as Markdown: mean accuracy of the shared, independent and modulated rows."""
+    if not all(rows[name] for name in HEADLINE_ROWS):
+        return not_run_yet("celeba_cpu")
+    means = accuracies(rows).groupby("row").accuracy.mean()
+    records = rows["e"]
+    parameters = records[0]["results"]["parameters"]
+    each = parameters["task"] // len(TASKS)
+    return (
+        f"On {sum(records[0]['data']['images'].values()):,} real photographs, mean accuracy over "
+        f"three attributes and {len(records)} seeds: one network for all of them "
+        f"**{means['a']:.1f} %**, a network each **{means['d']:.1f} %**, one network with "
+        f"{each} scales per attribute, {100 * parameters['task'] / parameters['shared']:.1f} % "
+        f"more parameters, **{means['e']:.1f} %**. Guessing gives 50 %."
+    )
+
+
+def draw_headline(ax: Axes, rows: dict[str, list[dict[str, Any]]]) -> Axes:
+    """The book's first figure: shared, independent and modulated beside the paper's figures."""
+    labels = {name: label for name, label in row_labels().items() if name in HEADLINE_ROWS}
+    chosen = {name: rows[name] for name in labels}
+    paper = {name: row["accuracy"] for name, row in paper_table().items()}
+    return accuracy_bars(ax, accuracies(chosen), labels, SHORT_NAMES, paper)
+
+
+def not_run_yet(profile: str) -> str:
+    """A Markdown box for a profile without records: what is missing and how to make it."""
+    return (
+        f"> **Not run yet: `{profile}`.** No record of this profile is in "
+        f"`book/results/{FOLDER}`. To make them:\n>\n"
+        f">     make run NB=02 SETTINGS={profile} DATA=/path/to/celeba\n"
+    )
+
+
+def short_commit(commit: str) -> str:
+    """The first ten characters of a commit, with its ``-dirty`` where it has one."""
+    return commit.removesuffix("-dirty")[:10] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def scale_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """What became of the scales in rows e and f: how many died, and how far tasks are apart."""
+    lines = []
+    for name in ("e", "f"):
+        for record in rows[name]:
+            results = record["results"]
+            line = {"row": f"({name}) {ROWS[name].label}", "seed": record["settings"]["seed"],
+                    "dead scales": f"{results['dead_scales']} of {results['parameters']['task']}"}
+            for pair in results["w_distance"]:
+                label = " / ".join(SHORT_NAMES[task] for task in pair["tasks"])
+                line[f"|W − W|, {label}"] = f"{pair['mean']:.2f} (variance {pair['variance']:.2f})"
+            lines.append(line)
+    return pd.DataFrame(lines).set_index("row") if lines else pd.DataFrame()
