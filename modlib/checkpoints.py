@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from modlib.errors import ModlibError
 def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
     """Write everything that resuming needs, to a temporary file that is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     state = {"identity": identity, "network": network.state_dict(),
              "optimiser": optimiser.state_dict(), "history": history}
     try:

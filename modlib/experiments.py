@@ -145,7 +145,10 @@ def final_results(
 def run_facts(
     epochs: list[dict], device: torch.device, seconds: float, commit: str
 ) -> dict[str, Any]:
-    """How the run went on this machine: times, speed, device, versions, commit."""
+    """How the run went on this machine: times, speed, device, versions, commit.
+
+    The times and the images per second count training and validation.
+    """
     training_seconds = sum(epoch["seconds"] for epoch in epochs)
     return {
         "training_seconds": training_seconds,
@@ -223,7 +226,9 @@ def run_many(
                 on_done(one, records[-1])
         return records
     if executor is None:
-        load_data(settings[0], places)  # decode once, before the workers would each do it
+        sizes = {one.image_size: one for one in settings if one.dataset == "celeba"}
+        for one in sizes.values():  # decode once, before the workers would each do it
+            load_data(one, places)
         threads = max(1, available_cores() // places.workers)
         with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
             return _collect(pool, settings, places, threads, on_done)

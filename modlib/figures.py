@@ -122,8 +122,8 @@ def accuracy_bars(
         ax.plot([], [], "D", markerfacecolor="white", markeredgecolor="black",
                 label="the paper (150×150 images, all of CelebA)")
     ax.axhline(50, color=GREY, linestyle="--", linewidth=1, zorder=1)
-    ax.annotate("chance", (len(row_labels) - 0.5, 50), ha="right", va="bottom", color=GREY,
-                fontsize=9)
+    ax.annotate("chance", (1.005, 50), xycoords=("axes fraction", "data"), va="center",
+                color="#595959", fontsize=9)
     ax.set_xticks(range(len(row_labels)), list(row_labels.values()))
     ax.set_xlim(-0.55, len(row_labels) - 0.45)
     ax.set_ylim(45, 100)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from modlib.errors import ModlibError
 from modlib.gradients import update_compliance_ratio
@@ -34,7 +35,7 @@ def resolve(path: str | Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write to a temporary file beside ``path`` and rename it, so that no reader sees a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("w") as file:
             json.dump(content, file, indent=1, allow_nan=False)

@@ -174,14 +174,14 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
         if first_line != "# Parameters":  # the notebook's own cell, run afresh
             names.clear()
         for node in statements:
-            targets = node.targets if isinstance(node, ast.Assign) else [
-                getattr(node, "target", None)]
-            names += [target.id for target in targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+                names += [part.id for part in ast.walk(node)
+                          if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
     if not names:
         raise ModlibError(
             "no parameters were found: the first line of their cell must start with "
             "'# Parameters', and the cell must have run")
-    return {name: namespace[name] for name in dict.fromkeys(names)}
+    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:

@@ -25,6 +25,10 @@ from modlib.three_attributes import (
 )
 
 HEADLINE_ROWS = ("a", "d", "e")
+FIGURE_LABELS = {
+    "a": "all three\nshared", "b": "smile + young\nshared", "c": "smile + mouth\nopen, shared",
+    "d": "three\nindependent", "e": "modulated", "f": "modulated\n+ regulariser",
+}
 
 
 def accuracy_table(
@@ -101,8 +105,7 @@ def percent(ratio: Ratio) -> str:
 
 def row_labels() -> dict[str, str]:
     """Labels of the rows for a figure, in two lines."""
-    return {name: f"({name}) " + row.label.replace(" shared", "\nshared").replace(
-        "three ", "three\n").replace(" + reg", "\n+ reg") for name, row in ROWS.items()}
+    return {name: f"({name}) " + FIGURE_LABELS[name] for name in ROWS}
 
 
 def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:

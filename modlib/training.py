@@ -145,7 +145,8 @@ def train(
 
     Yields:
         one dictionary an epoch (the resumed ones first): ``epoch``, ``loss``, ``task_losses``,
-        ``valid_accuracy`` by task, ``ucr`` counts by pair, ``images`` seen, ``seconds``.
+        ``valid_accuracy`` by task, ``ucr`` counts by pair, ``images`` seen, ``seconds`` of
+        training and validation.
 
     Raises:
         ModlibError: the loss is no longer finite, or the checkpoint belongs to other settings.
@@ -167,6 +168,10 @@ def train(
         metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
         embeddings_TND = embed_images(
             network, get_images, torch.from_numpy(valid), settings.precision)
+        if not torch.isfinite(embeddings_TND).all():
+            raise ModlibError(
+                f"the network's embeddings are not finite after epoch {epoch + 1}; a lower "
+                f"learning_rate than {settings.learning_rate} may help; earlier epochs are kept")
         positions = torch.from_numpy(np.searchsorted(valid, valid_triplets)).to(device)
         accuracy_T = triplet_accuracy(embeddings_TND, positions)
         metrics["valid_accuracy"] = dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))

@@ -286,6 +286,10 @@ def three(tiny):
             replace(tiny, epochs=1, seed=1, tasks=("Young", "Smiling"))]
 
 
+def by_seed(told):
+    return told[0].seed
+
+
 def comparables(records):
     return [comparable(record) for record in records]
 
@@ -298,8 +302,9 @@ def test_many_runs_give_the_records_of_single_runs_in_order(loaded, three, place
 def test_many_runs_tell_of_epochs_and_records_as_they_come(loaded, three, places):
     epochs, done = [], []
     records = run_many(iter(three), places, None,
-                       lambda settings, metrics: epochs.append((settings, metrics)), done.append)
-    assert done == records
+                       lambda settings, metrics: epochs.append((settings, metrics)),
+                       lambda settings, record: done.append((settings, record)))
+    assert done == list(zip(three, records, strict=True))
     assert epochs == [(one, record["epochs"][0])
                       for one, record in zip(three, records, strict=True)]
 
@@ -307,17 +312,18 @@ def test_many_runs_tell_of_epochs_and_records_as_they_come(loaded, three, places
 def test_many_runs_on_a_given_executor_give_the_same_records(loaded, three, places, tmp_path):
     done = []
     with ThreadPoolExecutor(2) as pool:
-        records = run_many(three, places, pool, on_done=done.append)
+        records = run_many(three, places, pool, on_done=lambda *told: done.append(told))
     assert comparables(records) == comparables(run_many(three, elsewhere(places, tmp_path)))
-    assert sorted(r["name"] for r in done) == sorted(r["name"] for r in records)
+    assert sorted(done, key=by_seed) == sorted(zip(three, records, strict=True), key=by_seed)
 
 
 def test_many_runs_in_worker_processes_give_the_same_records(three, places, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "available_cores", lambda: 2)  # one thread a worker, as here
     done = []
-    records = run_many(three, replace(places, workers=2), on_done=done.append)
+    records = run_many(
+        three, replace(places, workers=2), on_done=lambda *told: done.append(told))
     assert comparables(records) == comparables(run_many(three, elsewhere(places, tmp_path)))
-    assert sorted(r["name"] for r in done) == sorted(r["name"] for r in records)
+    assert sorted(done, key=by_seed) == sorted(zip(three, records, strict=True), key=by_seed)
 
 
 def test_records_are_in_order_whichever_run_ends_first(tiny, places, monkeypatch):
