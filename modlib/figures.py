@@ -43,7 +43,7 @@ def show_faces(axes: Sequence[Axes], images_NCHW: np.ndarray, titles: Sequence[s
 
 
 def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> Axes:
-    """Two task gradients as arrows at their true angle and relative length, and their sum.
+    """Two task gradients as arrows at their true angle and relative length, and their mean.
 
     Args:
         gramian_TT: float (2, 2), inner products of the two gradients.
@@ -55,7 +55,7 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
     first = np.array([norms[0], 0.0]) / norms.max()
     second = norms[1] * np.array([cosine, np.sin(angle)]) / norms.max()
     arrows = [(first, ORANGE, tasks[0]), (second, GREEN, tasks[1]),
-              ((first + second) / 2, GREY, "mean of the two directions")]
+              ((first + second) / 2, GREY, "their mean")]
     for end, colour, label in arrows:
         ax.annotate("", xy=end, xytext=(0, 0),
                     arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2.5,

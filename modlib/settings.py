@@ -177,6 +177,10 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
                 names += [part.id for part in ast.walk(node)
                           if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+    if not any(namespace.get("In", [])):  # a runner without history: the plain values there are
+        names = [name for name, value in namespace.items()
+                 if name.islower() and not name.startswith("_")
+                 and isinstance(value, str | int | float | list | tuple | dict | NoneType)]
     if not names:
         raise ModlibError(
             "no parameters were found: the first line of their cell must start with "

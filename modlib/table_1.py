@@ -26,8 +26,8 @@ from modlib.three_attributes import (
 
 HEADLINE_ROWS = ("a", "d", "e")
 FIGURE_LABELS = {
-    "a": "all three\nshared", "b": "smile + young\nshared", "c": "smile + mouth\nopen, shared",
-    "d": "three\nindependent", "e": "modulated", "f": "modulated\n+ regulariser",
+    "a": "all three\nshared", "b": "smile +\nyoung", "c": "smile +\nmouth open",
+    "d": "three\nindependent", "e": "modulated", "f": "with\nregulariser",
 }
 
 
@@ -46,10 +46,9 @@ def accuracy_table(
                 printed = paper[name]["accuracy"].get(task)
                 line[f"{SHORT_NAMES[task]}, paper"] = "–" if printed is None else f"{printed:.2f}"
         records = rows[name]
-        line["seeds"] = len(records)
         line["parameters"] = f"{records[0]['results']['parameters']['total']:,}" if records else ""
         lines.append(line)
-    return pd.DataFrame(lines).set_index("")
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -74,14 +73,14 @@ def ucr_table(
         nonzero = pair_ucr(rows[name], pair, with_zeros=False)
         printed = paper[name]["ucr"].get("/".join(pair))
         lines.append({
-            "row": f"({name}) {ROWS[name].label}",
+            "row": f"({name})",
             "pair": " / ".join(SHORT_NAMES[task] for task in pair),
             "UCR %": percent(all_batches),
             "UCR %, zeros left out": percent(nonzero),
             "batches": all_batches.count,
             "zeros": all_batches.count - nonzero.count,
         } | ({"paper": "–" if printed is None else f"{printed:.2f}"} if beside_paper else {}))
-    return pd.DataFrame(lines).set_index("row")
+    return pd.DataFrame(lines).set_index("row").rename_axis(None)
 
 
 def ucr_cells(
@@ -116,9 +115,11 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
     settings, run = records[0]["settings"], records[0]["run"]
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["data"]["images"]
+    seeds = {record["settings"]["seed"] for record in records}
     return (
-        f"{len(records)} runs, {min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
-        f"{run['device']}. {records[0]['data']['source']}: {images['train']:,} to train on, "
+        f"{len(records)} runs, {len(seeds)} seeds, {min(minutes):.1f} to {max(minutes):.1f} "
+        f"minutes each, on {run['device']}. {records[0]['data']['source']}: "
+        f"{images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {settings['width']}, {settings['batching']} batching, batches of "
         f"{settings['batch_size']} images, {settings['epochs']} epochs, {settings['optimiser']} at "
@@ -175,10 +176,10 @@ def scale_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     for name in ("e", "f"):
         for record in rows[name]:
             results = record["results"]
-            line = {"row": f"({name}) {ROWS[name].label}", "seed": record["settings"]["seed"],
+            line = {"row": f"({name})", "seed": record["settings"]["seed"],
                     "dead scales": f"{results['dead_scales']} of {results['parameters']['task']}"}
             for pair in results["w_distance"]:
                 label = " / ".join(SHORT_NAMES[task] for task in pair["tasks"])
                 line[f"|W − W|, {label}"] = f"{pair['mean']:.2f} (variance {pair['variance']:.2f})"
             lines.append(line)
-    return pd.DataFrame(lines).set_index("row") if lines else pd.DataFrame()
+    return pd.DataFrame(lines).set_index("row").rename_axis(None) if lines else pd.DataFrame()

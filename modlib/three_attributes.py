@@ -32,11 +32,11 @@ class Row:
 
 ROWS = {
     "a": Row("all three shared", "fully_shared", TASKS),
-    "b": Row("smile + young shared", "fully_shared", UNRELATED),
-    "c": Row("smile + mouth open shared", "fully_shared", RELATED),
+    "b": Row("smile + young", "fully_shared", UNRELATED),
+    "c": Row("smile + mouth open", "fully_shared", RELATED),
     "d": Row("three independent", "independent", TASKS),
     "e": Row("modulated", "modulated", TASKS),
-    "f": Row("modulated + regulariser", "modulated", TASKS, regularised=True),
+    "f": Row("with regulariser", "modulated", TASKS, regularised=True),
 }
 
 

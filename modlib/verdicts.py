@@ -78,7 +78,7 @@ def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
                      f"{v.difference:+.1f} [{v.low:+.1f}, {v.high:+.1f}]",
          "verdict": v.word}
         for v in verdicts(rows)
-    ]).set_index("claim of the paper")
+    ]).set_index("claim of the paper").rename_axis(None)
 
 
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:

@@ -500,3 +500,30 @@ def test_real_images_are_run_from_archive_to_record(some_of_celeba, tiny, places
     assert "170 images at 48×48" in record["data"]["source"]
     assert record["epochs"][0]["images"] == 2 * 18
     assert set(record["results"]["test_accuracy"]) == set(tiny.tasks)
+
+
+def test_two_threads_give_the_same_record_again(loaded, tiny, places, tmp_path):
+    # Without deterministic algorithms the scales' gradients differed in most repeats.
+    settings = replace(tiny, width=0.25, embedding_size=256, batch_size=72, batches_per_epoch=3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one, other = run(settings, places), run(settings, elsewhere(places, tmp_path))
+    finally:
+        torch.set_num_threads(threads)
+    assert comparable(one) == comparable(other)
+
+
+def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, places, monkeypatch):
+    begun = []
+
+    def fail_first(settings, places):
+        begun.append(settings.seed)
+        raise ModlibError("a planted failure")
+
+    monkeypatch.setattr(experiments, "run", fail_first)
+    runs = [replace(tiny, seed=seed) for seed in range(6)]
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ModlibError) as failure:
+        run_many(runs, places, pool)
+    assert "modulated" in failure.value.__notes__[0] and "seed 0" in failure.value.__notes__[0]
+    assert len(begun) < len(runs)

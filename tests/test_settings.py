@@ -277,8 +277,13 @@ def test_names_made_inside_a_parameters_value_are_no_parameters():
     assert notebook_parameters(namespace) == {"sizes": [3, 2]}
 
 
+def test_without_a_history_the_plain_values_are_the_parameters():
+    namespace = {"In": [""], "Out": {}, "_": 2, "sed": 1, "SMILE": "Smiling", "os": pytest}
+    assert notebook_parameters(namespace) == {"sed": 1}
+
+
 @pytest.mark.parametrize("namespace", [
-    {"seed": 1}, {"In": [""]}, {"In": ["", "seed = 1"], "seed": 1}])
+    {}, {"In": [""]}, {"In": ["", "seed = 1"], "seed": 1}])
 def test_a_notebook_whose_parameters_cell_has_not_run_is_refused(namespace):
     with pytest.raises(ModlibError, match=r"no parameters were found.*must start with '# Param"):
         notebook_parameters(namespace)
