@@ -63,8 +63,9 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
         ax.plot([], [], color=colour, linewidth=2.5, label=label)
     arc = np.linspace(0, angle, 60)
     ax.plot(0.2 * np.cos(arc), 0.2 * np.sin(arc), color="black", linewidth=1)
-    ax.annotate(f"{np.degrees(angle):.0f}°", 0.27 * np.array([np.cos(angle / 2),
-                np.sin(angle / 2)]), ha="center", va="center")
+    label_angle = angle / 4  # between the first arrow and the mean, clear of both
+    ax.annotate(f"{np.degrees(angle):.0f}°", 0.34 * np.array([np.cos(label_angle),
+                np.sin(label_angle)]), ha="center", va="center", fontsize=10)
     ends = np.array([first, second, [0, 0]])
     ax.set_xlim(ends[:, 0].min() - 0.15, ends[:, 0].max() + 0.15)
     ax.set_ylim(-0.12, max(0.35, ends[:, 1].max() + 0.12))

@@ -33,7 +33,7 @@ class Row:
 ROWS = {
     "a": Row("all three shared", "fully_shared", TASKS),
     "b": Row("smile + young", "fully_shared", UNRELATED),
-    "c": Row("smile + mouth open", "fully_shared", RELATED),
+    "c": Row("smile + mouth", "fully_shared", RELATED),
     "d": Row("three independent", "independent", TASKS),
     "e": Row("modulated", "modulated", TASKS),
     "f": Row("with regulariser", "modulated", TASKS, regularised=True),
