@@ -1,12 +1,8 @@
 """From settings to a record: load, train, evaluate, write; skip what is done, resume the rest."""
 
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.image_cache import available_cores
+from modlib.machine import choose_device, git_commit, make_deterministic, run_facts
 from modlib.modulation import ChannelScale
 from modlib.networks import Network, build_network, count_parameters
 from modlib.results import RECORD_VERSION, read_record, resolve, write_json
@@ -39,21 +36,6 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
     return load_celeba(
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken)
-
-
-def choose_device(name: str) -> torch.device:
-    """``"auto"`` is CUDA where there is one, else the CPU; anything else as torch names it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModlibError(f"device must be auto, cpu or cuda; given {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ModlibError(f"device must be auto, cpu or cuda; given {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModlibError(f"device {name!r} was asked for, but torch sees no CUDA device here")
-    return device
 
 
 def record_path(settings: Settings, places: Places, fingerprint: str) -> Path:
@@ -140,54 +122,6 @@ def final_results(
             for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
         ]
     return results
-
-
-def run_facts(
-    epochs: list[dict], device: torch.device, seconds: float, commit: str
-) -> dict[str, Any]:
-    """How the run went on this machine: times, speed, device, versions, commit.
-
-    The times and the images per second count training and validation.
-    """
-    training_seconds = sum(epoch["seconds"] for epoch in epochs)
-    return {
-        "training_seconds": training_seconds,
-        "last_session_seconds": seconds,
-        "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-                  f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
-        "versions": {"python": platform.python_version()} | {
-            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
-        "git_commit": commit,
-    }
-
-
-def git_commit() -> str:
-    """modlib's commit, with ``-dirty`` when its files differ; ``unknown`` outside its checkout."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], check=True,
-                              capture_output=True, text=True).stdout.strip()
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != root:
-            return "unknown"
-        changed = git("status", "--porcelain", "--", "modlib")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def make_deterministic() -> None:
-    """Ask torch for the same result at every run on one device with one number of threads.
-
-    On a CPU too: the gradient of an indexed tensor is otherwise added up by several threads in
-    whatever order they come.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _run_in_worker(settings: Settings, places: Places, threads: int) -> dict[str, Any]:

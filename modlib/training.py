@@ -23,8 +23,8 @@ from modlib.losses import (
     task_losses_from_triplets,
     task_losses_in_batch,
 )
-from modlib.modulation import ChannelScale
 from modlib.networks import IndependentNetworks, Network
+from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
 
@@ -94,34 +94,6 @@ def total_loss(network: Network, losses_T: Tensor, settings: Settings) -> Tensor
         loss = loss + settings.regulariser_weight * relevance_regulariser(
             network.task_scales(), (0, 1), 2, settings.regulariser_beta)
     return loss
-
-
-def build_optimiser(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    """Adam, or Adagrad as the authors ran it (initial accumulator 0.1); scales apart."""
-    scales = [m.weight for m in network.modules() if isinstance(m, ChannelScale)]
-    of_scales = {id(weight) for weight in scales}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.parameters() if id(p) not in of_scales], "factor": 1.0}]
-    if scales:
-        groups.append({"params": scales, "factor": settings.scale_rate_factor})
-    if settings.optimiser == "adagrad":
-        return torch.optim.Adagrad(
-            groups, lr=settings.learning_rate, initial_accumulator_value=0.1)
-    return torch.optim.Adam(groups, lr=settings.learning_rate)
-
-
-def rate_multiplier(settings: Settings, epoch: int, progress: float) -> float:
-    """What the learning rate is multiplied by.
-
-    Args:
-        epoch: from 0.
-        progress: the share of all batches that is done, in [0, 1).
-    """
-    if settings.schedule == "tenth_every_40_epochs":
-        return 0.1 ** (epoch // 40)
-    if settings.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 0.1 if progress >= 0.7 else 1.0
 
 
 def train(
@@ -260,11 +232,3 @@ def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
         return settings.batches_per_epoch
     first_holders = int(data.labels_NT[data.indices("train"), 0].sum())
     return max(1, first_holders // settings.triplets_per_task)
-
-
-def set_rates(optimiser, settings: Settings, epoch: int, number: int, batches: int) -> None:
-    """Set every parameter group's learning rate for this batch."""
-    progress = (epoch * batches + number) / (settings.epochs * batches)
-    rate = settings.learning_rate * rate_multiplier(settings, epoch, progress)
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]

@@ -1,0 +1,97 @@
+"""A run knows its device, and a record the commit of the code that made it."""
+
+import subprocess
+
+import pytest
+import torch
+
+from modlib import machine
+from modlib.errors import ModlibError
+from modlib.machine import choose_device, git_commit, run_facts
+
+CPU = torch.device("cpu")
+
+
+def test_images_per_second_are_all_images_over_all_seconds():
+    epochs = [{"seconds": 2.0, "images": 100}, {"seconds": 3.0, "images": 150}]
+    facts = run_facts(epochs, CPU, 9.0, "commit")
+    assert (facts["images_per_second"], facts["training_seconds"],
+            facts["last_session_seconds"], facts["git_commit"]) == (50.0, 5.0, 9.0, "commit")
+
+
+
+@pytest.mark.parametrize("name", ["mps", "meta"])
+def test_a_device_that_modlib_cannot_use_is_refused(name):
+    with pytest.raises(ModlibError, match=f"device must be auto, cpu or cuda; given '{name}'"):
+        choose_device(name)
+
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModlibError, match="'cuda:1' was asked for, but torch sees no CUDA"):
+        choose_device("cuda:1")
+
+
+
+@pytest.mark.parametrize(("available", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_where_there_is_one(monkeypatch, available, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == CPU
+
+
+
+def stand_in(root, monkeypatch):
+    """As if the project were at ``root``, and worked in from there."""
+    monkeypatch.setattr(machine, "__file__", str(root / "modlib/machine.py"))
+    monkeypatch.chdir(root)
+
+
+def committed(root) -> str:
+    """Commit all of a new repository; return the commit."""
+    identity = ["-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
+
+
+
+def test_the_commit_of_a_changed_modlib_is_marked(tmp_path, monkeypatch):
+    source = tmp_path / "modlib/experiments.py"
+    source.parent.mkdir()
+    source.write_text("a = 1\n")
+    (tmp_path / "_toc.yml").touch()
+    commit = committed(tmp_path)
+    stand_in(tmp_path, monkeypatch)
+    assert git_commit() == commit
+    (tmp_path / "_toc.yml").write_text("changed, but not of modlib")
+    assert git_commit() == commit
+    source.write_text("a = 2\n")
+    assert git_commit() == f"{commit}-dirty"
+
+
+
+def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "modlib").mkdir()
+    stand_in(tmp_path, monkeypatch)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() == "unknown"
+
+
+
+def test_inside_a_repository_that_is_not_its_own_the_commit_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "packages/modlib").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    committed(tmp_path)
+    stand_in(tmp_path / "packages", monkeypatch)
+    assert git_commit() == "unknown"
+
+
+
+def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, monkeypatch):
+    before = git_commit()
+    (tmp_path / "file").touch()
+    committed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() == before
