@@ -144,6 +144,21 @@ def test_ratios_count_all_seeds_and_the_batches_of_inner_product_0():
         pytest.approx(20), pytest.approx(5.24, abs=0.005), pytest.approx(33.39, abs=0.005))
 
 
+@pytest.mark.parametrize(("related", "low", "high", "word"), [
+    ((800, 600, 700), 20 - 10 * HALF_OF_1_2_3, 20 + 10 * HALF_OF_1_2_3, "not decided"),
+    ((700, 700, 700), 17.56, 22.41, "held"),  # Newcombe's, of 2100 / 3000 against 1500 / 3000
+])
+def test_ratios_that_differ_by_seed_have_the_wider_interval_over_seeds(related, low, high, word):
+    verdict = judge(
+        UCR_RELATED,
+        c=[record("c", seed, ucr={RELATED: (n, 1000 - n, 0)}) for seed, n in enumerate(related)],
+        b=[record("b", seed, ucr={UNRELATED: (500, 500, 0)}) for seed in range(3)])
+    assert verdict.difference == pytest.approx(20)
+    assert (verdict.low, verdict.high) == (
+        pytest.approx(low, abs=0.005), pytest.approx(high, abs=0.005))
+    assert verdict.word == word
+
+
 @pytest.mark.parametrize(("counts", "word"), [
     ((80, 20), "held"), ((55, 45), "not decided"), ((50, 50), "not decided"),
     ((20, 80), "did not hold")])
