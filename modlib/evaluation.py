@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modlib.errors import ModlibError, unknown_name
-from modlib.networks import Network
+from modlib.task_networks import Network
 
 PRECISIONS = ("float32", "bfloat16")
 

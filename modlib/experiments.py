@@ -1,5 +1,6 @@
 """From settings to a record: load, train, evaluate, write; skip what is done, resume the rest."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.image_cache import available_cores
 from modlib.machine import choose_device, git_commit, make_deterministic, run_facts
 from modlib.modulation import ChannelScale
-from modlib.networks import Network, build_network, count_parameters
+from modlib.networks import build_network, take_trunk
 from modlib.results import RECORD_VERSION, read_record, resolve, write_json
-from modlib.settings import Places, Settings
-from modlib.training import image_getter, train
+from modlib.settings import Places, RunSettings, Settings
+from modlib.task_networks import Network, count_parameters
+from modlib.training import train
 from modlib.triplets import fixed_triplets
 
 TEST_SEED = 2  # the benchmark's triplets; the validation split has a seed of its own
@@ -38,9 +41,14 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken)
 
 
-def record_path(settings: Settings, places: Places, fingerprint: str) -> Path:
+def record_path(settings: RunSettings, places: Places, fingerprint: str) -> Path:
     """Where the record of this run is, or will be."""
     return resolve(places.results_dir) / f"{settings.run_name(fingerprint)}.json"
+
+
+def checkpoint_path(settings: RunSettings, places: Places, fingerprint: str) -> Path:
+    """Where the checkpoint of this run is, or will be."""
+    return resolve(places.checkpoint_dir) / f"{settings.run_name(fingerprint)}.pt"
 
 
 def run(
@@ -51,31 +59,53 @@ def run(
     """Do one run and return its record; a run that is done is read, one that was cut goes on.
 
     Args:
-        settings: what to run.
+        settings: what to run. A system on a trained trunk (``"mask_only"``) first does the run
+            that the trunk comes from, with the same settings, or reads its record.
         places: where data, records and checkpoints are, and the device.
         on_epoch: called with the settings and each epoch's metrics as training yields them.
     """
     data = load_data(settings, places)
+
+    def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
+        test_triplets = fixed_triplets(  # before training: what cannot be tested is told now
+            data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
+            where=" in the test split")
+        get_images = image_getter(data, device)
+        network = new_network(settings).to(device)
+        origin = {}
+        if settings.trunk_from:
+            record = run(settings.trunk_from, places)
+            take_trunk(network, trained_network(settings.trunk_from, places, data, get_images))
+            origin = {"trunk_from": record["name"]}
+        epochs = []
+        for metrics in train(network, data, settings, checkpoint, get_images):
+            epochs.append(metrics)
+            if on_epoch:
+                on_epoch(settings, metrics)
+        return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
+
+    return kept_record(settings, places, data, work)
+
+
+def kept_record(
+    settings: RunSettings,
+    places: Places,
+    data: AttributeImages,
+    work: Callable[[Path, torch.device], tuple[list[dict[str, Any]], dict[str, Any]]],
+) -> dict[str, Any]:
+    """The record of a run: read where it is there, else written when the work is done.
+
+    Args:
+        work: from the checkpoint's path and the device to every epoch's metrics and the final
+            results.
+    """
     path = record_path(settings, places, data.fingerprint)
     if path.exists():
         return read_record(path)
     device, commit = choose_device(places.device), git_commit()
     make_deterministic()
-    test_triplets = fixed_triplets(
-        data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
-        where=" in the test split")  # before training: a split that cannot be tested on is told now
-    network = build_network(
-        settings.system, settings.tasks, settings.image_size, settings.width,
-        settings.modulate_from, settings.embedding_size, settings.bn_decay, settings.seed,
-    ).to(device)
-    checkpoint = resolve(places.checkpoint_dir) / f"{path.stem}.pt"
-    get_images = image_getter(data, device)
     started = time.perf_counter()
-    epochs = []
-    for metrics in train(network, data, settings, checkpoint, get_images):
-        epochs.append(metrics)
-        if on_epoch:
-            on_epoch(settings, metrics)
+    epochs, results = work(checkpoint_path(settings, places, data.fingerprint), device)
     record = {
         "version": RECORD_VERSION,
         "name": path.stem,
@@ -84,12 +114,37 @@ def run(
         "data": {"fingerprint": data.fingerprint, "source": data.source,
                  "images": {split: len(data.indices(split)) for split in
                             ("train", "valid", "test")}},
-        "results": final_results(network, data, settings, get_images, test_triplets),
+        "results": results,
         "epochs": epochs,
         "run": run_facts(epochs, device, time.perf_counter() - started, commit),
     }
     write_json(path, record)
     return record
+
+
+def new_network(settings: Settings) -> Network:
+    """The settings' network, freshly initialised, on the CPU."""
+    names = inspect.signature(build_network).parameters
+    return build_network(**{name: getattr(settings, name) for name in names})
+
+
+def trained_network(
+    settings: Settings,
+    places: Places,
+    data: AttributeImages,
+    get_images: Callable[[torch.Tensor], torch.Tensor],
+) -> Network:
+    """The network of a run, from its last checkpoint; what the checkpoint lacks is trained again.
+
+    Args:
+        data: the run's data; images and network are on the device of ``places``.
+        get_images: as :func:`image_getter` makes it.
+    """
+    network = new_network(settings).to(choose_device(places.device))
+    checkpoint = checkpoint_path(settings, places, data.fingerprint)
+    for _ in train(network, data, settings, checkpoint, get_images):
+        pass
+    return network
 
 
 def final_results(
@@ -99,7 +154,10 @@ def final_results(
     get_images: Callable[[torch.Tensor], torch.Tensor],
     triplets_TK3: np.ndarray,
 ) -> dict[str, Any]:
-    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales."""
+    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales.
+
+    Shared parameters are all that no task has for itself, frozen or not.
+    """
     test = data.indices("test")
     embeddings_TND = embed_images(
         network, get_images, torch.from_numpy(test), settings.precision)
@@ -107,11 +165,9 @@ def final_results(
     accuracy_T = triplet_accuracy(embeddings_TND, positions)
     results = {
         "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
-        "parameters": {"total": count_parameters(network.parameters()),
-                       "shared": count_parameters(network.shared_parameters()),
-                       "task": count_parameters(network.task_parameters())},
+        "parameters": parameter_counts(network),
     }
-    if settings.system == "modulated":
+    if any(isinstance(module, ChannelScale) for module in network.modules()):
         scales_TC = network.task_scales().detach().cpu()
         results["dead_scales"] = sum(
             m.dead() for m in network.modules() if isinstance(m, ChannelScale))
@@ -124,20 +180,28 @@ def final_results(
     return results
 
 
-def _run_in_worker(settings: Settings, places: Places, threads: int) -> dict[str, Any]:
+def parameter_counts(network: Network) -> dict[str, int]:
+    """How many parameters there are, how many of them no task has for itself, and how many do."""
+    total = count_parameters(network.parameters())
+    task = count_parameters(network.task_parameters())
+    return {"total": total, "shared": total - task, "task": task}
+
+
+def _run_in_worker(runner, settings: RunSettings, places: Places, threads: int) -> dict[str, Any]:
     if threads:
         torch.set_num_threads(threads)
-    return run(settings, places)
+    return runner(settings, places)
 
 
 def run_many(
-    settings: Iterable[Settings],
+    settings: Iterable[RunSettings],
     places: Places,
     executor: Executor | None = None,
-    on_epoch: Callable[[Settings, dict[str, Any]], None] | None = None,
-    on_done: Callable[[Settings, dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[RunSettings, dict[str, Any]], None] | None = None,
+    on_done: Callable[[RunSettings, dict[str, Any]], None] | None = None,
+    runner: Callable[..., dict[str, Any]] = run,
 ) -> list[dict[str, Any]]:
-    """Do several runs; they are independent of each other.
+    """Do several runs; those that start from another run's trunk come last.
 
     Args:
         settings: the runs, in the order in which their records are returned.
@@ -145,6 +209,7 @@ def run_many(
             share the cores, or, when that is 0, this process.
         on_epoch: see :func:`run`; only called for runs in this process.
         on_done: called with the settings and the record of each run as it ends.
+        runner: what does one run: :func:`run`, or another module's function with its arguments.
 
     Returns:
         the records, in the order of ``settings``.
@@ -152,37 +217,40 @@ def run_many(
     settings = list(settings)
     if not settings:
         return []
+    first = [number for number, one in enumerate(settings) if one.trunk_from is None]
+    last = [number for number, one in enumerate(settings) if one.trunk_from is not None]
     if executor is None and places.workers == 0:
-        records = []
-        for one in settings:
-            records.append(run(one, places, on_epoch))
+        records: dict[int, Any] = {}
+        for number in first + last:
+            records[number] = runner(settings[number], places, on_epoch)
             if on_done:
-                on_done(one, records[-1])
-        return records
+                on_done(settings[number], records[number])
+        return [records[number] for number in range(len(settings))]
     if executor is None:
         sizes = {one.image_size: one for one in settings if one.dataset == "celeba"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load_data(one, places)
         threads = max(1, available_cores() // places.workers)
         with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
-            return _collect(pool, settings, places, threads, on_done)
-    return _collect(executor, settings, places, 0, on_done)
+            return _in_workers(pool, settings, places, threads, on_done, runner, (first, last))
+    return _in_workers(executor, settings, places, 0, on_done, runner, (first, last))
 
 
-def _collect(executor, settings, places, threads, on_done) -> list[dict[str, Any]]:
-    futures = {executor.submit(_run_in_worker, one, places, threads): number
-               for number, one in enumerate(settings)}
+def _in_workers(executor, settings, places, threads, on_done, runner, rounds) -> list[dict]:
     records: list[Any] = [None] * len(settings)
-    for future in as_completed(futures):
-        try:
-            records[futures[future]] = future.result()
-        except Exception as error:
-            for other in futures:  # those that run end and keep their records; none is begun
-                other.cancel()
-            failed = settings[futures[future]]
-            error.add_note(f"in the run of {failed.system} on {', '.join(failed.tasks)}, "
-                           f"seed {failed.seed}")
-            raise
-        if on_done:
-            on_done(settings[futures[future]], records[futures[future]])
+    for numbers in rounds:
+        futures = {executor.submit(_run_in_worker, runner, settings[n], places, threads): n
+                   for n in numbers}
+        for future in as_completed(futures):
+            done = settings[futures[future]]
+            try:
+                records[futures[future]] = future.result()
+            except Exception as error:
+                for other in futures:  # those that run end and keep their records; none is begun
+                    other.cancel()
+                error.add_note(f"in the run of {done.system} on {', '.join(done.tasks)}, "
+                               f"seed {done.seed}")
+                raise
+            if on_done:
+                on_done(done, records[futures[future]])
     return records

@@ -1,6 +1,7 @@
-"""The triplet loss and the relevance regulariser.
+"""The triplet loss, the relevance regulariser, and the penalties of CSN.
 
-Source: Zhao et al., ECCV 2018, Eqs. 6 and 7 (triplet loss) and Eq. 8 (regulariser).
+Source: Zhao et al., ECCV 2018, Eqs. 6 and 7 (triplet loss) and Eq. 8 (regulariser); Veit et al.,
+CVPR 2017, and its code (penalties).
 Shapes: B batch, T tasks, D embedding, K triplets a task, S samples an anchor.
 """
 
@@ -76,3 +77,22 @@ def relevance_regulariser(
     near = (scales_TC[i] - scales_TC[j]).square().sum()
     far = (scales_TC[i] - scales_TC[unrelated]).square().sum()
     return torch.relu(near + beta - far)
+
+
+def csn_penalty(
+    unmasked_BD: Tensor, masks_TD: Tensor, embedding_norm_weight: float, mask_norm_weight: float
+) -> Tensor:
+    """What a conditional similarity network adds to its loss: short embeddings, sparse masks.
+
+    ``embedding_norm_weight · ‖E‖₂ / √B + mask_norm_weight · mean over tasks of ‖mask‖₁``. The
+    authors' code uses 5e-3 and 5e-4.
+
+    Args:
+        unmasked_BD: float, the embeddings before the masks.
+        masks_TD: float, every task's mask.
+
+    Returns:
+        a scalar, at least 0.
+    """
+    length = unmasked_BD.float().norm() / len(unmasked_BD) ** 0.5
+    return embedding_norm_weight * length + mask_norm_weight * masks_TD.abs().sum(1).mean()

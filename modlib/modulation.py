@@ -1,11 +1,13 @@
-"""The modulation module: one learned scale per task and channel.
+"""The modulation module: one learned scale, or one learned projection, per task.
 
-Source: Zhao et al., ECCV 2018, section 3.2, Eqs. 3 and 5, and the authors' code.
-Shapes: B batch, T tasks, C channels, H W height and width.
+Source: Zhao et al., ECCV 2018, section 3.2, Eqs. 3 to 5, and the authors' code.
+Shapes: B batch, T tasks, C channels in, D channels out, H W height and width.
 """
 
 import torch
 from torch import Tensor, nn
+
+from modlib.errors import ModlibError
 
 
 class ChannelScale(nn.Module):
@@ -63,3 +65,76 @@ class ChannelScale(nn.Module):
     def dead(self) -> int:
         """How many of the T·C scales are 0 and can never come back."""
         return int((self.weight <= 0).sum())
+
+
+class ChannelProjection(nn.Module):
+    """Mix the channels by the matrix that the image's task has learned.
+
+    At every position of a feature map the C channels become D by ``x' = x · W_t``. The matrices
+    start as the identity, so that a new module with C = D changes nothing.
+
+    Args:
+        num_tasks: T, at least 1.
+        in_channels: C, at least 1.
+        out_channels: D, at least 1; None: C.
+
+    Attributes:
+        weight: the matrices, float (T, C, D).
+    """
+
+    def __init__(self, num_tasks: int, in_channels: int, out_channels: int | None = None):
+        super().__init__()
+        identity_CD = torch.eye(in_channels, out_channels or in_channels)
+        self.weight = nn.Parameter(identity_CD.repeat(num_tasks, 1, 1))
+
+    def forward(self, features: Tensor, task_B: Tensor) -> Tensor:
+        """Project each image's channels for its own task.
+
+        Args:
+            features: (B, C) or (B, C, H, W).
+            task_B: int64 (B,), task indices in [0, T).
+
+        Returns:
+            (B, D) or (B, D, H, W); 4-D results are channels-last in memory.
+        """
+        matrices_BCD = self.weight[task_B]
+        if features.ndim == 2:
+            return torch.bmm(features[:, None, :], matrices_BCD).squeeze(1)
+        positions_BNC = features.permute(0, 2, 3, 1).flatten(1, 2)
+        projected_BND = torch.bmm(positions_BNC, matrices_BCD)
+        return projected_BND.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+
+    def for_all_tasks(self, features: Tensor) -> Tensor:
+        """Project each image's channels once for every task.
+
+        Args:
+            features: (B, C) or (B, C, H, W), the same for every task.
+
+        Returns:
+            (T·B, D) or (T·B, D, H, W), tasks outermost; 4-D results are channels-last in memory.
+        """
+        if features.ndim == 2:
+            return torch.matmul(features, self.weight).flatten(0, 1)
+        features_BHWC = features.permute(0, 2, 3, 1)
+        projected_TND = torch.matmul(features_BHWC.flatten(0, 2), self.weight)
+        projected_TBHWD = projected_TND.unflatten(1, features_BHWC.shape[:3])
+        return projected_TBHWD.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def check_task_indices(task_B: Tensor, num_tasks: int, batch: int) -> None:
+    """Refuse task indices of another shape or kind, or outside [0, T).
+
+    The values are looked at on a CPU only: on a GPU the host would have to wait for the device
+    at every step.
+    """
+    if task_B.dtype != torch.int64 or tuple(task_B.shape) != (batch,):
+        raise ModlibError(f"task indices must be int64, one an image, shape ({batch},); given "
+                          f"{str(task_B.dtype).removeprefix('torch.')} {tuple(task_B.shape)}")
+    if task_B.device.type != "cpu" or batch == 0 or torch.compiler.is_compiling():
+        return
+    try:
+        low, high = int(task_B.min()), int(task_B.max())
+    except RuntimeError:  # inside torch.func.vmap there are no values to look at
+        return
+    if low < 0 or high >= num_tasks:
+        raise ModlibError(f"task indices must be 0 to {num_tasks - 1}; given {low} to {high}")

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 
 from modlib.modulation import ChannelScale
-from modlib.networks import Network
 from modlib.settings import Settings
+from modlib.task_networks import Network
 
 
 def build_optimiser(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    """Adam, or Adagrad as the authors ran it (initial accumulator 0.1); scales apart."""
+    """Adam, or Adagrad as the authors ran it (initial accumulator 0.1).
+
+    Scales and masks have a learning rate of their own; what is frozen is left out.
+    """
     scales = [m.weight for m in network.modules() if isinstance(m, ChannelScale)]
     of_scales = {id(weight) for weight in scales}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in of_scales]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.parameters() if id(p) not in of_scales], "factor": 1.0}]
-    if scales:
-        groups.append({"params": scales, "factor": settings.scale_rate_factor})
+        {"params": params, "factor": factor}
+        for params, factor in ((others, 1.0), (scales, settings.scale_rate_factor)) if params
+    ]
     if settings.optimiser == "adagrad":
         return torch.optim.Adagrad(
             groups, lr=settings.learning_rate, initial_accumulator_value=0.1)

@@ -10,20 +10,24 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from modlib.aggregation import WEIGHTINGS
 from modlib.errors import ModlibError, unknown_name
+from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
 
 # Smallest and largest allowed value of the numeric settings.
 RANGES = {
     "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
-    "embedding_size": (1, 65_536), "modulate_from": (2, 5), "bn_decay": (0.001, 0.99999),
-    "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024), "margin": (0.0, 4.0),
-    "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000), "learning_rate": (1e-9, 100.0),
-    "scale_rate_factor": (0.0, 1e6), "regulariser_weight": (0.0, 1e6),
-    "regulariser_beta": (0.0, 1e6), "ucr_every": (0, 1_000_000),
+    "embedding_size": (1, 65_536), "branch_size": (1, 65_536), "modulate_from": (2, 5),
+    "bn_decay": (0.001, 0.99999), "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024),
+    "margin": (0.0, 4.0), "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000),
+    "learning_rate": (1e-9, 100.0), "scale_rate_factor": (0.0, 1e6),
+    "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
+    "embedding_norm_weight": (0.0, 1e6), "mask_norm_weight": (0.0, 1e6),
+    "ucr_every": (0, 1_000_000),
     "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
 }
 
@@ -40,8 +44,40 @@ class Checked:
             object.__setattr__(self, name, value)
 
 
+class RunSettings(Checked):
+    """What the settings of every kind of training run can tell about themselves."""
+
+    kind = ""  # stands before the system in the names of records, except for triplets
+    trunk_from = None  # see :attr:`Settings.trunk_from`
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.profile):
+            raise ModlibError(
+                "profile must be of letters, digits, '_', '-' and '.', as it begins the names of "
+                f"files; given {self.profile!r}")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ModlibError(f"tasks must be one or more distinct names; given {self.tasks!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"tasks": list(self.tasks)}
+
+    def run_name(self, fingerprint: str) -> str:
+        """The record's name: readable parts and a hash of settings and data fingerprint."""
+        changed = {
+            field.name: getattr(self, field.name) for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        text = json.dumps([changed, fingerprint], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return (f"{self.profile}-{self.kind}{self.system}-{len(self.tasks)}tasks-"
+                f"seed{self.seed}-{digest}")
+
+
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(RunSettings):
     """Everything that decides the outcome of one training run on given data."""
 
     profile: str = "quick"
@@ -51,10 +87,12 @@ class Settings(Checked):
     image_size: int = 64  # pixels
     toy_images: int = 2000  # how many toy faces to draw
     # System
-    system: Literal["fully_shared", "independent", "modulated"] = "modulated"
+    system: Literal[tuple(SYSTEMS)] = "modulated"
     width: float = 0.25  # channels of the convolutions; 1.0 is the paper's network
     embedding_size: int = 256
     modulate_from: int = 4  # first modulated block
+    branch_size: int = 256  # outputs of a branch, in "branches" and in the trunk of "mask_only"
+    mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  # of "csn"
     bn_decay: float = 0.9  # batch norm's running averages; the paper's 0.995 needs long training
     # Triplets
     batching: Literal["shared", "triplets"] = "shared"
@@ -73,8 +111,11 @@ class Settings(Checked):
         "tenth_for_last_30_percent"
     )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    aggregation: Literal[("mean", *WEIGHTINGS)] = "mean"  # of the tasks' gradients
     regulariser_weight: float = 0.0  # λ of Eq. 8; 0: off
     regulariser_beta: float = 1.0  # β of Eq. 8
+    embedding_norm_weight: float = 0.0  # CSN's penalty on long embeddings; its code: 5e-3
+    mask_norm_weight: float = 0.0  # CSN's penalty on masks; its code: 5e-4
     # Measurement
     ucr_every: int = 4  # probe every k-th batch; 0: never
     test_triplets: int = 10_000  # per task
@@ -82,12 +123,6 @@ class Settings(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.profile):
-            raise ModlibError(
-                "profile must be of letters, digits, '_', '-' and '.', as it begins the names of "
-                f"files; given {self.profile!r}")
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ModlibError(f"tasks must be one or more distinct names; given {self.tasks!r}")
         if self.triplets_per_task < 1:
             raise ModlibError(
                 f"batch_size must be at least 3 × {len(self.tasks)} tasks = "
@@ -98,26 +133,28 @@ class Settings(Checked):
                 "regulariser_weight above 0 needs system='modulated' and three tasks (i, j, k of "
                 f"Eq. 8); given system={self.system!r} with {len(self.tasks)} tasks"
             )
+        if self.has_csn_penalty and self.system != "csn":
+            raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
+                              f"system='csn'; given system={self.system!r}")
+        if self.aggregation != "mean" and self.system in ("independent", *TRUNK_FROM):
+            raise ModlibError(f"aggregation={self.aggregation!r} needs shared parameters to train, "
+                              f"and system={self.system!r} has none; use 'mean'")
 
     @property
     def triplets_per_task(self) -> int:
         """Triplets of each task that a batch is drawn from."""
         return self.batch_size // (3 * len(self.tasks))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a record."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"tasks": list(self.tasks)}
+    @property
+    def has_csn_penalty(self) -> bool:
+        """Whether one of CSN's two penalties is switched on."""
+        return self.embedding_norm_weight > 0 or self.mask_norm_weight > 0
 
-    def run_name(self, fingerprint: str) -> str:
-        """The record's name: readable parts and a hash of settings and data fingerprint."""
-        changed = {
-            field.name: getattr(self, field.name) for field in fields(self)
-            if getattr(self, field.name) != field.default
-        }
-        text = json.dumps([changed, fingerprint], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{self.profile}-{self.system}-{len(self.tasks)}tasks-seed{self.seed}-{digest}"
+    @property
+    def trunk_from(self) -> "Settings | None":
+        """The run whose trained trunk this one starts from and keeps frozen, or None."""
+        system = TRUNK_FROM.get(self.system)
+        return replace(self, system=system) if system else None
 
 
 @dataclass(frozen=True)

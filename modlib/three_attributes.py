@@ -5,7 +5,7 @@ Source: Zhao et al., ECCV 2018, Table 1 and section 4.2.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -140,7 +140,9 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _must_agree(record: dict[str, Any]) -> dict[str, Any]:
-    shared = {key: value for key, value in record["settings"].items() if key not in FREE}
+    # A record that is older than a setting was made with what is now its default.
+    settings = {field.name: field.default for field in fields(Settings)} | record["settings"]
+    shared = {key: value for key, value in settings.items() if key not in FREE}
     return shared | {"data source": record["data"]["source"], "images": record["data"]["images"]}
 
 

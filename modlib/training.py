@@ -1,11 +1,11 @@
 """One training loop for every system; it yields metrics and resumes from its checkpoints.
 
-Shapes: B batch, T tasks, C channels, H W height and width, D embedding, m triplets a task.
+Shapes: B batch, T tasks, C channels, H W height and width, D embedding.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modlib.checkpoints import load_checkpoint, save_checkpoint
+from modlib.aggregation import aggregate_gradients
+from modlib.batches import batches_in_epoch, draw_batches, image_getter
+from modlib.checkpoints import resumable_epochs
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.losses import (
+    csn_penalty,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
 )
-from modlib.networks import IndependentNetworks, Network
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Settings
-from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
+from modlib.task_networks import Network
+from modlib.triplets import fixed_triplets, triplets_in_batch
 
 VALID_SEED = 1  # the validation triplets; the test benchmark has a seed of its own
-
-
-def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """From int64 indices to pixels (B, C, H, W) uint8 on the device.
-
-    On a GPU all images are moved there once; on a CPU they stay in their memory map.
-    """
-    if device.type == "cpu":
-        return lambda indices: torch.from_numpy(data.images_NCHW[indices.numpy()])
-    images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
-    return lambda indices: images_NCHW[indices.to(device)]
-
-
-def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half."""
-    flip_B = torch.from_numpy(rng.random(len(images_BCHW)) < 0.5).to(images_BCHW.device)
-    return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
 
 
 def batch_task_losses(
@@ -82,17 +68,23 @@ def batch_task_losses(
     return task_losses_in_batch(embeddings_TBD, triplets, settings.margin)
 
 
-def total_loss(network: Network, losses_T: Tensor, settings: Settings) -> Tensor:
-    """What the optimiser minimises: the mean over tasks, plus λ times the regulariser.
+def total_loss(
+    network: Network, losses_T: Tensor, settings: Settings, unmasked_BD: Tensor | None = None
+) -> Tensor:
+    """What the optimiser minimises: the mean over tasks, plus the penalties that are switched on.
 
-    Independent networks take the sum, so that each sees its own mean loss, as if alone.
+    Where nothing is shared it is the sum, so that each task sees its own mean loss, as if alone.
+
+    Args:
+        unmasked_BD: the embeddings before the masks, for CSN's penalty on their length.
     """
-    if isinstance(network, IndependentNetworks):
-        return losses_T.sum()
-    loss = losses_T.mean()
+    loss = losses_T.mean() if network.shared_parameters() else losses_T.sum()
     if settings.regulariser_weight > 0:
         loss = loss + settings.regulariser_weight * relevance_regulariser(
             network.task_scales(), (0, 1), 2, settings.regulariser_beta)
+    if settings.has_csn_penalty:
+        loss = loss + csn_penalty(unmasked_BD, network.task_scales(),
+                                  settings.embedding_norm_weight, settings.mask_norm_weight)
     return loss
 
 
@@ -130,13 +122,8 @@ def train(
     valid_triplets = fixed_triplets(
         data.labels_NT, valid, data.tasks, settings.test_triplets, VALID_SEED,
         where=" in the valid split")
-    history: list[dict[str, Any]] = []
-    identity = settings.run_name(data.fingerprint)
-    if checkpoint is not None and checkpoint.exists():
-        history = load_checkpoint(checkpoint, identity, network, optimiser)
-        yield from history
-    for epoch in range(len(history), settings.epochs):
-        started = time.perf_counter()
+
+    def one_epoch(epoch: int) -> dict[str, Any]:
         metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
         embeddings_TND = embed_images(
             network, get_images, torch.from_numpy(valid), settings.precision)
@@ -146,34 +133,12 @@ def train(
                 f"learning_rate than {settings.learning_rate} may help; earlier epochs are kept")
         positions = torch.from_numpy(np.searchsorted(valid, valid_triplets)).to(device)
         accuracy_T = triplet_accuracy(embeddings_TND, positions)
-        metrics["valid_accuracy"] = dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))
-        metrics["seconds"] = time.perf_counter() - started
-        history.append(metrics)
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, network, optimiser, history)
-        yield metrics
+        valid_accuracy = dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))
+        return metrics | {"valid_accuracy": valid_accuracy}
 
-
-def draw_batches(
-    data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings: Settings, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """One epoch's batches, drawn from (seed, epoch) alone.
-
-    Yields:
-        images_BCHW uint8, labels_BT bool, and the generator for the triplets formed inside
-        the batch. There are :func:`batches_in_epoch` of them.
-    """
-    rng = np.random.default_rng([settings.seed, epoch])
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    for triplets_Tm3 in epoch_batches(
-            data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
-            batches_in_epoch(data, settings), settings.triplet_choice, rng):
-        indices_B = torch.from_numpy(triplets_Tm3.reshape(-1))
-        images_BCHW = get_images(indices_B)
-        if settings.horizontal_flip:
-            images_BCHW = flip_some(images_BCHW, rng)
-        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
-        yield images_BCHW, labels_BT, generator
+    yield from resumable_epochs(
+        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
+        optimiser)
 
 
 def training_step(
@@ -190,13 +155,35 @@ def training_step(
     Returns:
         every task's loss before the step, float32 (T,), without graph.
     """
-    losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
+    with _masks_inputs(network, settings) as unmasked:
+        losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
+    shared, aggregated = network.shared_parameters(), settings.aggregation != "mean"
+    if counter is not None or aggregated:
+        gradients_TP = task_gradients(losses_T, shared)
+        gramian_TT = gramian(gradients_TP)
     if counter is not None:
-        counter.add(gramian(task_gradients(losses_T, network.shared_parameters())))
+        counter.add(gramian_TT)
     optimiser.zero_grad(set_to_none=True)
-    total_loss(network, losses_T, settings).backward()
+    total_loss(network, losses_T, settings, *unmasked).backward()
+    if aggregated:
+        aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, generator)
     optimiser.step()
     return losses_T.detach()
+
+
+@contextmanager
+def _masks_inputs(network: Network, settings: Settings) -> Iterator[list[Tensor]]:
+    """Where CSN's penalty asks for them: the embeddings before the masks of the next call."""
+    seen: list[Tensor] = []
+    if not settings.has_csn_penalty:
+        yield seen
+        return
+    hook = network.modulation["fc"].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
@@ -224,11 +211,3 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "ucr_batches": counter.batches,
         "ucr": counter.pairs(settings.tasks) if counter.batches else [],
     }
-
-
-def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
-    """How many batches an epoch has; the authors' rule where the settings leave it open."""
-    if settings.batches_per_epoch is not None:
-        return settings.batches_per_epoch
-    first_holders = int(data.labels_NT[data.indices("train"), 0].sum())
-    return max(1, first_holders // settings.triplets_per_task)

@@ -1,0 +1,66 @@
+"""Conflict-aware optimisers: one step for the shared parameters out of conflicting gradients.
+
+The weights come from TorchJD, from the Gramian of the task gradients alone.
+
+Source: Yu et al., NeurIPS 2020 (PCGrad); Désidéri, 2012, and Sener and Koltun, NeurIPS 2018
+(MGDA, "MOO" in the top-down modulation paper); Quinton and Rey, 2024 (UPGrad and TorchJD).
+Shapes: T tasks, P shared parameters.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchjd.aggregation import MGDAWeighting, PCGradWeighting, UPGradWeighting
+
+from modlib.errors import unknown_name
+
+WEIGHTINGS = {"pcgrad": PCGradWeighting, "mgda": MGDAWeighting, "upgrad": UPGradWeighting}
+
+
+def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> Tensor:
+    """The weight of each task's gradient in the shared step, float32 (T,).
+
+    Tasks whose gradient is exactly 0 ask for nothing and are left out: MGDA would otherwise
+    stand still as soon as one task's hinges are all 0.
+
+    Args:
+        name: ``"pcgrad"``, ``"mgda"`` or ``"upgrad"``.
+        gramian_TT: inner products of the task gradients.
+        generator: fixes the random order in which PCGrad goes through the tasks.
+
+    Raises:
+        ModlibError: an unknown name.
+    """
+    if name not in WEIGHTINGS:
+        raise unknown_name("aggregation", name, WEIGHTINGS)
+    asking = torch.nonzero(gramian_TT.diagonal() > 0).flatten()
+    weights_T = torch.zeros(len(gramian_TT), device=gramian_TT.device)
+    if len(asking):
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):  # TorchJD draws from the global generator
+            torch.manual_seed(seed)
+            weights_T[asking] = WEIGHTINGS[name]()(gramian_TT[asking][:, asking])
+    return weights_T
+
+
+def aggregate_gradients(
+    name: str,
+    gradients_TP: Tensor,
+    gramian_TT: Tensor,
+    shared: list[nn.Parameter],
+    generator: torch.Generator,
+) -> None:
+    """Put the weighted sum of the task gradients in the place of their mean, in place.
+
+    Args:
+        name: see :func:`task_weights`.
+        gradients_TP: from :func:`modlib.gradients.task_gradients`.
+        gramian_TT: their inner products.
+        shared: the parameters; each ``grad`` holds the mean task gradient (and whatever
+            penalties add to it, which stays).
+        generator: see :func:`task_weights`.
+    """
+    weights_T = task_weights(name, gramian_TT, generator)
+    change_P = (weights_T - 1 / len(weights_T)) @ gradients_TP
+    for parameter, change in zip(
+            shared, change_P.split([p.numel() for p in shared]), strict=True):
+        parameter.grad += change.view_as(parameter)

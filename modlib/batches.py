@@ -1,0 +1,62 @@
+"""One epoch's batches: which images, mirrored or not, with the labels of all their tasks.
+
+Source: Zhao et al., ECCV 2018, section 4.1, and the authors' code.
+Shapes: B batch, T tasks, C channels, H W height and width, N images, m triplets a task.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modlib.datasets import AttributeImages
+from modlib.settings import Settings
+from modlib.triplets import epoch_batches
+
+
+def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """From int64 indices to pixels (B, C, H, W) uint8 on the device.
+
+    On a GPU all images are moved there once; on a CPU they stay in their memory map.
+    """
+    if device.type == "cpu":
+        return lambda indices: torch.from_numpy(data.images_NCHW[indices.numpy()])
+    images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
+    return lambda indices: images_NCHW[indices.to(device)]
+
+
+def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    flip_B = torch.from_numpy(rng.random(len(images_BCHW)) < 0.5).to(images_BCHW.device)
+    return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
+    """How many batches an epoch has; the authors' rule where the settings leave it open."""
+    if settings.batches_per_epoch is not None:
+        return settings.batches_per_epoch
+    first_holders = int(data.labels_NT[data.indices("train"), 0].sum())
+    return max(1, first_holders // settings.triplets_per_task)
+
+
+def draw_batches(
+    data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings: Settings, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+    """One epoch's batches, drawn from (seed, epoch) alone.
+
+    Yields:
+        images_BCHW uint8, labels_BT bool, and the generator for the triplets formed inside
+        the batch. There are :func:`batches_in_epoch` of them.
+    """
+    rng = np.random.default_rng([settings.seed, epoch])
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    for triplets_Tm3 in epoch_batches(
+            data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
+            batches_in_epoch(data, settings), settings.triplet_choice, rng):
+        indices_B = torch.from_numpy(triplets_Tm3.reshape(-1))
+        images_BCHW = get_images(indices_B)
+        if settings.horizontal_flip:
+            images_BCHW = flip_some(images_BCHW, rng)
+        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
+        yield images_BCHW, labels_BT, generator
