@@ -13,7 +13,7 @@ from modlib.gradients import Ratio
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
-TASK_COLOURS = {"Smiling": ORANGE, "Mouth_Slightly_Open": SKY, "Young": GREEN}
+TASK_COLOURS = {"Smiling": ORANGE, "Mouth_Slightly_Open": SKY, "Young": GREEN, "Wavy_Hair": PURPLE}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
@@ -95,6 +95,7 @@ def accuracy_bars(
     row_labels: Mapping[str, str],
     task_labels: Mapping[str, str],
     paper: Mapping[str, Mapping[str, float]] | None = None,
+    measure: str = "triplet accuracy",
 ) -> Axes:
     """Accuracy per row and task: bars at the mean, a dot a seed, a diamond for the paper.
 
@@ -103,6 +104,7 @@ def accuracy_bars(
         row_labels: label of each row, in order.
         task_labels: label of each task, in order.
         paper: ``{row: {task: %}}``, drawn where given.
+        measure: what the vertical axis shows; guessing must give 50 %.
     """
     width = 0.8 / len(task_labels)
     for t, (task, label) in enumerate(task_labels.items()):
@@ -128,7 +130,7 @@ def accuracy_bars(
     ax.set_xticks(range(len(row_labels)), list(row_labels.values()))
     ax.set_xlim(-0.55, len(row_labels) - 0.45)
     ax.set_ylim(45, 100)
-    ax.set_ylabel("triplet accuracy, %")
+    ax.set_ylabel(f"{measure}, %")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=9,
               columnspacing=1.2, handletextpad=0.4)
     return ax

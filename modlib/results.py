@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,9 +76,55 @@ def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
     records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     return [
         record for record in records
-        if all(record["settings"].get(key) == (list(value) if isinstance(value, tuple) else value)
-               for key, value in wanted.items())
+        if all(record["settings"].get(key) == value for key, value in plain(wanted).items())
     ]
+
+
+def check_table(
+    rows: Mapping[str, list[dict[str, Any]]], settings_class: type, free: Container[str],
+    folder: str,
+) -> None:
+    """Refuse records that must not stand in one table, or be averaged in one row.
+
+    Args:
+        rows: the table's records, by row.
+        settings_class: the dataclass of their settings. A record that is older than one of its
+            settings was made with what is now that setting's default.
+        free: the settings that may differ.
+        folder: where the records lie, for the message.
+
+    Raises:
+        ModlibError: two records differ in a setting that is not free, or in their data, or two
+            of one row have the same seed.
+    """
+    defaults = {field.name: field.default for field in fields(settings_class)}
+
+    def must_agree(record: dict[str, Any]) -> dict[str, Any]:
+        settings = plain(defaults | record["settings"])
+        return {key: value for key, value in settings.items() if key not in free} | {
+            "data source": record["data"]["source"], "images": record["data"]["images"]}
+
+    records = [record for row in rows.values() for record in row]
+    for record in records[1:]:
+        first, here = must_agree(records[0]), must_agree(record)
+        for key in first:
+            if first[key] != here[key]:
+                raise ModlibError(
+                    f"the records {records[0]['name']} and {record['name']} are of one profile "
+                    f"but differ in {key}: {first[key]!r} and {here[key]!r}; keep one kind in "
+                    f"{folder}, or name the other profile differently")
+    for name, row in rows.items():
+        seeds = [record["settings"]["seed"] for record in row]
+        if len(set(seeds)) != len(seeds):
+            raise ModlibError(
+                f"row {name} of profile {row[0]['settings']['profile']} has two records of one "
+                f"seed: {', '.join(record['name'] for record in row)}")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back: lists in the place of tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value
+            for key, value in settings.items()}
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,9 @@ class RunSettings(Checked):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"tasks": list(self.tasks)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in values.items()}
 
     def run_name(self, fingerprint: str) -> str:
         """The record's name: readable parts and a hash of settings and data fingerprint."""

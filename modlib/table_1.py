@@ -3,16 +3,15 @@
 Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from modlib.figures import accuracy_bars
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
+from modlib.tables import mean_and_spread, not_run_yet, percent, short_commit
 from modlib.three_attributes import (
     FOLDER,
     RELATED,
@@ -51,14 +50,6 @@ def accuracy_table(
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """``mean ± sample deviation`` with one decimal; ``not run yet`` for no value."""
-    if len(values) == 0:
-        return "not run yet"
-    mean = f"{np.mean(values):.1f}"
-    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
-
-
 UCR_CELLS = (("b", UNRELATED), ("c", RELATED), ("a", UNRELATED), ("a", RELATED),
              ("e", UNRELATED), ("e", RELATED), ("f", UNRELATED), ("f", RELATED))
 
@@ -95,13 +86,6 @@ def ucr_cells(
     ]
 
 
-def percent(ratio: Ratio) -> str:
-    """``value [low, high]`` in %, or ``not run yet``."""
-    if ratio.count == 0:
-        return "not run yet"
-    return f"{100 * ratio.value:.1f} [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
-
-
 def row_labels() -> dict[str, str]:
     """Labels of the rows for a figure, in two lines."""
     return {name: f"({name}) " + FIGURE_LABELS[name] for name in ROWS}
@@ -111,7 +95,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
     """What made these records, as Markdown; the box of :func:`not_run_yet` when there are none."""
     records = [record for row in rows.values() for record in row]
     if not records:
-        return not_run_yet(profile)
+        return not_run_yet(profile, FOLDER, "02")
     settings, run = records[0]["settings"], records[0]["run"]
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["data"]["images"]
@@ -134,7 +118,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
 def headline_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:
     """One sentence, as Markdown: mean accuracy of the shared, independent and modulated rows."""
     if not all(rows[name] for name in HEADLINE_ROWS):
-        return not_run_yet("celeba_cpu")
+        return not_run_yet("celeba_cpu", FOLDER, "02")
     means = accuracies(rows).groupby("row").accuracy.mean()
     records = rows["e"]
     parameters = records[0]["results"]["parameters"]
@@ -154,20 +138,6 @@ def draw_headline(ax: Axes, rows: dict[str, list[dict[str, Any]]]) -> Axes:
     chosen = {name: rows[name] for name in labels}
     paper = {name: row["accuracy"] for name, row in paper_table().items()}
     return accuracy_bars(ax, accuracies(chosen), labels, SHORT_NAMES, paper)
-
-
-def not_run_yet(profile: str) -> str:
-    """A Markdown box for a profile without records: what is missing and how to make it."""
-    return (
-        f"> **Not run yet: `{profile}`.** No record of this profile is in "
-        f"`book/results/{FOLDER}`. To make them:\n>\n"
-        f">     make run NB=02 SETTINGS={profile} DATA=/path/to/celeba\n"
-    )
-
-
-def short_commit(commit: str) -> str:
-    """The first ten characters of a commit, with its ``-dirty`` where it has one."""
-    return commit.removesuffix("-dirty")[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def scale_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:

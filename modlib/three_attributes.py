@@ -5,13 +5,13 @@ Source: Zhao et al., ECCV 2018, Table 1 and section 4.2.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from modlib.errors import ModlibError
-from modlib.results import read_records, resolve
+from modlib.results import check_table, read_records, resolve
 from modlib.settings import Checked, Places, Settings, split_parameters
 
 FOLDER = "three_attributes"  # below the folder of results
@@ -122,28 +122,8 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
             and seed: they must not be averaged.
     """
     rows = by_row(read_records(f"book/results/{FOLDER}", profile=profile))
-    records = [record for row in rows.values() for record in row]
-    for record in records[1:]:
-        first, here = _must_agree(records[0]), _must_agree(record)
-        for key in first:
-            if first[key] != here[key]:
-                raise ModlibError(
-                    f"the records {records[0]['name']} and {record['name']} are of one profile "
-                    f"but differ in {key}: {first[key]!r} and {here[key]!r}; keep one kind in "
-                    f"book/results/{FOLDER}, or name the other profile differently")
-    for name, row in rows.items():
-        seeds = [record["settings"]["seed"] for record in row]
-        if len(set(seeds)) != len(seeds):
-            raise ModlibError(f"row {name} of profile {profile} has two records of one seed: "
-                              f"{', '.join(record['name'] for record in row)}")
+    check_table(rows, Settings, FREE, f"book/results/{FOLDER}")
     return rows
-
-
-def _must_agree(record: dict[str, Any]) -> dict[str, Any]:
-    # A record that is older than a setting was made with what is now its default.
-    settings = {field.name: field.default for field in fields(Settings)} | record["settings"]
-    shared = {key: value for key, value in settings.items() if key not in FREE}
-    return shared | {"data source": record["data"]["source"], "images": record["data"]["images"]}
 
 
 def paper_table() -> dict[str, dict[str, Any]]:

@@ -16,6 +16,9 @@ import papermill
 import pytest
 import yaml
 
+from modlib import any_network
+from modlib.any_network import ClassifierStudy
+from modlib.classification import ClassifierSettings
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings, split_parameters
 from modlib.three_attributes import Study, study
@@ -25,7 +28,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
-KNOWN = {field.name for cls in (Settings, Places, Study) for field in fields(cls)}
+ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
+KNOWN = {field.name for cls in (Settings, Places, Study, ClassifierSettings, ClassifierStudy)
+         for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
 
@@ -39,8 +44,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
         progress_bar=False)
 
 
-def records(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in (folder / "records/three_attributes").glob("*.json")}
+def records(folder: Path, study: str = "three_attributes") -> dict[str, Path]:
+    return {path.name: path for path in (folder / "records" / study).glob("*.json")}
 
 
 def own_parameters(notebook: Path) -> dict:
@@ -81,6 +86,10 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
+    if notebook == ANY_NETWORK:
+        runs, _ = any_network.study(values)
+        assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
+        return
     own, where, settings = split_parameters(values, Study, Places, Settings)
     Places(**where)
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
@@ -109,6 +118,8 @@ def test_nbval_runs_every_cell(notebook, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     if notebook == TABLE_1:  # the smoke settings were heard: its runs are where they said
         assert len(records(tmp_path)) == 6
+    if notebook == ANY_NETWORK:
+        assert len(records(tmp_path, any_network.FOLDER)) == 3
 
 
 @pytest.mark.parametrize("start", ["", "notebooks"])
@@ -121,6 +132,21 @@ def test_a_second_call_trains_nothing_wherever_it_is_started(tmp_path, start):
     after = {name: path.stat().st_mtime_ns for name, path in records(tmp_path).items()}
     assert len(before) == 6
     assert after == before
+
+
+def test_the_five_lines_run_as_they_are_pasted(tmp_path):
+    """In a new process outside the project, with nothing but what the cell itself brings."""
+    [cell] = [cell.source for cell in nbformat.read(ANY_NETWORK, 4).cells
+              if "model = insert_modulation(" in cell.source]
+    before, _, lines = cell.partition("model = insert_modulation(")
+    assert len(lines.strip().splitlines()) == 5
+    assert "import" in before and "import" not in lines
+    seen = "\nprint(model.tasks, len(optimiser.state), float(loss))"
+    done = subprocess.run([sys.executable, "-c", cell + seen], cwd=tmp_path, capture_output=True,
+                          text=True, env=QUIET)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("('Smiling', 'Young') 65 ")  # every parameter was trained
+    assert "Warning" not in done.stderr
 
 
 def test_a_mistyped_parameter_is_refused_with_the_nearest(tmp_path):

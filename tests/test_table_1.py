@@ -21,13 +21,13 @@ from modlib.table_1 import (
     draw_headline,
     headline_sentence,
     how_it_ran,
-    not_run_yet,
     row_labels,
     scale_table,
     ucr_cells,
     ucr_table,
 )
-from modlib.three_attributes import ROWS, SHORT_NAMES
+from modlib.tables import not_run_yet
+from modlib.three_attributes import FOLDER, ROWS, SHORT_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -155,7 +155,7 @@ def test_how_it_ran_of_some_rows_speaks_of_those(rows):
 @pytest.mark.parametrize("profile", ["celeba_cpu", "celeba_gpu"])
 def test_what_is_missing_comes_with_a_command_that_makes_it(profile):
     said = how_it_ran(NO_ROWS, profile)
-    assert said == not_run_yet(profile)
+    assert said == not_run_yet(profile, FOLDER, "02")
     assert all(line.startswith(">") for line in said.splitlines())  # a quote everywhere
     assert f"ot run yet: `{profile}`" in said
     [command] = [line for line in said.splitlines() if "make run" in line]
@@ -176,7 +176,7 @@ def test_the_headline_is_the_mean_of_three_rows(rows):
 
 @pytest.mark.parametrize("missing", ["a", "d", "e"])
 def test_the_headline_is_not_run_yet_until_its_three_rows_are(rows, missing):
-    assert headline_sentence(rows | {missing: []}) == not_run_yet("celeba_cpu")
+    assert headline_sentence(rows | {missing: []}) == not_run_yet("celeba_cpu", FOLDER, "02")
 
 
 def test_the_headline_does_not_wait_for_the_other_rows(rows):

@@ -9,7 +9,7 @@ replaced. A test says when they are out of date.
 import matplotlib
 import numpy as np
 
-from modlib import figures, table_1, three_attributes
+from modlib import figures, table_1, tables, three_attributes
 from modlib.results import resolve
 
 START, END = "<!-- headline: tools/write_headline.py -->", "<!-- end of headline -->"
@@ -26,9 +26,9 @@ def headline_markdown() -> str:
         cells = []
         for task in three_attributes.TASKS:
             values = measured.query("row == @name and task == @task").accuracy
-            cells.append(table_1.mean_and_spread(values) if task in row.tasks else "–")
+            cells.append(tables.mean_and_spread(values) if task in row.tasks else "–")
         means = measured.query("row == @name").groupby("seed").accuracy.mean()
-        cells.append(table_1.mean_and_spread(means))
+        cells.append(tables.mean_and_spread(means))
         cells.append(f"{np.mean(list(paper[name]['accuracy'].values())):.1f}")
         lines.append(f"| ({name}) {row.label} | " + " | ".join(cells) + " |")
     return f"{table_1.headline_sentence(rows)}\n\n" + "\n".join(lines)

@@ -1,0 +1,185 @@
+"""The study of another network and loss: three classifiers on ResNet-18, and their records.
+
+Source: Zhao et al., ECCV 2018, section 5.1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.classification import ClassifierSettings
+from modlib.errors import ModlibError
+from modlib.gradients import Ratio
+from modlib.results import check_table, pair_ucr, read_records
+from modlib.settings import Checked, Places, Settings, split_parameters
+from modlib.tables import mean_and_spread, short_commit
+from modlib.three_attributes import SHORT_NAMES, Study
+from modlib.verdicts import student
+
+FOLDER = "any_network"  # below the folder of results
+LABELS = {"fully_shared": "fully shared", "branches": "a branch each", "modulated": "modulated"}
+NAMES = SHORT_NAMES | {"Wavy_Hair": "wavy hair"}
+FREE = {"system", "seed"}
+
+
+@dataclass(frozen=True)
+class ClassifierStudy(Checked):
+    """What the notebook decides beside the settings that its runs share."""
+
+    seeds: tuple[int, ...] = (0,)  # one run per system and seed
+
+
+def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSettings]], Places]:
+    """Check the notebook's parameters and lay out its runs: a list of seeds for each system.
+
+    Parameters that only the triplet networks know, such as ``width`` in the settings files, are
+    accepted and not used.
+
+    Raises:
+        ModlibError: an unknown parameter, a wrong value, or one that the study decides.
+    """
+    for name in ("system", "seed"):
+        if name in parameters:
+            raise ModlibError(f"{name} is not a parameter of this study: it trains every system, "
+                              "and seeds (a list) are the seeds")
+    own, places, shared, *_ = split_parameters(
+        parameters, ClassifierStudy, Places, ClassifierSettings, Settings, Study)
+    own = ClassifierStudy(**own)
+    if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
+        raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
+    places = Places(**places)
+    base = ClassifierSettings(**shared)
+    runs = {system: [replace(base, system=system, seed=seed) for seed in own.seeds]
+            for system in LABELS}
+    return runs, replace(places, results_dir=f"{places.results_dir}/{FOLDER}")
+
+
+def by_system(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records sorted by their system, each list ordered by seed."""
+    ordered = sorted(records, key=lambda record: record["settings"]["seed"])
+    return {system: [record for record in ordered if record["settings"]["system"] == system]
+            for system in LABELS}
+
+
+def published(profile: str) -> dict[str, list[dict[str, Any]]]:
+    """The committed records of a profile, by system; systems without records are empty lists.
+
+    Raises:
+        ModlibError: records that must not stand in one table; see :func:`check_table`.
+    """
+    rows = by_system(read_records(f"book/results/{FOLDER}", profile=profile))
+    check_table(rows, ClassifierSettings, FREE, f"book/results/{FOLDER}")
+    return rows
+
+
+def scores(rows: dict[str, list[dict[str, Any]]], measure: str = "auc") -> pd.DataFrame:
+    """One line per system (``row``), seed and task: test AUC or accuracy in %."""
+    lines = [
+        {"row": system, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * value}
+        for system, records in rows.items() for record in records
+        for task, value in record["results"][f"test_{measure}"].items()
+    ]
+    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])
+
+
+def score_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """AUC by task, the means of AUC and accuracy, and each task's own parameters, for people."""
+    auc, accuracy = scores(rows), scores(rows, "accuracy")
+    lines = []
+    for system, label in LABELS.items():
+        line = {"": label}
+        for task in dict.fromkeys(auc.task):
+            values = auc.query("row == @system and task == @task").accuracy
+            line[NAMES.get(task, task)] = mean_and_spread(values)
+        for name, table in (("mean AUC", auc), ("mean accuracy", accuracy)):
+            line[name] = mean_and_spread(
+                table.query("row == @system").groupby("seed").accuracy.mean())
+        line["of the tasks' own"] = (
+            f"{rows[system][0]['results']['parameters']['task']:,}" if rows[system] else "")
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def differences(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Mean AUC of each pair of systems, seed by seed: the difference in points with its interval.
+
+    The interval is Student's over seeds: it speaks of the randomness of training.
+    """
+    means = scores(rows).groupby(["row", "seed"]).accuracy.mean().unstack("row")
+    lines = []
+    for worse, better in combinations(LABELS, 2):
+        both = means[[better, worse]].dropna() if {better, worse} <= set(means) else []
+        line = {"difference": f"{LABELS[better]} − {LABELS[worse]}", "points": np.nan,
+                "low": -np.inf, "high": np.inf, "seeds": len(both)}
+        if len(both):
+            line["points"] = float((both[better] - both[worse]).mean())
+        if len(both) > 1:
+            mean, half = student((both[better] - both[worse]).to_numpy())
+            line |= {"low": mean - half, "high": mean + half}
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("difference").rename_axis(None)
+
+
+def difference_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """The differences for people, with what they decide."""
+    lines = []
+    for label, line in differences(rows).iterrows():
+        decided = "higher" if line.low > 0 else "lower" if line.high < 0 else "not decided"
+        missing = np.isnan(line.points)
+        lines.append({
+            "mean AUC": label,
+            "points": "–" if missing else f"{line.points:+.2f}",
+            "95 % interval": f"[{line.low:+.2f}, {line.high:+.2f}]" if line.seeds > 1 else "–",
+            "the first is": "not run yet" if missing else decided})
+    return pd.DataFrame(lines).set_index("mean AUC").rename_axis(None)
+
+
+def ucr_cells(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Ratio, None]]:
+    """(label, UCR, None) of every pair of tasks, fully shared beside modulated, for the figure."""
+    tasks = dict.fromkeys(scores(rows).task)
+    return [
+        (f"{NAMES.get(one, one)} / {NAMES.get(other, other)}, {LABELS[system]}",
+         pair_ucr(rows[system], (one, other)), None)
+        for one, other in combinations(tasks, 2) for system in ("fully_shared", "modulated")
+    ]
+
+
+def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """What made these records, as Markdown; there must be one."""
+    records = [record for row in rows.values() for record in row]
+    settings, run, images = (records[0][key] for key in ("settings", "run", "data"))
+    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    return (
+        f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
+        f"{min(minutes):.0f} to {max(minutes):.0f} minutes each, on {run['device']}. "
+        f"{images['source']}: {images['images']['train']:,} to train on, "
+        f"{images['images']['test']:,} to test on. {settings['epochs']} epochs of "
+        f"{settings['batches_per_epoch']} batches of {settings['batch_size']} images of "
+        f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
+        f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
+        f"{settings['precision']}. torch {run['versions']['torch']}, commit "
+        f"`{short_commit(run['git_commit'])}`.")
+
+
+def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """What the records say about the claim that the module suits any network and loss."""
+    if not all(rows.values()):
+        return "The records of this page are not complete yet, so it draws no conclusion."
+    table = differences(rows)
+    own = {system: records[0]["results"]["parameters"]["task"] for system, records in rows.items()}
+    said = []
+    for label, line in table.iterrows():
+        word = ("raises" if line.low > 0 else "lowers" if line.high < 0 else
+                "does not decidedly change")
+        better, worse = label.split(" − ")
+        said.append(f"- Going from *{worse}* to *{better}* **{word}** the mean AUC "
+                    f"({line.points:+.2f} points, interval {line.low:+.2f} to {line.high:+.2f}).")
+    scales = own["modulated"] - own["fully_shared"]
+    said.append(f"- The scales are {scales:,} numbers, the branches "
+                f"{own['branches'] - own['fully_shared']:,} more than the fully shared network's "
+                "last layer.")
+    return "\n".join(said)

@@ -1,0 +1,40 @@
+"""Numbers as people read them, and what is said where there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from modlib.gradients import wilson
+from modlib.tables import mean_and_spread, not_run_yet, percent, short_commit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ([], "not run yet"), ([81.24], "81.2"), ([80.0, 82.0], "81.0 ± 1.4"),
+    ([70.0, 80.0, 90.0], "80.0 ± 10.0"),
+])
+def test_a_mean_comes_with_the_sample_deviation_of_two_or_more(values, said):
+    assert mean_and_spread(values) == said
+
+
+def test_a_ratio_comes_with_its_interval():
+    assert percent(wilson(5, 10)) == "50.0 [23.7, 76.3]"
+    assert percent(wilson(0, 0)) == "not run yet"
+
+
+@pytest.mark.parametrize(("folder", "notebook", "module"), [
+    ("three_attributes", "02", "three_attributes.study"),
+    ("any_network", "07", "any_network.study"),
+])
+def test_what_is_missing_names_its_folder_and_the_command_that_fills_it(folder, notebook, module):
+    said = not_run_yet("celeba_gpu", folder, notebook)
+    assert f"`book/results/{folder}`" in said
+    assert f"make run NB={notebook} SETTINGS=celeba_gpu DATA=/path/to/celeba" in said
+    [path] = ROOT.glob(f"notebooks/{notebook}*.ipynb")
+    assert module in path.read_text("utf8")
+
+
+def test_a_commit_keeps_its_mark_when_it_is_cut_short():
+    assert short_commit("0123456789abcdef") == "0123456789"
+    assert short_commit("0123456789abcdef-dirty") == "0123456789-dirty"
