@@ -141,7 +141,7 @@ def test_the_five_lines_run_as_they_are_pasted(tmp_path):
     before, _, lines = cell.partition("model = insert_modulation(")
     assert len(lines.strip().splitlines()) == 5
     assert "import" in before and "import" not in lines
-    seen = "\nprint(model.tasks, len(optimiser.state), float(loss))"
+    seen = "\nprint(model.tasks, len(optimiser.state), loss.item())"
     done = subprocess.run([sys.executable, "-c", cell + seen], cwd=tmp_path, capture_output=True,
                           text=True, env=QUIET)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""The training loop against one that is written out, its checkpoints, rates, flips and counts."""
+"""The training loop against one that is written out, its steps, checkpoints and counts."""
 
 import math
 import shutil
@@ -8,27 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from modlib import networks, training
+from modlib import checkpoints, task_networks, training
+from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.experiments import new_network
+from modlib.gradients import UcrCounter
 from modlib.modulation import ChannelScale
-from modlib.networks import build_network
-from modlib.training import (
-    build_optimiser,
-    draw_batches,
-    flip_some,
-    image_getter,
-    total_loss,
-    train,
-)
+from modlib.networks import SYSTEMS
+from modlib.settings import Settings
+from modlib.training import total_loss, train, training_step
 from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
 
 
 def network_of(settings, seed=None):
-    return build_network(
-        settings.system, settings.tasks, settings.image_size, settings.width,
-        settings.modulate_from, settings.embedding_size, settings.bn_decay,
-        settings.seed if seed is None else seed)
+    return new_network(settings if seed is None else replace(settings, seed=seed))
 
 
 def trained(settings, data, checkpoint=None):
@@ -53,8 +47,9 @@ def assert_same_state(one, other):
 def float64(monkeypatch):
     """Networks compute in float64 after ``.double()``: rounding must not grow over the steps,
     as it does where Adam divides a gradient near 0 by its own size."""
-    in_float32 = networks.normalise_pixels
-    monkeypatch.setattr(networks, "normalise_pixels", lambda images: in_float32(images).double())
+    in_float32 = task_networks.normalise_pixels
+    monkeypatch.setattr(
+        task_networks, "normalise_pixels", lambda images: in_float32(images).double())
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
@@ -95,8 +90,8 @@ def plain_epoch(network, data, settings):
             signs.append(gradient_signs(task_losses, network.shared_parameters()))
         for optimiser in optimisers:
             optimiser.zero_grad()
-        # Independent networks: the sum gives each the gradient of its own mean loss.
-        count = 1 if settings.system == "independent" else len(task_losses)
+        # Nothing shared: the sum gives each task the gradient of its own mean loss.
+        count = 1 if settings.system in ("independent", "mask_only") else len(task_losses)
         (sum(task_losses) / count).backward()
         for optimiser in optimisers:
             optimiser.step()
@@ -145,9 +140,11 @@ def gradient_signs(losses, parameters):
     return [torch.dot(flat[i], flat[j]).sign().item() for i, j in pairs]
 
 
-@pytest.mark.parametrize("system", ["fully_shared", "modulated", "independent"])
-@pytest.mark.parametrize(("batching", "optimiser"), [
-    ("triplets", "adagrad"), ("shared", "adam"), ("shared", "adagrad")])
+@pytest.mark.parametrize(("system", "batching", "optimiser"), [
+    *[(system, *how) for system in ("fully_shared", "modulated", "independent")
+      for how in (("triplets", "adagrad"), ("shared", "adam"), ("shared", "adagrad"))],
+    ("csn", "triplets", "adagrad"), ("branches", "shared", "adam"),
+    ("mask_only", "shared", "adagrad"), ("projection", "triplets", "adam")])
 def test_an_epoch_is_the_plain_loop(float64, tiny, planted, batching, system, optimiser):
     settings = replace(
         tiny, batching=batching, system=system, optimiser=optimiser, epochs=1,
@@ -180,8 +177,9 @@ def test_the_loss_without_regulariser_is_the_mean_over_tasks(tiny):
     assert total_loss(network_of(tiny), losses_T, tiny).item() == pytest.approx(0.3)
 
 
-def test_independent_networks_minimise_the_sum(tiny):
-    settings = replace(tiny, system="independent")
+@pytest.mark.parametrize("system", ["independent", "mask_only"])
+def test_where_nothing_is_shared_the_sum_is_minimised(tiny, system):
+    settings = replace(tiny, system=system)
     losses_T = torch.tensor([0.1, 0.2, 0.6])
     assert total_loss(network_of(settings), losses_T, settings).item() == pytest.approx(0.9)
 
@@ -193,6 +191,250 @@ def test_the_regulariser_changes_what_is_learnt(tiny, planted):
     near, far = ([(n.task_scales()[0] - n.task_scales()[other]).square().sum().item()
                   for n in (plain, held_apart)] for other in (1, 2))
     assert far[1] - near[1] > far[0] - near[0] + 0.1
+
+
+# Every system
+
+
+@pytest.mark.parametrize("batching", ["shared", "triplets"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_can_be_set_and_takes_a_step(tiny, planted, system, batching):
+    settings = replace(tiny, system=system, batching=batching, margin=4.0)
+    network = network_of(settings)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    losses_T = training_step(
+        network, optimiser, *batch_of(settings, planted), settings, in_batch())
+    assert losses_T.shape == (3,)
+    assert losses_T.isfinite().all() and (losses_T > 0).all()
+    assert not losses_T.requires_grad
+    for name, value in network.named_parameters():
+        assert value.isfinite().all()
+        assert torch.equal(value, before[name]) is not value.requires_grad, name
+
+
+def test_every_system_has_a_name_in_settings_and_no_other_name_is_there():
+    for system in SYSTEMS:
+        assert Settings(system=system).system == system
+    with pytest.raises(ModlibError) as refused:
+        Settings(system="no such system")
+    assert str(refused.value).rstrip(".").endswith(", ".join(SYSTEMS))
+
+
+def test_training_masks_alone_leaves_the_trunk_as_it_was_to_the_last_bit(tiny, planted):
+    settings = replace(tiny, system="mask_only", learning_rate=0.01)
+    network, _ = trained(settings, planted)
+    new = network_of(settings)
+    assert_same_state(network.stages, new.stages)
+    for name, scale in network.modulation.items():
+        assert not torch.equal(scale.weight, new.modulation[name].weight)
+
+
+# One step
+
+
+def batch_of(settings, data):
+    """A batch's images, in the order of their triplets, and labels."""
+    rng = np.random.default_rng(4)
+    indices = epoch_batches(data.labels_NT, data.indices("train"), settings.tasks,
+                            settings.triplets_per_task, 1, "holders", rng).flatten()
+    return torch.from_numpy(data.images_NCHW[indices]), torch.from_numpy(data.labels_NT[indices])
+
+
+def in_batch():
+    return torch.Generator().manual_seed(5)
+
+
+def changes_of_a_step(settings, batch, counter=None, network=None):
+    """What a step of length 1 along the gradient subtracts from every parameter, by its name."""
+    network = network or network_of(settings)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    training_step(network, optimiser, *batch, settings, in_batch(), counter)
+    return {name: before[name] - value.detach() for name, value in network.named_parameters()}
+
+
+def plain_gradients(settings, batch, loss_of):
+    """The gradient of one number, ``loss_of(network, task losses, images)``, by parameter."""
+    network = network_of(settings)
+    losses_T = training.batch_task_losses(network, *batch, settings, in_batch())
+    loss_of(network, losses_T, batch[0]).backward()
+    return {name: torch.zeros_like(value) if value.grad is None else value.grad
+            for name, value in network.named_parameters()}
+
+
+def gradients_by_task(settings, batch):
+    return [plain_gradients(settings, batch, lambda _, losses_T, __, t=t: losses_T[t])
+            for t in range(len(settings.tasks))]
+
+
+def assert_close_together(given, expected, names, tolerance=1e-4):
+    """Equal up to rounding, next to the longest expected gradient of these parameters."""
+    assert names
+    longest = max(expected[name].abs().max() for name in names)
+    assert longest > 0
+    for name in names:
+        torch.testing.assert_close(
+            given[name], expected[name], rtol=0, atol=float(tolerance * longest),
+            msg=lambda text, name=name: f"{name}: {text}")
+
+
+def min_norm_point(one, other):
+    """The shortest vector between two (Sener and Koltun, 2018, Eq. 4 and Fig. 1)."""
+    share = float(torch.dot(other - one, other) / (one - other).square().sum())
+    share = min(max(share, 0.0), 1.0)
+    return share * one + (1 - share) * other
+
+
+def without_conflict(one, other):
+    """Yu et al., 2020, Algorithm 1: each gradient less its part against the other."""
+    product = torch.dot(one, other)
+    if product >= 0:
+        return one + other
+    return (one - product / other.square().sum() * other
+            + other - product / one.square().sum() * one)
+
+
+SHARED_STEP = {  # for two tasks UPGrad projects as PCGrad does, and takes the mean
+    "mean": lambda one, other: (one + other) / 2,
+    "mgda": min_norm_point,
+    "pcgrad": without_conflict,
+    "upgrad": lambda one, other: without_conflict(one, other) / 2,
+}
+
+
+@pytest.mark.parametrize("swapped", [0, 3])
+@pytest.mark.parametrize("system", ["fully_shared", "modulated", "csn", "branches", "projection"])
+@pytest.mark.parametrize("aggregation", SHARED_STEP)
+def test_a_step_moves_what_is_shared_by_the_aggregated_and_the_rest_by_the_mean_gradient(
+        tiny, planted, aggregation, system, swapped):
+    """The tasks have three of four triplets in common; where positive and negative are swapped
+    in these for the second task, the gradients conflict."""
+    triplets = torch.arange(15).reshape(5, 3)
+    triplets, other_triplets = triplets[:4], triplets[[0, 1, 2, 4]]
+    other_triplets[:swapped] = other_triplets[:swapped, [0, 2, 1]]
+    order = torch.cat([triplets, other_triplets]).flatten()
+    batch = torch.from_numpy(planted.images_NCHW[order]), torch.zeros(24, 2, dtype=torch.bool)
+    settings = replace(tiny, tasks=("Smiling", "Young"), system=system, aggregation=aggregation,
+                       mask_initialisation="normal", batching="triplets", batch_size=24, margin=4.0)
+    of_task = gradients_by_task(settings, batch)
+    trunk = [name for name in of_task[0] if name.startswith("stages.")]
+    own = [name for name in of_task[0] if name.startswith("modulation.")]
+    one, other = (torch.cat([g[name].flatten() for name in trunk]) for g in of_task)
+    assert (torch.dot(one, other) < 0) == (swapped == 3)
+    step_P = SHARED_STEP[aggregation](one, other)
+    sizes = [of_task[0][name].numel() for name in trunk]
+    expected = {name: part.view_as(of_task[0][name])
+                for name, part in zip(trunk, step_P.split(sizes), strict=True)}
+    expected |= {name: (of_task[0][name] + of_task[1][name]) / 2 for name in own}
+    given = changes_of_a_step(settings, batch)
+    # UPGrad's solver adds 1e-4 to the Gramian's diagonal.
+    assert_close_together(given, expected, trunk, 1e-3 if aggregation == "upgrad" else 1e-4)
+    if own:
+        assert_close_together(given, expected, own)
+
+
+@pytest.mark.parametrize("aggregation", SHARED_STEP)
+def test_the_regulariser_moves_the_scales_as_eq_8_says_however_gradients_are_aggregated(
+        tiny, planted, aggregation):
+    settings = replace(tiny, aggregation=aggregation)
+    batch, changes = batch_of(settings, planted), []
+    for weight in (0.0, 0.5):
+        network = network_of(settings)
+        with torch.no_grad():
+            fc = network.modulation["fc"].weight  # all other scales stay 1
+            fc[0, 0], fc[1, 0], fc[2, 0] = 1.0, 3.0, 2.5
+        changes.append(changes_of_a_step(
+            replace(settings, regulariser_weight=weight, regulariser_beta=4.0), batch,
+            network=network))
+    expected = {name: torch.zeros_like(change) for name, change in changes[0].items()}
+    # The gradient of ½(|W_0 − W_1|² + β − |W_0 − W_2|²): W_2 − W_1, W_1 − W_0 and W_0 − W_2.
+    expected["modulation.fc.weight"][:, 0] = torch.tensor([-0.5, 2.0, -1.5])
+    for name, change in changes[1].items():
+        torch.testing.assert_close(change - changes[0][name], expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "mgda"])
+def test_a_counted_step_counts_its_gradients_signs_and_moves_as_any_other(
+        tiny, planted, aggregation):
+    settings = replace(tiny, aggregation=aggregation)
+    batch, counter = batch_of(settings, planted), UcrCounter(3)
+    counted = changes_of_a_step(settings, batch, counter)
+    for name, change in changes_of_a_step(settings, batch).items():
+        assert torch.equal(counted[name], change), name
+    assert counter.batches == 1
+    flat = [torch.cat([g[name].flatten() for name in g if name.startswith("stages.")])
+            for g in gradients_by_task(settings, batch)]
+    assert (counter.positive_TT - counter.negative_TT).tolist() == [
+        [int(torch.dot(a, b).sign()) for b in flat] for a in flat]
+
+
+# The penalties of CSN
+
+
+@pytest.mark.parametrize("batching", ["shared", "triplets"])
+@pytest.mark.parametrize(("length", "sparsity"), [(0.5, 0.0), (0.0, 0.25), (0.5, 0.25)])
+def test_a_step_of_csn_minimises_the_loss_plus_its_penalties(
+        tiny, planted, batching, length, sparsity):
+    settings = replace(tiny, system="csn", batching=batching, embedding_norm_weight=length,
+                       mask_norm_weight=sparsity)
+
+    def plain_loss(network, losses_T, images):
+        x = task_networks.normalise_pixels(images)
+        for stage in network.stages.values():
+            x = stage(x)
+        squares = sum(number ** 2 for image in x for number in image)
+        masks = sum(torch.relu(number) for mask in network.modulation["fc"].weight
+                    for number in mask) / 3
+        return (sum(losses_T) / 3 + length * squares.sqrt() / len(images) ** 0.5
+                + sparsity * masks)
+
+    batch = batch_of(settings, planted)
+    expected = plain_gradients(settings, batch, plain_loss)
+    given = changes_of_a_step(settings, batch)
+    assert_close_together(given, expected, list(expected))
+    unpenalised = changes_of_a_step(
+        replace(settings, embedding_norm_weight=0.0, mask_norm_weight=0.0), batch)
+    trunk = [name for name in given if name.startswith("stages.")]
+    assert all(torch.equal(given[n], unpenalised[n]) for n in trunk) is (length == 0)
+
+
+@pytest.mark.parametrize("aggregation", ["mgda", "pcgrad", "upgrad"])
+def test_the_penalties_of_csn_stay_beside_the_aggregated_gradient(tiny, planted, aggregation):
+    """What they add to a step is what they add to the mean's."""
+    added = []
+    for how in ("mean", aggregation):
+        settings = replace(tiny, system="csn", batching="triplets", aggregation=how)
+        batch = batch_of(settings, planted)
+        plain = changes_of_a_step(settings, batch)
+        penalised = changes_of_a_step(
+            replace(settings, embedding_norm_weight=0.5, mask_norm_weight=0.25), batch)
+        added.append({name: penalised[name] - plain[name] for name in plain})
+    assert_close_together(added[1], added[0], list(added[0]), 1e-3)
+
+
+@pytest.mark.parametrize("batching", ["shared", "triplets"])
+def test_penalties_leave_no_hook_behind_even_when_the_step_fails(
+        tiny, planted, batching, monkeypatch):
+    settings = replace(tiny, system="csn", batching=batching, embedding_norm_weight=0.5)
+    network = network_of(settings)
+
+    def hooks():
+        return [hook for module in network.modules()
+                for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+                for hook in getattr(module, kind)]
+
+    batch = batch_of(settings, planted)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "batch_task_losses", interrupted)
+        changes_of_a_step(settings, batch, network=network)
+    assert hooks() == []
+    changes_of_a_step(settings, batch, network=network)
+    assert hooks() == []
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 # Metrics of an epoch
@@ -208,7 +450,7 @@ def test_an_epoch_tells_all_that_a_record_promises(tiny, planted):
 
 def test_every_epoch_says_how_long_it_took(tiny, planted, monkeypatch):
     clock = iter([10.0, 12.5, 20.0, 21.0])
-    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: next(clock))
     assert [e["seconds"] for e in train(network_of(tiny), planted, tiny)] == [2.5, 1.0]
 
 
@@ -262,16 +504,18 @@ def test_ucr_counts_are_the_plain_loops_signs(float64, tiny, planted):
         assert pair["negative"] == (of_pair < 0).sum()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_probing_does_not_change_what_is_learnt(tiny, planted, precision):
-    often, _ = trained(replace(tiny, ucr_every=1, precision=precision), planted)
-    never, epochs = trained(replace(tiny, ucr_every=0, precision=precision), planted)
+@pytest.mark.parametrize("changes", [
+    {"precision": "float32"}, {"precision": "bfloat16"}, {"aggregation": "pcgrad"}])
+def test_probing_does_not_change_what_is_learnt(tiny, planted, changes):
+    often, _ = trained(replace(tiny, ucr_every=1, **changes), planted)
+    never, epochs = trained(replace(tiny, ucr_every=0, **changes), planted)
     assert_same_state(often, never)
     assert [(epoch["ucr"], epoch["ucr_batches"]) for epoch in epochs] == [([], 0)] * 2
 
 
-def test_independent_networks_have_no_ucr(tiny, planted):
-    _, epochs = trained(replace(tiny, system="independent", epochs=1), planted)
+@pytest.mark.parametrize("system", ["independent", "mask_only"])
+def test_where_nothing_is_shared_there_is_no_ucr(tiny, planted, system):
+    _, epochs = trained(replace(tiny, system=system, epochs=1), planted)
     assert (epochs[0]["ucr"], epochs[0]["ucr_batches"]) == ([], 0)
 
 
@@ -283,31 +527,12 @@ def test_the_same_settings_give_the_same_to_the_last_bit(tiny, planted):
     assert epochs == epochs_again
 
 
-def drawn(data, settings, epoch):
-    """The images of an epoch, and the state that its in-batch triplets are drawn from."""
-    batches = list(draw_batches(data, image_getter(data, torch.device("cpu")), settings, epoch))
-    return torch.stack([images for images, _, _ in batches]), batches[0][2].get_state()
-
-
-def test_an_epochs_batches_can_be_drawn_again(tiny, planted):
-    for one, again in zip(drawn(planted, tiny, 3), drawn(planted, tiny, 3), strict=True):
-        assert torch.equal(one, again)
-
-
-def test_every_epoch_draws_anew(tiny, planted):
-    for one, other in zip(drawn(planted, tiny, 0), drawn(planted, tiny, 1), strict=True):
-        assert not torch.equal(one, other)
-
-
-def test_another_seed_draws_other_batches(tiny, planted):
-    other_seed = replace(tiny, seed=1)
-    for one, other in zip(drawn(planted, tiny, 0), drawn(planted, other_seed, 0), strict=True):
-        assert not torch.equal(one, other)
-
-
 @pytest.mark.parametrize("changes", [
     {}, {"optimiser": "adagrad", "system": "independent"},
-    {"precision": "bfloat16", "batching": "triplets", "schedule": "cosine"}])
+    {"precision": "bfloat16", "batching": "triplets", "schedule": "cosine"},
+    {"aggregation": "pcgrad"}, {"system": "mask_only"},
+    {"system": "csn", "mask_initialisation": "normal", "embedding_norm_weight": 0.1,
+     "mask_norm_weight": 0.1, "batching": "triplets"}])
 def test_a_run_resumed_after_any_epoch_is_the_unbroken_run_to_the_last_bit(
         tiny, planted, tmp_path, changes):
     settings = replace(tiny, epochs=3, **changes)
@@ -405,50 +630,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_earlier_epochs(
 
 # Learning rates
 
-
-def test_the_scales_and_only_they_have_their_own_rate(tiny):
-    network = network_of(tiny)
-    others, scales = build_optimiser(network, tiny).param_groups
-    assert {id(p) for p in scales["params"]} == {id(p) for p in network.task_parameters()}
-    assert {id(p) for p in others["params"]} == {id(p) for p in network.shared_parameters()}
-
-
 def test_scales_with_rate_factor_0_stay_1(tiny, planted):
     network, _ = trained(replace(tiny, scale_rate_factor=0.0), planted)
     assert torch.equal(network.task_scales(), torch.ones_like(network.task_scales()))
 
 
-# Images
-
-def test_pixels_come_in_the_order_asked_for(planted):
-    images = image_getter(planted, torch.device("cpu"))(torch.tensor([5, 2, 5]))
-    assert np.array_equal(images.numpy(), planted.images_NCHW[[5, 2, 5]])
-
-
-def test_a_flipped_image_is_its_mirror_and_the_others_stay(planted):
-    images = torch.from_numpy(planted.images_NCHW.copy())
-    flipped = flip_some(images, np.random.default_rng(0))
-    stayed = [torch.equal(a, b) for a, b in zip(flipped, images, strict=True)]
-    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True)]
-    assert [a != b for a, b in zip(stayed, mirrored, strict=True)] == [True] * 90
-    assert 30 < sum(mirrored) < 60
-
-
-def test_flips_depend_on_the_random_state_alone(planted):
-    images = torch.from_numpy(planted.images_NCHW.copy())
-    first, again, other = (flip_some(images, np.random.default_rng(seed)) for seed in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_images_are_flipped_only_when_asked_for(tiny, planted, monkeypatch, flip):
-    flipped = []
-    monkeypatch.setattr(
-        training, "flip_some", lambda images, rng: flipped.append(len(images)) or images)
-    trained(replace(tiny, epochs=1, horizontal_flip=flip), planted)
-    assert flipped == ([18] * 2 if flip else [])
-
+# Precision
 
 @pytest.mark.parametrize("batching", ["shared", "triplets"])
 def test_bfloat16_trains_float32_weights(tiny, planted, batching):
