@@ -9,11 +9,10 @@ Shapes: T tasks, P shared parameters.
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import MGDAWeighting, PCGradWeighting, UPGradWeighting
 
 from modlib.errors import unknown_name
 
-WEIGHTINGS = {"pcgrad": PCGradWeighting, "mgda": MGDAWeighting, "upgrad": UPGradWeighting}
+WEIGHTINGS = {"pcgrad": "PCGradWeighting", "mgda": "MGDAWeighting", "upgrad": "UPGradWeighting"}
 
 
 def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,13 +31,20 @@ def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> T
     """
     if name not in WEIGHTINGS:
         raise unknown_name("aggregation", name, WEIGHTINGS)
+    from torchjd import aggregation  # here, as most runs do without it and it takes half a second
+
     asking = torch.nonzero(gramian_TT.diagonal() > 0).flatten()
     weights_T = torch.zeros(len(gramian_TT), device=gramian_TT.device)
-    if len(asking):
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # TorchJD draws from the global generator
-            torch.manual_seed(seed)
-            weights_T[asking] = WEIGHTINGS[name]()(gramian_TT[asking][:, asking])
+    if len(asking) == 0:
+        return weights_T
+    asking_gramian = gramian_TT[asking][:, asking]
+    # The weights do not depend on the gradients' common length, but TorchJD takes small Gramians
+    # for 0.
+    asking_gramian = asking_gramian / asking_gramian.diagonal().mean()
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):  # TorchJD draws from the global generator
+        torch.manual_seed(seed)
+        weights_T[asking] = getattr(aggregation, WEIGHTINGS[name])()(asking_gramian)
     return weights_T
 
 

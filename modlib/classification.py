@@ -23,7 +23,8 @@ from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.experiments import kept_record, load_data
 from modlib.gradients import UcrCounter, gramian, task_gradients
-from modlib.insertion import ModulatedNetwork, insert_modulation
+from modlib.insertion import insert_modulation
+from modlib.modulated_network import ModulatedNetwork
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Places, RunSettings
 from modlib.task_networks import count_parameters

@@ -10,126 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from modlib.errors import ModlibError, unknown_name
-from modlib.modulation import ChannelScale, check_task_indices
+from modlib.modulated_network import ModulatedNetwork
 
 CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d)  # 3-D outputs of these are (B, C, length)
-
-
-class CurrentTask:
-    """What the inserted scales share during a call: each image's task, or that all are wanted."""
-
-    def __init__(self):
-        self.task_B: Tensor | None = None
-        self.all_tasks = False
-
-
-class InsertedScale(nn.Module):
-    """A :class:`ChannelScale` on the output of one submodule, by a forward hook.
-
-    Args:
-        num_tasks, channels: T and C.
-        dim: the dimension of the output that holds the channels.
-        name: the submodule's, for messages.
-        current: shared by all scales of one network.
-    """
-
-    def __init__(self, num_tasks: int, channels: int, dim: int, name: str, current: CurrentTask):
-        super().__init__()
-        self.scale = ChannelScale(num_tasks, channels)
-        self.num_tasks, self.dim, self.name, self.current = num_tasks, dim, name, current
-
-    def hook(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        """Scale the output; where all tasks are wanted, the first scale makes T·B of B images."""
-        current = self.current
-        if current.all_tasks and current.task_B is None:
-            batch = len(output)
-            current.task_B = torch.arange(
-                self.num_tasks, device=output.device).repeat_interleave(batch)
-            output = output.repeat(self.num_tasks, *[1] * (output.ndim - 1))
-        if current.task_B is None:
-            raise ModlibError(
-                f"the output of {self.name!r} is modulated and needs a task: call the network that "
-                "insert_modulation returned, with a task per image, or remove() the modulation")
-        channels_last = output.movedim(self.dim, -1)
-        scales_BC = self.scale.scales()[current.task_B].to(output.dtype)
-        shape = (len(output), *[1] * (channels_last.ndim - 2), scales_BC.shape[-1])
-        return (channels_last * scales_BC.reshape(shape)).movedim(-1, self.dim)
-
-
-class ModulatedNetwork(nn.Module):
-    """A network with a scale per task and channel after some of its submodules.
-
-    Made by :func:`insert_modulation`. The network itself is ``model``, with its parameters under
-    their own names; the scales are in ``modulation``.
-
-    Attributes:
-        tasks: the T task names; a task's index is its place among them.
-        once: whether :meth:`for_all_tasks` can compute what precedes the first scale once.
-    """
-
-    def __init__(self, model: nn.Module, tasks: Sequence[str], places: Mapping[str, tuple]):
-        super().__init__()
-        self.tasks, self.once = tuple(tasks), True
-        self.model, self.current = model, CurrentTask()
-        self.modulation, self._handles = nn.ModuleDict(), []
-        for name, (channels, dim) in places.items():
-            scale = InsertedScale(len(tasks), channels, dim, name, self.current)
-            self.modulation[name.replace(".", "/")] = scale  # a module's name may hold no dot
-            self._handles.append(model.get_submodule(name).register_forward_hook(scale.hook))
-
-    def forward(self, images: Tensor, task_B: Tensor, *args, **options) -> Tensor:
-        """The model's output, each image modulated for its own task.
-
-        Args:
-            images: (B, …), what the model takes first.
-            task_B: int64 (B,), indices into ``tasks``.
-            args, options: what else the model takes.
-
-        Raises:
-            ModlibError: task indices of another shape or kind, or outside [0, T).
-        """
-        check_task_indices(task_B, len(self.tasks), len(images))
-        self.current.task_B, self.current.all_tasks = task_B, False
-        try:
-            return self.model(images, *args, **options)
-        finally:
-            self.current.task_B = None
-
-    def for_all_tasks(self, images: Tensor, *args, **options) -> Tensor:
-        """The model's output for every task; what precedes the first scale is computed once.
-
-        Where a connection leads around the first scale (it lies inside a residual block, say)
-        that cannot be done, ``once`` is False, and every image goes through T times. In train
-        mode the batch statistics after the first scale span all tasks.
-
-        Returns:
-            (T, B, …).
-        """
-        tasks, batch = len(self.tasks), len(images)
-        if not self.once:
-            task_TB = torch.arange(tasks, device=images.device).repeat_interleave(batch)
-            output = self(images.repeat(tasks, *[1] * (images.ndim - 1)), task_TB, *args, **options)
-            return output.unflatten(0, (tasks, batch))
-        self.current.task_B, self.current.all_tasks = None, True
-        try:
-            return self.model(images, *args, **options).unflatten(0, (tasks, batch))
-        finally:
-            self.current.task_B, self.current.all_tasks = None, False
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """The model's own parameters, those that every task trains."""
-        return list(self.model.parameters())
-
-    def task_parameters(self) -> list[nn.Parameter]:
-        """The scales' weights."""
-        return list(self.modulation.parameters())
-
-    def remove(self) -> nn.Module:
-        """Take the modulation out again and return the model as it was given."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        return self.model
 
 
 def insert_modulation(
@@ -171,6 +54,8 @@ def insert_modulation(
     if example is None:
         first = next((p for p in model.parameters()), torch.empty(0))
         example = torch.rand(2, 3, 224, 224).to(first)
+    if len(example) < 2:  # one image would be broadcast over all tasks where shapes ought to clash
+        raise ModlibError(f"example must hold two images or more; given {len(example)}")
     outputs = _outputs(model, after, example)
     places = {
         name: _channels(name, submodules[name], outputs[name], len(example), channel_dims or {})
@@ -178,7 +63,11 @@ def insert_modulation(
     }
     network = ModulatedNetwork(model, tasks, places)
     network.modulation.to(example.device)
-    network.once = _prefix_can_be_shared(network, example)
+    try:
+        network.once = _prefix_can_be_shared(network, example)
+    except BaseException:
+        network.remove()
+        raise
     return network
 
 
@@ -255,11 +144,12 @@ def _prefix_can_be_shared(network: ModulatedNetwork, example: Tensor) -> bool:
             weight.data.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
         task_B = torch.full((len(example),), len(network.tasks) - 1, device=example.device)
         last = _eval_call(network, lambda: network(example, task_B))
-        every = _eval_call(network, lambda: network.for_all_tasks(example))
+        try:
+            every = _eval_call(network, lambda: network.for_all_tasks(example))
+        except Exception:  # whatever a model does where B and T·B images meet
+            return False
         return every[-1].shape == last.shape and torch.allclose(
             every[-1], last, rtol=1e-3, atol=1e-3 * float(last.abs().max()))
-    except (RuntimeError, ValueError, IndexError):  # shapes of B and T·B images met
-        return False
     finally:
         for weight, before in zip(weights, kept, strict=True):
             weight.data.copy_(before)

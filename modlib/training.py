@@ -155,7 +155,7 @@ def training_step(
     Returns:
         every task's loss before the step, float32 (T,), without graph.
     """
-    with _masks_inputs(network, settings) as unmasked:
+    with _unmasked_embeddings(network, settings) as unmasked:
         losses_T = batch_task_losses(network, images_BCHW, labels_BT, settings, generator)
     shared, aggregated = network.shared_parameters(), settings.aggregation != "mean"
     if counter is not None or aggregated:
@@ -172,14 +172,14 @@ def training_step(
 
 
 @contextmanager
-def _masks_inputs(network: Network, settings: Settings) -> Iterator[list[Tensor]]:
+def _unmasked_embeddings(network: Network, settings: Settings) -> Iterator[list[Tensor]]:
     """Where CSN's penalty asks for them: the embeddings before the masks of the next call."""
     seen: list[Tensor] = []
     if not settings.has_csn_penalty:
         yield seen
         return
-    hook = network.modulation["fc"].register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0]))
+    hook = network.stages["fc"].register_forward_hook(
+        lambda _, __, output: seen.append(output))
     try:
         yield seen
     finally:

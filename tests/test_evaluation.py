@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from modlib.evaluation import embed_images, triplet_accuracy
-from modlib.networks import SYSTEMS, Network, build_network
+from modlib.networks import SYSTEMS, build_network
+from modlib.task_networks import Network
 
 TASKS = ("Smiling", "Young")
 IMAGES = torch.randint(
@@ -16,7 +17,7 @@ EVERY = torch.arange(7)
 def small(system: str = "modulated") -> Network:
     """A small network that has seen a batch and whose tasks' scales differ."""
     network = build_network(
-        system, TASKS, image_size=48, width=0.15, embedding_size=12, bn_decay=0.5)
+        system, TASKS, image_size=48, width=0.15, embedding_size=12, branch_size=12, bn_decay=0.5)
     if system == "modulated":
         nn.init.constant_(network.modulation["fc"].weight[1, :6], 0.2)
     with torch.no_grad():
@@ -64,8 +65,10 @@ def test_images_are_fetched_batch_by_batch_each_once():
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_networks_mode_is_restored(system, training):
     network = small(system).train(training)
+    before = [module.training for module in network.modules()]
     embed_images(network, from_memory, EVERY)
-    assert all(module.training is training for module in network.modules())
+    assert network.training is training
+    assert [module.training for module in network.modules()] == before
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -16,18 +16,23 @@ import pytest
 import torch
 
 from modlib import experiments, training
+from modlib.batches import image_getter
+from modlib.classification import ClassifierSettings, run_classifier
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.experiments import (
+    checkpoint_path,
     final_results,
+    kept_record,
     load_data,
+    new_network,
+    record_path,
     run,
     run_many,
 )
-from modlib.networks import build_network
+from modlib.networks import SYSTEMS, build_network
 from modlib.results import comparable, read_record
 from modlib.settings import Places
-from modlib.training import image_getter
 from modlib.triplets import fixed_triplets
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
@@ -180,25 +185,127 @@ def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
     assert results["dead_scales"] == 2
 
 
-@pytest.mark.parametrize(("system", "copies", "per_task"), [
-    ("fully_shared", 1, 0), ("modulated", 1, 13 + 13 + 16), ("independent", 3, None)])
-def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system, copies, per_task):
+OWN = {  # numbers a task has for itself; a trunk of width 0.1 has 13 channels, and 16 at its end
+    "fully_shared": 0, "csn": 16, "branches": 16 * 256, "mask_only": 13 + 13 + 16,
+    "modulated": 13 + 13 + 16, "projection": 13 * 13 + 13 * 13 + 16 * 16}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system):
     def counted(system):
-        network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
-        return results_of(network, loaded, replace(tiny, system=system))["parameters"]
+        settings = replace(tiny, system=system)
+        return results_of(new_network(settings), loaded, settings)["parameters"]
 
     trunk = counted("fully_shared")["total"]
-    expected = {"total": copies * trunk, "shared": 0, "task": copies * trunk}
-    if per_task is not None:
-        expected = {"total": trunk + 3 * per_task, "shared": trunk, "task": 3 * per_task}
+    if system == "independent":
+        expected = {"total": 3 * trunk, "shared": 0, "task": 3 * trunk}
+    else:  # a frozen trunk is shared too
+        expected = {"total": trunk + 3 * OWN[system], "shared": trunk, "task": 3 * OWN[system]}
     assert counted(system) == expected
 
 
-@pytest.mark.parametrize("system", ["fully_shared", "independent"])
-def test_only_the_modulated_system_tells_of_scales(loaded, tiny, system):
-    network = build_network(system, tiny.tasks, 48, 0.1, embedding_size=16)
-    results = results_of(network, loaded, replace(tiny, system=system))
-    assert set(results) == {"test_accuracy", "parameters"}
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_only_systems_with_scales_tell_of_scales(loaded, tiny, system):
+    settings = replace(tiny, system=system)
+    results = results_of(new_network(settings), loaded, settings)
+    with_scales = system in ("csn", "mask_only", "modulated")
+    assert set(results) == {"test_accuracy", "parameters"} | (
+        {"dead_scales", "w_distance"} if with_scales else set())
+
+
+# Masks on a trained trunk
+
+@pytest.fixture
+def masks(tiny):
+    return replace(tiny, system="mask_only", branch_size=8)
+
+
+def weights_in(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
+    network = torch.load(checkpoint)["network"]
+    return {name: value for name, value in network.items() if name.startswith(part)}
+
+
+def test_masks_are_learned_on_the_trunk_that_branches_trained(loaded, masks, places):
+    record = run(masks, places)
+    branches = replace(masks, system="branches")
+    assert {path.name for path in record_files(places)} == {
+        f"{one.run_name(loaded.fingerprint)}.json" for one in (masks, branches)}
+    assert record["results"]["trunk_from"] == branches.run_name(loaded.fingerprint)
+    own, trained = (
+        checkpoint_path(one, places, loaded.fingerprint) for one in (masks, branches))
+    trunk = weights_in(trained, "stages.")
+    assert trunk.keys() == weights_in(own, "stages.").keys()
+    for name, value in weights_in(own, "stages.").items():  # after training the masks, too
+        assert torch.equal(value, trunk[name]), name
+    for name, value in new_network(branches).stages.state_dict().items():
+        assert not torch.equal(value, trunk[f"stages.{name}"]), name
+    assert all((value != 1).any() for value in weights_in(own, "modulation.").values())
+
+
+def test_the_branches_record_is_that_of_a_run_of_their_own(loaded, masks, places, tmp_path):
+    run(masks, places)
+    branches = replace(masks, system="branches")
+    made = read_record(record_path(branches, places, loaded.fingerprint))
+    assert comparable(made) == comparable(run(branches, elsewhere(places, tmp_path)))
+
+
+def test_only_systems_on_a_trained_trunk_say_where_it_is_from(loaded, tiny, places):
+    assert "trunk_from" not in run(replace(tiny, system="branches"), places)["results"]
+
+
+@pytest.fixture
+def trained_epochs(monkeypatch) -> list[tuple[str, int]]:
+    """The system and number of every epoch that is really trained."""
+    epochs, train_one_epoch = [], training.train_one_epoch
+
+    def train_and_tell(*arguments):
+        epochs.append((arguments[-2].system, arguments[-1]))
+        return train_one_epoch(*arguments)
+
+    monkeypatch.setattr(training, "train_one_epoch", train_and_tell)
+    return epochs
+
+
+MASKS, BRANCHES = ([(system, 0), (system, 1)] for system in ("mask_only", "branches"))
+
+
+def test_branches_that_are_trained_are_not_trained_again(loaded, masks, places, trained_epochs):
+    run(replace(masks, system="branches"), places)
+    assert trained_epochs == BRANCHES
+    first = run(masks, places)
+    assert trained_epochs == BRANCHES + MASKS
+    assert run(masks, places) == first
+    assert trained_epochs == BRANCHES + MASKS
+
+
+def test_branches_whose_checkpoint_is_gone_are_trained_again_to_the_same(
+        loaded, masks, places, tmp_path, trained_epochs):
+    branches = replace(masks, system="branches")
+    first = run(branches, places)
+    checkpoint_path(branches, places, loaded.fingerprint).unlink()
+    record = run(masks, places)
+    assert trained_epochs == BRANCHES + BRANCHES + MASKS
+    assert read_record(record_path(branches, places, loaded.fingerprint)) == first
+    assert comparable(record) == comparable(run(masks, elsewhere(places, tmp_path)))
+
+
+def test_branches_cut_halfway_go_on_before_the_masks(
+        loaded, masks, places, tmp_path, trained_epochs):
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(masks, system="branches"), places, cut_off)
+    record = run(masks, places)
+    assert trained_epochs == BRANCHES + MASKS
+    assert comparable(record) == comparable(run(masks, elsewhere(places, tmp_path)))
+
+
+def test_masks_cut_halfway_go_on_to_the_record_of_an_unbroken_run(
+        loaded, masks, places, tmp_path, trained_epochs):
+    with pytest.raises(KeyboardInterrupt):
+        run(masks, places, cut_off)
+    assert trained_epochs == [*BRANCHES, ("mask_only", 0)]  # told of the masks' epochs alone
+    record = run(masks, places)
+    assert trained_epochs == [*BRANCHES, *MASKS]
+    assert comparable(record) == comparable(run(masks, elsewhere(places, tmp_path)))
 
 
 # Done runs, killed runs
@@ -267,6 +374,36 @@ def cut_off(*_):
     raise KeyboardInterrupt
 
 
+# Records of any kind of work
+
+def test_a_record_is_kept_of_the_work_that_is_done(loaded, tiny, places):
+    given, epochs = [], [{"epoch": 1, "loss": 0.5, "images": 18, "seconds": 2.0}]
+
+    def work(checkpoint, device):
+        given.append((checkpoint, device))
+        return epochs, {"found": 3}
+
+    record = kept_record(tiny, places, loaded, work)
+    name = tiny.run_name(loaded.fingerprint)
+    assert given == [(Path(places.checkpoint_dir) / f"{name}.pt", CPU)]
+    assert (record["name"], record["results"], record["epochs"]) == (name, {"found": 3}, epochs)
+    assert record["run"]["training_seconds"] == 2.0
+    assert read_record(record_path(tiny, places, loaded.fingerprint)) == record
+    assert kept_record(tiny, places, loaded, None) == record  # read, not worked for again
+
+
+def test_work_that_fails_leaves_no_record(loaded, tiny, places):
+    with pytest.raises(KeyboardInterrupt):
+        kept_record(tiny, places, loaded, cut_off)
+    assert record_files(places) == []
+
+
+def test_records_and_checkpoints_are_where_places_say_under_the_runs_name(tiny, places):
+    name = tiny.run_name("data")
+    assert record_path(tiny, places, "data") == Path(places.results_dir) / f"{name}.json"
+    assert checkpoint_path(tiny, places, "data") == Path(places.checkpoint_dir) / f"{name}.pt"
+
+
 # Many runs
 
 @pytest.fixture
@@ -316,7 +453,7 @@ def test_many_runs_in_worker_processes_give_the_same_records(three, places, tmp_
     assert sorted(done, key=by_seed) == sorted(zip(three, records, strict=True), key=by_seed)
 
 
-def test_records_are_in_order_whichever_run_ends_first(tiny, places, monkeypatch):
+def test_records_are_in_order_whichever_run_ends_first(tiny, places):
     ended = [Event() for _ in range(4)]
     ended[3].set()
 
@@ -325,9 +462,9 @@ def test_records_are_in_order_whichever_run_ends_first(tiny, places, monkeypatch
         ended[settings.seed].set()
         return settings.seed
 
-    monkeypatch.setattr(experiments, "run", run_after_the_next)
     with ThreadPoolExecutor(3) as pool:
-        assert run_many([replace(tiny, seed=n) for n in range(3)], places, pool) == [0, 1, 2]
+        assert run_many([replace(tiny, seed=n) for n in range(3)], places, pool,
+                        runner=run_after_the_next) == [0, 1, 2]
 
 
 def test_a_failing_run_in_an_executor_is_named(loaded, tiny, places):
@@ -336,7 +473,7 @@ def test_a_failing_run_in_an_executor_is_named(loaded, tiny, places):
     assert "modulated on Smiling, Mouth_Slightly_Open, Young, seed 0" in caught.value.__notes__[0]
 
 
-def test_after_a_failing_run_no_other_is_begun(tiny, places, monkeypatch):
+def test_after_a_failing_run_no_other_is_begun(tiny, places):
     begun, told = [], Event()
 
     def fail_first(settings, places):
@@ -345,12 +482,70 @@ def test_after_a_failing_run_no_other_is_begun(tiny, places, monkeypatch):
             raise ModlibError("the first fails")
         told.wait(30)
 
-    monkeypatch.setattr(experiments, "run", fail_first)
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(ModlibError, match="the first fails"):
-            run_many([replace(tiny, seed=n) for n in range(4)], places, pool)
+            run_many([replace(tiny, seed=n) for n in range(4)], places, pool, runner=fail_first)
         told.set()
     assert begun in ([0], [0, 1])  # the second may have begun before the first was missed
+
+
+def names(records):
+    return [record["settings"]["system"] for record in records]
+
+
+def test_runs_on_another_runs_trunk_are_done_last_and_returned_in_place(
+        loaded, masks, places, trained_epochs):
+    runs = [masks, replace(masks, system="branches"), replace(masks, system="fully_shared")]
+    done = []
+    records = run_many(runs, places, on_done=lambda settings, _: done.append(settings.system))
+    assert names(records) == ["mask_only", "branches", "fully_shared"]
+    assert done == ["branches", "fully_shared", "mask_only"]
+    assert [epoch for epoch in trained_epochs if epoch[0] == "branches"] == BRANCHES  # once
+    assert [run(one, places) for one in runs] == records
+
+
+def test_an_executor_begins_runs_on_another_runs_trunk_when_the_others_have_ended(
+        loaded, masks, places, tmp_path):
+    runs = [masks, replace(masks, system="branches"), replace(masks, seed=1),
+            replace(masks, system="branches", seed=1)]
+    events, executor_run = [], run
+
+    def told(settings, places):
+        events.append(("begins", settings.system))
+        record = executor_run(settings, places)
+        events.append(("ends", settings.system))
+        return record
+
+    with ThreadPoolExecutor(2) as pool:
+        records = run_many(runs, places, pool, runner=told)
+    assert names(records) == ["mask_only", "branches", "mask_only", "branches"]
+    assert [record["settings"]["seed"] for record in records] == [0, 0, 1, 1]
+    assert [system for _, system in events] == ["branches"] * 4 + ["mask_only"] * 4
+    assert comparables(records) == comparables(run_many(runs, elsewhere(places, tmp_path)))
+
+
+def test_runs_on_another_runs_trunk_need_not_be_given_with_it(loaded, masks, places):
+    with ThreadPoolExecutor(1) as pool:
+        [record] = run_many([masks], places, pool)
+    assert record["settings"]["system"] == "mask_only"
+    assert len(record_files(places)) == 2
+
+
+def test_another_kind_of_run_is_done_side_by_side_too(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "available_cores", lambda: 1)
+    classifier = ClassifierSettings(
+        tasks=("Smiling", "Wavy_Hair"), image_size=48, toy_images=120, batch_size=12, epochs=1,
+        batches_per_epoch=1, precision="float32", ucr_every=0)
+    runs = [replace(classifier, system="fully_shared", seed=2), classifier]
+    told = []
+    records = run_many(runs, elsewhere(places, tmp_path), None,
+                       lambda settings, metrics: told.append((settings, metrics)),
+                       runner=run_classifier)
+    assert told == [(one, record["epochs"][0])
+                    for one, record in zip(runs, records, strict=True)]
+    assert names(records) == ["fully_shared", "modulated"]
+    again = run_many(runs[:1], replace(places, workers=1), runner=run_classifier)
+    assert comparables(again) == comparables(records[:1])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -432,16 +627,15 @@ def test_two_threads_give_the_same_record_again(loaded, tiny, places, tmp_path):
     assert comparable(one) == comparable(other)
 
 
-def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, places, monkeypatch):
+def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, places):
     begun = []
 
     def fail_first(settings, places):
         begun.append(settings.seed)
         raise ModlibError("a planted failure")
 
-    monkeypatch.setattr(experiments, "run", fail_first)
     runs = [replace(tiny, seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(1) as pool, pytest.raises(ModlibError) as failure:
-        run_many(runs, places, pool)
+        run_many(runs, places, pool, runner=fail_first)
     assert "modulated" in failure.value.__notes__[0] and "seed 0" in failure.value.__notes__[0]
     assert len(begun) < len(runs)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modlib.losses import (
+    csn_penalty,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
@@ -212,3 +213,50 @@ def test_equation_8_at_rest_has_no_gradient():
     scales_TC = SCALES_TC.clone().requires_grad_()
     relevance_regulariser(scales_TC, (0, 1), 2, beta=4.0).backward()
     assert torch.equal(scales_TC.grad, torch.zeros(3, 3))
+
+
+# The penalties of CSN
+
+UNMASKED_BD = torch.tensor([[1.0, 2.0], [0.0, 4.0], [2.0, 0.0], [3.0, 1.0]])
+# ‖E‖² = 1 + 4 + 16 + 4 + 9 + 1 = 35, of four images
+MASKS_TD = torch.tensor([[0.5, 1.0], [0.0, 2.0], [0.25, 0.75]])  # sums 1.5, 2 and 1
+
+
+@pytest.mark.parametrize(("length", "sparsity", "expected"), [
+    (1.0, 0.0, 35 ** 0.5 / 2), (0.0, 1.0, 1.5), (0.5, 2.0, 35 ** 0.5 / 4 + 3.0), (0.0, 0.0, 0.0),
+])
+def test_penalties_of_csn_by_hand(length, sparsity, expected):
+    penalty = csn_penalty(UNMASKED_BD, MASKS_TD, length, sparsity)
+    assert penalty.shape == ()
+    assert penalty.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("images", "tasks", "size"), [(1, 1, 1), (3, 4, 5), (8, 2, 3)])
+def test_penalties_of_csn_equal_a_loop(images, tasks, size):
+    generator = torch.Generator().manual_seed(images)
+    unmasked_BD = torch.randn(images, size, generator=generator)
+    masks_TD = torch.randn(tasks, size, generator=generator)
+    squares = sum(float(number) ** 2 for image in unmasked_BD for number in image)
+    of_masks = [sum(abs(float(number)) for number in mask) for mask in masks_TD]
+    expected = 0.3 * (squares / images) ** 0.5 + 0.7 * sum(of_masks) / tasks
+    assert csn_penalty(unmasked_BD, masks_TD, 0.3, 0.7).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_penalty_on_length_does_not_depend_on_how_often_a_batch_is_repeated():
+    once, twice = (csn_penalty(UNMASKED_BD.repeat(times, 1), MASKS_TD, 1.0, 0.0).item()
+                   for times in (1, 2))
+    assert once == pytest.approx(twice)
+
+
+def test_gradient_of_the_penalties_of_csn_by_hand():
+    unmasked_BD, masks_TD = UNMASKED_BD.clone().requires_grad_(), MASKS_TD.clone().requires_grad_()
+    csn_penalty(unmasked_BD, masks_TD, 0.5, 3.0).backward()
+    torch.testing.assert_close(unmasked_BD.grad, 0.5 * UNMASKED_BD / 35 ** 0.5 / 2)
+    torch.testing.assert_close(masks_TD.grad, MASKS_TD.sign())
+
+
+def test_penalties_of_csn_are_float32_of_bfloat16_embeddings():
+    exact = csn_penalty(UNMASKED_BD, MASKS_TD, 1.0, 1.0)
+    given = csn_penalty(UNMASKED_BD.bfloat16(), MASKS_TD, 1.0, 1.0)
+    assert given.dtype == torch.float32
+    assert given.item() == pytest.approx(exact.item())  # these numbers are exact in bfloat16

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from modlib.errors import ModlibError
-from modlib.insertion import ModulatedNetwork, insert_modulation
+from modlib.insertion import insert_modulation
+from modlib.modulated_network import ModulatedNetwork
 from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices
 
 TASKS = ("Smiling", "Young", "Bald")
@@ -276,10 +277,17 @@ def test_wrong_task_indices_are_refused_and_the_allowed_ones_named(task_B, messa
 @pytest.mark.parametrize("task_B", [
     torch.tensor([0, 3, 1]), torch.tensor([3, 3, 3]), torch.tensor([0, 0, 0]),
     torch.tensor([0, 3, 1, 3, 2, 3])[::2], torch.tensor([], dtype=torch.int64),
-    torch.full((3,), 9, device="meta"),  # the values of another device are not looked at
 ])
 def test_right_task_indices_are_accepted(task_B):
     check_task_indices(task_B, 4, len(task_B))
+
+
+def test_task_indices_of_another_device_are_not_looked_at(monkeypatch):
+    """It would have to be waited for."""
+    monkeypatch.setattr(Tensor, "min", lambda _: pytest.fail("looked at"))
+    check_task_indices(torch.full((3,), 9, device="meta"), 4, 3)
+    with pytest.raises(ModlibError, match="given int64"):
+        check_task_indices(torch.full((3,), 9, device="meta"), 4, 2)
 
 
 def test_task_indices_are_not_looked_at_inside_vmap_and_compiled_code():
@@ -326,6 +334,15 @@ class Apply(nn.Module):
         return self.function(x)
 
 
+class Sure(Around):
+    """Asserts that nobody changes the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.inside(x)
+        assert len(inside) == len(x)
+        return self.last(inside)
+
+
 class Unfit(nn.Module):
     """Submodules that no scale can follow, for all kinds of reasons; takes (B, 4)."""
 
@@ -352,6 +369,7 @@ def random_images(batch: int, side: int, dtype: torch.dtype = torch.float32) -> 
 
 IMAGES, TASK_B = random_images(4, 32), torch.tensor([2, 0, 1, 2])
 SMALL_IMAGES, SMALL_TASK_B = random_images(5, 6), torch.tensor([2, 0, 1, 2, 0])
+FOUR = torch.eye(4)[:2]  # an example of two images that are vectors
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -367,7 +385,9 @@ def seasoned(model: nn.Module) -> nn.Module:
         if not parameter.count_nonzero():  # as a vision transformer's head
             nn.init.normal_(parameter, std=0.02, generator=generator)
     for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith("running_mean"):
+            nn.init.uniform_(buffer, -0.2, 0.2, generator=generator)
+        if name.endswith("running_var"):
             nn.init.uniform_(buffer, 0.5, 1.5, generator=generator)
     return model.eval()
 
@@ -399,7 +419,7 @@ def small_network(dtype: torch.dtype = torch.float32) -> ModulatedNetwork:
 
 
 def around_network() -> ModulatedNetwork:
-    network = insert_modulation(Around(), ["inside"], TASKS, torch.zeros(2, 4))
+    network = insert_modulation(Around(), ["inside"], TASKS, FOUR)
     return with_random_scales(network)
 
 
@@ -428,8 +448,14 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module", params=CASES)
 def case(request) -> Case:
+    torch.manual_seed(0)
     return CASES[request.param]()
 
 
@@ -459,7 +485,8 @@ def reference(
 
 
 def weights_of(network: ModulatedNetwork, name: str) -> nn.Parameter:
-    return network.modulation[name.replace(".", "/")].scale.weight
+    [weight] = [own.scale.weight for own in network.modulation.values() if own.name == name]
+    return weight
 
 
 def task_by_task(network: ModulatedNetwork, images: Tensor) -> Tensor:
@@ -478,30 +505,37 @@ def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-def assert_near(given: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+def assert_near(given: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     """Equal up to rounding, next to the largest expected number, which is not 0."""
     assert given.shape == expected.shape
     assert 0 < expected.abs().max() < torch.inf
     assert (given - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+def assert_tells_apart(network: ModulatedNetwork, images: Tensor) -> None:
+    """No two images or tasks have about the same output: being equal to a loop says something."""
+    rows = task_by_task(network, images).flatten(0, 1).flatten(1)
+    distances = torch.cdist(rows, rows) + torch.diag(torch.full((len(rows),), torch.inf))
+    assert distances.min() > 0.005 * rows.norm(dim=1).max()
+
+
 @torch.no_grad()
 def test_new_scales_leave_the_function_unchanged(case):
-    assert_near(case.at_start, case.plain(IMAGES), 1e-6)
+    assert torch.equal(case.at_start, case.plain(IMAGES))
 
 
 @torch.no_grad()
 def test_inserted_scales_multiply_each_images_channels_by_its_tasks_scales(case):
     expected = reference(case.plain, case.network, case.dims, IMAGES, TASK_B)
     assert_near(case.network(IMAGES, TASK_B), expected)
-    assert (expected - case.at_start).abs().max() > 0.01 * expected.abs().max()
+    assert_tells_apart(case.network, IMAGES)
 
 
 @torch.no_grad()
 def test_a_batch_of_mixed_tasks_equals_a_call_per_task(case):
     given = case.network(IMAGES, TASK_B)
     for task in range(len(TASKS)):
-        own = TASK_B == task
+        own = task == TASK_B
         assert_near(case.network(IMAGES[own], TASK_B[own]), given[own])
 
 
@@ -528,6 +562,12 @@ def test_what_precedes_the_first_scale_runs_once_an_image(case):
     assert set(after) == {3 * len(IMAGES)}
 
 
+@torch.no_grad()
+def test_the_small_networks_tell_images_and_tasks_apart():
+    assert_tells_apart(small_network(), SMALL_IMAGES)
+    assert_tells_apart(around_network(), random_features((5, 4)))
+
+
 @pytest.mark.parametrize(("module", "shape", "channel_dims", "dim"), [
     (nn.Conv1d(3, 4, 3), (2, 3, 8), {}, 1),
     (nn.BatchNorm1d(3), (2, 3, 8), {}, 1),
@@ -549,7 +589,7 @@ def test_channels_are_found_or_told_in_outputs_of_every_shape(module, shape, cha
     model = nn.Sequential(module, nn.Tanh()).eval()
     plain = twin(model)
     network = insert_modulation(model, ["0"], TASKS, example, channel_dims)
-    assert torch.equal(weights_of(network, "0"), torch.ones(3, module(example).shape[dim]))
+    assert torch.equal(weights_of(network, "0"), torch.ones(3, plain[0](example).shape[dim]))
     with_random_scales(network)
     images, task_B = random_features((5, *shape[1:])), torch.tensor([2, 0, 1, 2, 0])
     assert_near(network(images, task_B), reference(plain, network, {"0": dim}, images, task_B))
@@ -568,14 +608,15 @@ def test_scales_keep_the_memory_layout_of_images():
 
 def test_without_an_example_two_rgb_images_of_224_pixels_go_through():
     model, seen = small_model().double(), []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.register_forward_pre_hook(
+        lambda _, inputs: seen.append((inputs[0].shape, inputs[0].dtype, torch.is_grad_enabled())))
     insert_modulation(model, ["conv2"], TASKS)
-    assert (seen[0].shape, seen[0].dtype) == ((2, 3, 224, 224), torch.float64)
+    assert set(seen) == {((2, 3, 224, 224), torch.float64, False)}
 
 
 @torch.no_grad()
 def test_one_task_is_enough():
-    network = with_random_scales(insert_modulation(Around(), ["inside"], ["Bald"], torch.zeros(2, 4)))
+    network = with_random_scales(insert_modulation(Around(), ["inside"], ["Bald"], FOUR))
     features, task_B = random_features((5, 4)), torch.zeros(5, dtype=torch.long)
     assert torch.equal(network.for_all_tasks(features), network(features, task_B)[None])
 
@@ -591,16 +632,16 @@ def test_any_number_of_images_can_be_given(once):
 
 
 @torch.no_grad()
-def test_what_else_the_model_takes_is_passed_on():
-    network, features = around_network(), random_features((5, 4))
-    for given, factor_1 in (
-        (lambda *more, **options: network(features, SMALL_TASK_B, *more, **options),
-         network(features, SMALL_TASK_B)),
-        (lambda *more, **options: network.for_all_tasks(features, *more, **options),
-         network.for_all_tasks(features)),
-    ):
-        assert torch.equal(given(2.0), 2 * factor_1)
-        assert torch.equal(given(factor=2.0), 2 * factor_1)
+@pytest.mark.parametrize("after", ["inside", "last"])
+def test_what_else_the_model_takes_is_passed_on(after):
+    network = with_random_scales(insert_modulation(Around(), [after], TASKS, FOUR))
+    assert network.once is (after == "last")
+    features = random_features((5, 4))
+    one, every = network(features, SMALL_TASK_B), network.for_all_tasks(features)
+    assert torch.equal(network(features, SMALL_TASK_B, 2.0), 2 * one)
+    assert torch.equal(network(features, SMALL_TASK_B, factor=2.0), 2 * one)
+    assert torch.equal(network.for_all_tasks(features, 2.0), 2 * every)
+    assert torch.equal(network.for_all_tasks(features, factor=2.0), 2 * every)
 
 
 @pytest.mark.parametrize("after", [["layer3", "avgpool"], ["layer3.0.conv1"]])
@@ -611,9 +652,8 @@ def test_in_train_mode_a_network_for_all_tasks_equals_forward_on_repeated_images
     other, images = copy.deepcopy(network), IMAGES.double()
     every, expected = network.for_all_tasks(images), other(*repeated(images))
     assert_near(every.flatten(0, 1), expected, 1e-9)
-    for part in (network, other):
-        (part.for_all_tasks(images) if part is network else part(*repeated(images))
-         ).square().sum().backward()
+    every.square().sum().backward()
+    expected.square().sum().backward()
     for own, others in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(own.grad, others.grad, rtol=1e-6, atol=1e-9)
     assert_near(network.model.bn1.running_mean, other.model.bn1.running_mean, 1e-9)
@@ -830,7 +870,6 @@ def tiny_vit() -> nn.Module:
     return torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16)
 
 
-FOUR = torch.zeros(2, 4)
 CANNOT = "cannot be scaled: "
 REFUSED = {
     "an unknown name": (
@@ -842,7 +881,8 @@ REFUSED = {
         small_model, {"after": []}, SMALL_IMAGES,
         "after must be a list of distinct names of submodules; given []"),
     "one name, bare": (
-        small_model, {"after": "conv2"}, SMALL_IMAGES, "distinct names of submodules; given 'conv2'"),
+        small_model, {"after": "conv2"}, SMALL_IMAGES,
+        "distinct names of submodules; given 'conv2'"),
     "a name twice": (
         small_model, {"after": ["conv2", "conv2"]}, SMALL_IMAGES,
         "distinct names of submodules; given ['conv2', 'conv2']"),
@@ -875,7 +915,8 @@ REFUSED = {
         f"the output of 'indices' (Apply) {CANNOT}it holds int64, not floating-point numbers"),
     "the batch elsewhere": (
         Unfit, {"after": ["turned"]}, FOUR,
-        "its shape is (4, 2), and the first dimension must be the batch, 2, with at least one more"),
+        "its shape is (4, 2), and the first dimension must be the batch, 2, with at least one "
+        "more"),
     "more rows than the batch": (
         Unfit, {"after": ["joined"]}, FOUR, "its shape is (4, 4), and the first dimension must be"),
     "no channels": (
@@ -938,7 +979,7 @@ def test_a_modulated_model_is_not_called_bare():
 def test_a_modulated_model_is_not_modulated_again(after):
     network = small_network()
     expected = network(SMALL_IMAGES, SMALL_TASK_B)
-    with pytest.raises(ModlibError, match="'norm' is modulated and needs a task"):
+    with pytest.raises(ModlibError, match=r"^the output of 'norm' is modulated and needs"):
         insert_modulation(network.model, [after], TASKS, SMALL_IMAGES)
     with pytest.raises(ModlibError, match="ModulatedNetwork does not take the example"):
         insert_modulation(network, [f"model.{after}"], TASKS, SMALL_IMAGES)
@@ -978,3 +1019,60 @@ def test_after_an_error_the_network_still_works(call, where):
     assert torch.equal(network(SMALL_IMAGES, SMALL_TASK_B), forward)
     assert torch.equal(network.for_all_tasks(SMALL_IMAGES), every)
     assert torch.equal(network(SMALL_IMAGES, SMALL_TASK_B), forward)
+
+
+@pytest.mark.parametrize("name", ["keys", "values"])
+def test_a_submodule_may_be_called_as_a_dicts_method(name):
+    model = nn.Sequential(OrderedDict([("first", nn.Linear(4, 4)), (name, nn.Linear(4, 4))]))
+    plain = twin(model)
+    network = with_random_scales(insert_modulation(model, ["first", name], TASKS, FOUR))
+    task_B, loaded = torch.tensor([2, 0]), copy.deepcopy(network)
+    expected = reference(plain, network, {"first": 1, name: 1}, FOUR, task_B)
+    assert_near(network(FOUR, task_B), expected)
+    nn.init.ones_(weights_of(loaded, name))
+    loaded.load_state_dict(network.state_dict())
+    assert_near(loaded(FOUR, task_B), expected)
+
+
+def test_a_model_that_asserts_its_batch_size_takes_the_images_once_per_task():
+    network = with_random_scales(insert_modulation(Sure(), ["inside"], TASKS, FOUR))
+    assert not network.once
+    features = random_features((5, 4))
+    assert_near(network.for_all_tasks(features), task_by_task(network, features))
+
+
+@pytest.mark.parametrize("output", [lambda x: (x, x), lambda x: {"out": x}], ids=["tuple", "dict"])
+def test_a_model_whose_output_is_no_tensor_takes_a_task_per_image_alone(output):
+    network = insert_modulation(
+        nn.Sequential(nn.Linear(4, 4), Apply(output)), ["0"], TASKS, FOUR)
+    assert type(network(FOUR, torch.zeros(len(FOUR), dtype=torch.long))) in (tuple, dict)
+    with pytest.raises(ModlibError, match=r"one tensor; Sequential gives a (tuple|dict)"):
+        network.for_all_tasks(FOUR)
+
+
+def test_an_insertion_that_fails_leaves_no_hooks():
+    def only_once(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return x
+
+    calls: list[Tensor] = []
+    model = nn.Sequential(nn.Linear(4, 4), Apply(only_once)).train()
+    with pytest.raises(KeyboardInterrupt):
+        insert_modulation(model, ["0"], TASKS, FOUR)
+    assert len(calls) == 2
+    assert hooks(model) == 0
+    assert model.training
+
+
+def test_an_example_of_one_image_is_refused():
+    with pytest.raises(ModlibError, match="two images or more; given 1"):
+        insert_modulation(Around(), ["inside"], TASKS, FOUR[:1])
+
+
+def test_scales_are_asked_for_by_the_submodules_name():
+    network = insert_modulation(Around(), ["inside"], TASKS, FOUR)
+    assert network.scale_after("inside") is next(iter(network.modulation.values())).scale
+    with pytest.raises(ModlibError, match="'insde' is not known; did you mean 'inside'"):
+        network.scale_after("insde")

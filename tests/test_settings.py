@@ -2,24 +2,34 @@
 
 import json
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import pytest
 
+from modlib.aggregation import WEIGHTINGS
+from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
+from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
 from modlib.settings import Places, Settings, notebook_parameters, split_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = sorted((ROOT / "book/results/three_attributes").glob("*.json"))
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 # For every setting a valid value that is not its default.
 OTHER_VALUES = {
     "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
     "toy_images": 60, "system": "fully_shared", "width": 1.0, "embedding_size": 8,
-    "modulate_from": 5, "bn_decay": 0.5, "batching": "triplets", "triplet_choice": "symmetric",
+    "modulate_from": 5, "branch_size": 25, "mask_initialisation": "normal", "bn_decay": 0.5,
+    "batching": "triplets", "triplet_choice": "symmetric",
     "batch_size": 90, "samples_per_anchor": 1, "margin": 0.5, "horizontal_flip": False,
     "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
     "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
-    "regulariser_weight": 1.0, "regulariser_beta": 2.0, "ucr_every": 1, "test_triplets": 5,
+    "aggregation": "upgrad", "regulariser_weight": 1.0, "regulariser_beta": 2.0,
+    "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "test_triplets": 5,
     "seed": 3,
 }
+NEEDS = {"embedding_norm_weight": {"system": "csn"}, "mask_norm_weight": {"system": "csn"}}
 
 
 # Types, ranges, choices
@@ -64,13 +74,16 @@ def test_a_list_of_tasks_becomes_a_tuple():
     ("modulate_from", 2, 5, 1), ("margin", 0.0, 4.0, 0.001), ("epochs", 1, 100_000, 1),
     ("batches_per_epoch", 1, 10_000_000, 1), ("ucr_every", 0, 1_000_000, 1),
     ("seed", 0, 2**31 - 1, 1), ("scale_rate_factor", 0.0, 1e6, 1.0),
+    ("branch_size", 1, 65_536, 1), ("embedding_norm_weight", 0.0, 1e6, 1.0),
+    ("mask_norm_weight", 0.0, 1e6, 1.0),
 ])
 def test_a_range_includes_its_ends_and_nothing_beyond(name, low, high, step):
-    assert getattr(Settings(**{name: low}), name) == low
-    assert getattr(Settings(**{name: high}), name) == high
+    needs = NEEDS.get(name, {})
+    assert getattr(Settings(**{name: low}, **needs), name) == low
+    assert getattr(Settings(**{name: high}, **needs), name) == high
     for value in (low - step, high + step):
         with pytest.raises(ModlibError, match=f"^{name} must be from .*; given {value!r}"):
-            Settings(**{name: value})
+            Settings(**{name: value}, **needs)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
@@ -83,7 +96,8 @@ def test_an_infinite_number_is_refused(value):
     ("system", "modulatd", "modulated"), ("dataset", "CelebA", "celeba"),
     ("batching", "triplet", "triplets"), ("triplet_choice", "holder", "holders"),
     ("optimiser", "Adamm", "adam"), ("precision", "bfloat", "bfloat16"),
-    ("schedule", "cosin", "cosine"),
+    ("schedule", "cosin", "cosine"), ("mask_initialisation", "slice", "slices"),
+    ("aggregation", "pcgrd", "pcgrad"), ("aggregation", "means", "mean"), ("system", "CSM", "csn"),
 ])
 def test_an_unknown_choice_is_refused_with_the_nearest_one(name, value, nearest):
     with pytest.raises(ModlibError, match=f"value of {name}: '{value}'.*mean '{nearest}'"):
@@ -117,6 +131,51 @@ def test_the_regulariser_asks_for_modulation_and_three_tasks(changes):
     assert Settings(regulariser_weight=0.0, **changes).regulariser_weight == 0
 
 
+@pytest.mark.parametrize("name", ["embedding_norm_weight", "mask_norm_weight"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_penalties_of_csn_ask_for_csn(name, system):
+    assert not Settings(system=system, **{name: 0.0}).has_csn_penalty
+    if system == "csn":
+        assert Settings(system=system, **{name: 0.1}).has_csn_penalty
+        return
+    with pytest.raises(ModlibError, match=(
+            f"embedding_norm_weight and mask_norm_weight above 0 need system='csn'; given "
+            f"system='{system}'")):
+        Settings(system=system, **{name: 0.1})
+
+
+@pytest.mark.parametrize("aggregation", ["mean", *WEIGHTINGS])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_an_aggregation_asks_for_something_shared_to_train(system, aggregation):
+    if aggregation == "mean" or system not in ("independent", "mask_only"):
+        assert Settings(system=system, aggregation=aggregation).aggregation == aggregation
+        return
+    with pytest.raises(ModlibError, match=(
+            f"aggregation='{aggregation}' needs shared parameters.*system='{system}'.*'mean'")):
+        Settings(system=system, aggregation=aggregation)
+
+
+@pytest.mark.parametrize("how", MASK_INITIALISATIONS)
+def test_masks_start_as_one_of_the_ways_that_networks_know(how):
+    assert Settings(system="csn", mask_initialisation=how).mask_initialisation == how
+
+
+def test_masks_alone_take_their_trunk_from_branches_with_all_else_equal():
+    masks = Settings(**OTHER_VALUES | {
+        "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0,
+        "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
+    branches = masks.trunk_from
+    assert branches.system == "branches"
+    assert replace(branches, system="mask_only") == masks
+
+
+def test_no_other_system_takes_its_trunk_from_another_run():
+    for system in SYSTEMS:
+        assert (Settings(system=system).trunk_from is not None) == (system in TRUNK_FROM)
+    assert Settings(system="mask_only").trunk_from.trunk_from is None
+    assert ClassifierSettings().trunk_from is None
+
+
 @pytest.mark.parametrize("profile", ["mine/first", "../mine", ""])
 def test_a_profile_must_do_as_a_files_name(profile):
     with pytest.raises(ModlibError, match="profile"):
@@ -143,8 +202,11 @@ def test_places_are_checked(name, value):
 # Names of settings
 
 def test_a_record_of_settings_gives_the_settings_back():
-    settings = Settings(**OTHER_VALUES | {"system": "modulated", "tasks": ["A", "B", "C"]})
-    assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
+    for system, off in (("modulated", ("embedding_norm_weight", "mask_norm_weight")),
+                        ("csn", ("regulariser_weight",))):
+        settings = Settings(**OTHER_VALUES | dict.fromkeys(off, 0.0) | {
+            "system": system, "tasks": ["A", "B", "C"]})
+        assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
 def test_parameters_go_to_the_class_that_knows_them():
@@ -172,7 +234,8 @@ def test_a_run_name_changes_with_every_setting(name):
     def digest(settings):
         return settings.run_name("data").rpartition("-")[2]
 
-    assert digest(Settings(**{name: OTHER_VALUES[name]})) != digest(Settings())
+    needs = NEEDS.get(name, {})
+    assert digest(Settings(**{name: OTHER_VALUES[name]}, **needs)) != digest(Settings(**needs))
 
 
 def test_run_names_differ_by_value_and_not_only_by_which_setting_changed():
@@ -215,6 +278,30 @@ def test_published_run_names_stay_as_they_are():
         profile="celeba_gpu", dataset="celeba", image_size=150, width=1.0, seed=3,
         system="fully_shared", tasks=("Smiling", "Young"), learning_rate=0.01,
     ).run_name("0123456789abcdef") == "celeba_gpu-fully_shared-2tasks-seed3-2e25d12e9a27"
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_records_name_follows_from_its_settings_and_data(path):
+    """Whatever has been added to the settings since: the run that made it finds it again."""
+    record = json.loads(path.read_text())
+    assert record["name"] == path.stem
+    assert Settings(**record["settings"]).run_name(record["data"]["fingerprint"]) == path.stem
+
+
+def test_there_are_committed_records_to_name():
+    assert COMMITTED
+
+
+SINCE = {  # settings that committed records lack, with what was done before there was a choice
+    "branch_size": 256, "mask_initialisation": "slices", "aggregation": "mean",
+    "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0}
+
+
+def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_default():
+    assert {name: DEFAULTS[name] for name in SINCE} == SINCE
+    for path in COMMITTED:
+        lacking = DEFAULTS.keys() - json.loads(path.read_text())["settings"].keys()
+        assert lacking <= SINCE.keys()
 
 
 # Parameters of notebooks

@@ -229,6 +229,29 @@ def test_records_of_another_kind_are_refused_not_averaged(tmp_path, monkeypatch,
         published("celeba_cpu")
 
 
+@pytest.mark.parametrize("older", [0, 1])
+def test_a_record_older_than_a_setting_was_made_with_its_default(tmp_path, monkeypatch, older):
+    records = [record("c", 0, 60), record("c", 1, 60)]
+    for name in ("aggregation", "branch_size", "mask_norm_weight"):
+        del records[older]["settings"][name]
+    publish(tmp_path, monkeypatch, records)
+    assert [one["name"] for one in published("celeba_cpu")["c"]] == [
+        "celeba_cpu-c-0", "celeba_cpu-c-1"]
+
+
+@pytest.mark.parametrize("older", [0, 1])
+@pytest.mark.parametrize(("key", "value"), [
+    ("aggregation", "mgda"), ("branch_size", 25), ("mask_norm_weight", 0.5)])
+def test_a_record_older_than_a_setting_is_not_averaged_with_another_value(
+        tmp_path, monkeypatch, older, key, value):
+    records = [record("c", 0, 60), record("c", 1, 60)]
+    del records[older]["settings"][key]
+    records[1 - older]["settings"][key] = value
+    publish(tmp_path, monkeypatch, records)
+    with pytest.raises(ModlibError, match=f"celeba_cpu-c-0 and celeba_cpu-c-1.*{key}.*{value}"):
+        published("celeba_cpu")
+
+
 def test_two_records_of_one_row_and_seed_are_refused(tmp_path, monkeypatch):
     one, other = record("f", 0, 60), record("f", 0, 61)
     other["settings"]["regulariser_weight"] = 0.5

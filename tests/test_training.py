@@ -369,6 +369,20 @@ def test_a_counted_step_counts_its_gradients_signs_and_moves_as_any_other(
         [int(torch.dot(a, b).sign()) for b in flat] for a in flat]
 
 
+def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monkeypatch):
+    settings, states = replace(tiny, aggregation="pcgrad"), []
+    aggregate = training.aggregate_gradients
+
+    def look(name, gradients_TP, gramian_TT, shared, generator):
+        states.append(generator.get_state())
+        aggregate(name, gradients_TP, gramian_TT, shared, generator)
+        states.append(generator.get_state())
+
+    monkeypatch.setattr(training, "aggregate_gradients", look)
+    trained(replace(settings, epochs=1), planted)
+    assert len({tuple(state.tolist()) for state in states}) == 4  # before and after each step
+
+
 # The penalties of CSN
 
 
