@@ -19,7 +19,9 @@ def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> T
     """The weight of each task's gradient in the shared step, float32 (T,).
 
     Tasks whose gradient is exactly 0 ask for nothing and are left out: MGDA would otherwise
-    stand still as soon as one task's hinges are all 0.
+    stand still as soon as one task's hinges are all 0. The weights are on the scale of the mean:
+    where no tasks conflict, ``"pcgrad"`` and ``"upgrad"`` give each that asks 1 / T, and those of
+    ``"mgda"`` add up to the share of the tasks that ask. (PCGrad's paper takes the sum.)
 
     Args:
         name: ``"pcgrad"``, ``"mgda"`` or ``"upgrad"``.
@@ -42,10 +44,10 @@ def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> T
     # for 0.
     asking_gramian = asking_gramian / asking_gramian.diagonal().mean()
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):  # TorchJD draws from the global generator
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # TorchJD draws from the CPU's global generator
+        torch.default_generator.manual_seed(seed)
         weights_T[asking] = getattr(aggregation, WEIGHTINGS[name])()(asking_gramian)
-    return weights_T
+    return weights_T * (1 if name == "pcgrad" else len(asking)) / len(weights_T)
 
 
 def aggregate_gradients(
@@ -61,12 +63,9 @@ def aggregate_gradients(
         name: see :func:`task_weights`.
         gradients_TP: from :func:`modlib.gradients.task_gradients`.
         gramian_TT: their inner products.
-        shared: the parameters; each ``grad`` holds the mean task gradient (and whatever
-            penalties add to it, which stays).
+        shared: the parameters, in the order of ``gradients_TP``; their ``grad`` is replaced.
         generator: see :func:`task_weights`.
     """
-    weights_T = task_weights(name, gramian_TT, generator)
-    change_P = (weights_T - 1 / len(weights_T)) @ gradients_TP
-    for parameter, change in zip(
-            shared, change_P.split([p.numel() for p in shared]), strict=True):
-        parameter.grad += change.view_as(parameter)
+    step_P = task_weights(name, gramian_TT, generator) @ gradients_TP
+    for parameter, step in zip(shared, step_P.split([p.numel() for p in shared]), strict=True):
+        parameter.grad = step.view_as(parameter).clone()

@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.classification import ClassifierSettings
+from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
+from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_records
-from modlib.settings import Checked, Places, Settings, split_parameters
+from modlib.settings import Checked, Places, Settings
 from modlib.tables import mean_and_spread, short_commit
-from modlib.three_attributes import SHORT_NAMES, Study
+from modlib.three_attributes import SHORT_NAMES
 from modlib.verdicts import student
 
 FOLDER = "any_network"  # below the folder of results
 LABELS = {"fully_shared": "fully shared", "branches": "a branch each", "modulated": "modulated"}
 NAMES = SHORT_NAMES | {"Wavy_Hair": "wavy hair"}
 FREE = {"system", "seed"}
+NOT_USED = {"width", "bn_decay", "batching", "test_triplets"}  # in settings files, for triplets
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class ClassifierStudy(Checked):
 def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSettings]], Places]:
     """Check the notebook's parameters and lay out its runs: a list of seeds for each system.
 
-    Parameters that only the triplet networks know, such as ``width`` in the settings files, are
-    accepted and not used.
+    What the settings files say to the triplet networks alone (``NOT_USED``) is checked and not
+    used.
 
     Raises:
         ModlibError: an unknown parameter, a wrong value, or one that the study decides.
@@ -46,8 +48,10 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSetti
         if name in parameters:
             raise ModlibError(f"{name} is not a parameter of this study: it trains every system, "
                               "and seeds (a list) are the seeds")
-    own, places, shared, *_ = split_parameters(
-        parameters, ClassifierStudy, Places, ClassifierSettings, Settings, Study)
+    own, places, shared = split_parameters(
+        {name: value for name, value in parameters.items() if name not in NOT_USED},
+        ClassifierStudy, Places, ClassifierSettings)
+    Settings(**{name: value for name, value in parameters.items() if name in NOT_USED})
     own = ClassifierStudy(**own)
     if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
         raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
@@ -55,6 +59,7 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSetti
     base = ClassifierSettings(**shared)
     runs = {system: [replace(base, system=system, seed=seed) for seed in own.seeds]
             for system in LABELS}
+    build_classifier(runs["modulated"][0])  # a wrong modulate_after is told before any training
     return runs, replace(places, results_dir=f"{places.results_dir}/{FOLDER}")
 
 
@@ -92,13 +97,13 @@ def score_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     lines = []
     for system, label in LABELS.items():
         line = {"": label}
-        for task in dict.fromkeys(auc.task):
-            values = auc.query("row == @system and task == @task").accuracy
-            line[NAMES.get(task, task)] = mean_and_spread(values)
+        for task, name in task_names(rows).items():
+            values = auc[(auc.row == system) & (auc.task == task)].accuracy
+            line[name] = mean_and_spread(values)
         for name, table in (("mean AUC", auc), ("mean accuracy", accuracy)):
             line[name] = mean_and_spread(
                 table.query("row == @system").groupby("seed").accuracy.mean())
-        line["of the tasks' own"] = (
+        line["task parameters"] = (
             f"{rows[system][0]['results']['parameters']['task']:,}" if rows[system] else "")
         lines.append(line)
     return pd.DataFrame(lines).set_index("").rename_axis(None)
@@ -138,13 +143,19 @@ def difference_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("mean AUC").rename_axis(None)
 
 
+def task_names(rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """The tasks of the records with their short names, for figures."""
+    return {task: NAMES.get(task, task.replace("_", " ").lower())
+            for task in dict.fromkeys(scores(rows).task)}
+
+
 def ucr_cells(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Ratio, None]]:
     """(label, UCR, None) of every pair of tasks, fully shared beside modulated, for the figure."""
-    tasks = dict.fromkeys(scores(rows).task)
+    names = task_names(rows)
     return [
-        (f"{NAMES.get(one, one)} / {NAMES.get(other, other)}, {LABELS[system]}",
+        (f"{names[one]} / {names[other]}, {LABELS[system]}",
          pair_ucr(rows[system], (one, other)), None)
-        for one, other in combinations(tasks, 2) for system in ("fully_shared", "modulated")
+        for one, other in combinations(names, 2) for system in ("fully_shared", "modulated")
     ]
 
 
@@ -155,10 +166,10 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     return (
         f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
-        f"{min(minutes):.0f} to {max(minutes):.0f} minutes each, on {run['device']}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "
         f"{images['images']['test']:,} to test on. {settings['epochs']} epochs of "
-        f"{settings['batches_per_epoch']} batches of {settings['batch_size']} images of "
+        f"{records[0]['epochs'][0]['images']:,} images in batches of {settings['batch_size']}, "
         f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
         f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
         f"{settings['precision']}. torch {run['versions']['torch']}, commit "
@@ -167,7 +178,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
     """What the records say about the claim that the module suits any network and loss."""
-    if not all(rows.values()):
+    if not all(len(records) > 1 for records in rows.values()):
         return "The records of this page are not complete yet, so it draws no conclusion."
     table = differences(rows)
     own = {system: records[0]["results"]["parameters"]["task"] for system, records in rows.items()}
@@ -179,7 +190,6 @@ def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
         said.append(f"- Going from *{worse}* to *{better}* **{word}** the mean AUC "
                     f"({line.points:+.2f} points, interval {line.low:+.2f} to {line.high:+.2f}).")
     scales = own["modulated"] - own["fully_shared"]
-    said.append(f"- The scales are {scales:,} numbers, the branches "
-                f"{own['branches'] - own['fully_shared']:,} more than the fully shared network's "
-                "last layer.")
+    said.append(f"- Beyond the fully shared network, the scales are {scales:,} numbers and the "
+                f"branches {own['branches'] - own['fully_shared']:,}.")
     return "\n".join(said)

@@ -12,6 +12,8 @@ from torch import nn
 
 from modlib.errors import ModlibError
 
+CONTENTS = {"identity", "network", "optimiser", "history"}
+
 
 def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
     """Write everything that resuming needs, to a temporary file that is then renamed."""
@@ -37,6 +39,8 @@ def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) ->
         raise ModlibError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it, and "
             "the run starts afresh") from error
+    if not isinstance(state, dict) or CONTENTS - state.keys():
+        raise ModlibError(f"{path} is no checkpoint of a run; delete it, and the run starts afresh")
     if state["identity"] != identity:
         raise ModlibError(
             f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "

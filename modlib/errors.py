@@ -23,5 +23,6 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str], where: str = 
     message = f"{kind} {given!r} is not {f'in {where}' if where else 'known'}"
     if near:
         message += f"; did you mean {lowered[near[0]]!r}?"
-    return ModlibError(f"{message} Allowed: {', '.join(allowed)}." if near else
-                       f"{message}; allowed: {', '.join(allowed)}.")
+    listed = ", ".join(allowed[:50]) + (f" and {len(allowed) - 50} more" if allowed[50:] else "")
+    return ModlibError(f"{message} Allowed: {listed}." if near else
+                       f"{message}; allowed: {listed}.")

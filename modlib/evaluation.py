@@ -1,4 +1,4 @@
-"""Triplet accuracy on a fixed benchmark.
+"""Triplet accuracy on a fixed benchmark, and what a finished run reports.
 
 Source: Zhao et al., ECCV 2018, section 4.1: a triplet succeeds when the positive is strictly
 nearer to the anchor than the negative is.
@@ -6,12 +6,17 @@ Shapes: N images, T tasks, D embedding, K triplets a task.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError, unknown_name
-from modlib.task_networks import Network
+from modlib.modulation import ChannelScale
+from modlib.settings import Settings
+from modlib.task_networks import Network, count_parameters
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -69,3 +74,43 @@ def triplet_accuracy(embeddings_TND: Tensor, triplets_TK3: Tensor) -> Tensor:
         to_negative = (anchor - negative).square().sum(-1)
         correct.append((to_positive < to_negative).double().mean())
     return torch.stack(correct)
+
+
+def final_results(
+    network: Network,
+    data: AttributeImages,
+    settings: Settings,
+    get_images: Callable[[Tensor], Tensor],
+    triplets_TK3: np.ndarray,
+) -> dict[str, Any]:
+    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales.
+
+    Shared parameters are all that no task has for itself, frozen or not.
+    """
+    test = data.indices("test")
+    embeddings_TND = embed_images(
+        network, get_images, torch.from_numpy(test), settings.precision)
+    positions = torch.from_numpy(np.searchsorted(test, triplets_TK3)).to(embeddings_TND.device)
+    accuracy_T = triplet_accuracy(embeddings_TND, positions)
+    results = {
+        "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
+        "parameters": parameter_counts(network),
+    }
+    if any(isinstance(module, ChannelScale) for module in network.modules()):
+        scales_TC = network.task_scales().detach().cpu()
+        results["dead_scales"] = sum(
+            m.dead() for m in network.modules() if isinstance(m, ChannelScale))
+        results["w_distance"] = [
+            {"tasks": [settings.tasks[i], settings.tasks[j]],
+             "mean": float((scales_TC[i] - scales_TC[j]).abs().mean()),
+             "variance": float((scales_TC[i] - scales_TC[j]).abs().var(unbiased=False))}
+            for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
+        ]
+    return results
+
+
+def parameter_counts(network: Network) -> dict[str, int]:
+    """How many parameters there are, how many of them no task has for itself, and how many do."""
+    total = count_parameters(network.parameters())
+    task = count_parameters(network.task_parameters())
+    return {"total": total, "shared": total - task, "task": task}

@@ -8,20 +8,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
-from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.evaluation import final_results
 from modlib.image_cache import available_cores
 from modlib.machine import choose_device, git_commit, make_deterministic, run_facts
-from modlib.modulation import ChannelScale
 from modlib.networks import build_network, take_trunk
 from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, RunSettings, Settings
-from modlib.task_networks import Network, count_parameters
+from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import fixed_triplets
 
@@ -70,11 +68,10 @@ def run(
         test_triplets = fixed_triplets(  # before training: what cannot be tested is told now
             data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
             where=" in the test split")
+        network, origin = new_network(settings).to(device), {}
+        record = run(settings.trunk_from, places) if settings.trunk_from else None
         get_images = image_getter(data, device)
-        network = new_network(settings).to(device)
-        origin = {}
-        if settings.trunk_from:
-            record = run(settings.trunk_from, places)
+        if record:
             take_trunk(network, trained_network(settings.trunk_from, places, data, get_images))
             origin = {"trunk_from": record["name"]}
         epochs = []
@@ -145,46 +142,6 @@ def trained_network(
     for _ in train(network, data, settings, checkpoint, get_images):
         pass
     return network
-
-
-def final_results(
-    network: Network,
-    data: AttributeImages,
-    settings: Settings,
-    get_images: Callable[[torch.Tensor], torch.Tensor],
-    triplets_TK3: np.ndarray,
-) -> dict[str, Any]:
-    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales.
-
-    Shared parameters are all that no task has for itself, frozen or not.
-    """
-    test = data.indices("test")
-    embeddings_TND = embed_images(
-        network, get_images, torch.from_numpy(test), settings.precision)
-    positions = torch.from_numpy(np.searchsorted(test, triplets_TK3)).to(embeddings_TND.device)
-    accuracy_T = triplet_accuracy(embeddings_TND, positions)
-    results = {
-        "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
-        "parameters": parameter_counts(network),
-    }
-    if any(isinstance(module, ChannelScale) for module in network.modules()):
-        scales_TC = network.task_scales().detach().cpu()
-        results["dead_scales"] = sum(
-            m.dead() for m in network.modules() if isinstance(m, ChannelScale))
-        results["w_distance"] = [
-            {"tasks": [settings.tasks[i], settings.tasks[j]],
-             "mean": float((scales_TC[i] - scales_TC[j]).abs().mean()),
-             "variance": float((scales_TC[i] - scales_TC[j]).abs().var(unbiased=False))}
-            for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
-        ]
-    return results
-
-
-def parameter_counts(network: Network) -> dict[str, int]:
-    """How many parameters there are, how many of them no task has for itself, and how many do."""
-    total = count_parameters(network.parameters())
-    task = count_parameters(network.task_parameters())
-    return {"total": total, "shared": total - task, "task": task}
 
 
 def _run_in_worker(runner, settings: RunSettings, places: Places, threads: int) -> dict[str, Any]:

@@ -1,28 +1,19 @@
-"""Images decoded once, in parallel, into one memory-mapped file that is checked on opening.
+"""Images decoded once, in parallel, into one file of packed images.
 
-File: a header block of ``HEADER_BYTES`` (magic, then JSON padded with spaces); the pixels, uint8,
-``N × 3 × S × S``; then an index, an ``.npz`` of the arrays with one row an image (names, labels, …)
-and of notes. The header names the source, its identity, the size, the count and the sha256 of the
-pixels. The file is written under a temporary name beside its own and renamed when whole.
-
-Shapes: N images, C=3 channels (RGB), S the side of the square image in pixels.
+Shapes: N images, C=3 channels (RGB), K images of a chunk.
 """
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import time
-import uuid
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,30 +21,19 @@ from tqdm import tqdm
 
 from modlib.errors import ModlibError
 from modlib.image_files import Files
+from modlib.packed_images import (
+    FORMAT,
+    HEADER_BYTES,
+    PackedImages,
+    header_bytes,
+    index_bytes,
+    open_images,
+    written_whole,
+)
 
-MAGIC = b"modlib images\n"
-FORMAT = 1  # raise it when the layout of the file or the way an image is decoded changes
-HEADER_BYTES = 4096
 IMAGE_SIZES = (16, 1024)
 CHUNK = 64  # images a worker decodes at a time
 ABANDONED_SECONDS = 3600  # a living run writes all the time: after an hour of silence it is dead
-
-
-@dataclass(frozen=True)
-class PackedImages:
-    """An opened cache.
-
-    Attributes:
-        images_NCHW: read-only uint8 memory map, RGB, 0 to 255.
-        rows: arrays of N rows each, as they were given to ``pack_images``.
-        notes: what was given to ``pack_images``, and ``broken``: the names that were left out.
-        pixel_digest: sha256 of the pixels, taken when they were packed.
-    """
-
-    images_NCHW: np.ndarray
-    rows: dict[str, np.ndarray]
-    notes: dict[str, Any]
-    pixel_digest: str
 
 
 def check_image_size(image_size: int) -> None:
@@ -128,7 +108,7 @@ def pack_images(
     _check_room(path.parent, len(names) * 3 * image_size**2)
     _remove_abandoned(path)
     good_N, broken, digest = np.ones(len(names), bool), [], hashlib.sha256()
-    with _written_whole(path) as file, _progress_bar(len(names), progress) as bar:
+    with written_whole(path) as file, _progress_bar(len(names), progress) as bar:
         file.write(bytes(HEADER_BYTES))
         starts = range(0, len(names), CHUNK)
         chunks = _in_order(
@@ -147,46 +127,16 @@ def pack_images(
                 bar.update(len(pixels_KCHW) + len(errors))
         if not good_N.any():
             raise ModlibError(f"none of the {len(names)} images in {files.path} can be decoded")
-        index = _index_bytes({name: array[good_N] for name, array in rows.items()},
+        index = index_bytes({name: array[good_N] for name, array in rows.items()},
                              {**notes, "broken": broken})
         file.write(index)
         file.seek(0)
-        file.write(_header_bytes({
+        file.write(header_bytes({
             "format": FORMAT, "source": source[-1000:], "identity": identity,
             "image_size": image_size, "count": int(good_N.sum()),
             "pixel_digest": digest.hexdigest(), "index_bytes": len(index),
         }))
     return open_images(path, identity, image_size)
-
-
-def open_images(path: Path, identity: str, image_size: int) -> PackedImages:
-    """Open a packed file if it is whole and is the one that is wanted.
-
-    Only the header and the index are read, so this takes milliseconds whatever the count.
-
-    Raises:
-        ModlibError: there is no such file, it is torn, or it was packed from another source,
-            at another size or by another version.
-    """
-    try:
-        with open(path, "rb") as file:
-            header = _parse_header(file.read(HEADER_BYTES))
-            wanted = {"format": FORMAT, "identity": identity, "image_size": image_size}
-            for field, value in wanted.items():
-                if header[field] != value:
-                    raise ModlibError(f"{path} has {field} {header[field]!r}, wanted {value!r}")
-            shape = (header["count"], 3, image_size, image_size)
-            index_at = HEADER_BYTES + int(np.prod(shape, dtype=np.int64))
-            if os.fstat(file.fileno()).st_size != index_at + header["index_bytes"]:
-                raise ModlibError(f"{path} is torn: its length is not what its header says")
-            file.seek(index_at)
-            rows, notes = _parse_index(file.read())
-        images_NCHW = np.memmap(path, np.uint8, "r", HEADER_BYTES, shape)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, ModlibError):
-            raise
-        raise ModlibError(f"{path} cannot be opened as packed images: {error}") from error
-    return PackedImages(images_NCHW, rows, notes, header["pixel_digest"])
 
 
 def broken_images(names: Sequence[str], where: str, reason: str = "") -> ModlibError:
@@ -231,22 +181,6 @@ def _in_order(call: Callable, items: Iterable, workers: int) -> Iterator:
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its name when the block ends well."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModlibError(f"the image cache {path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _remove_abandoned(path: Path) -> None:
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):
         try:
@@ -268,25 +202,3 @@ def _check_room(folder: Path, needed: int) -> None:
 def _progress_bar(total: int, progress: bool) -> tqdm:
     off = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
     return tqdm(total=total, desc="Decoding images", unit="image", disable=off or not progress)
-
-
-def _header_bytes(header: dict[str, Any]) -> bytes:
-    return (MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES)
-
-
-def _parse_header(block: bytes) -> dict[str, Any]:
-    if len(block) != HEADER_BYTES or not block.startswith(MAGIC):
-        raise ModlibError("the header is missing")
-    return json.loads(block[len(MAGIC) :])
-
-
-def _index_bytes(rows: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, notes=np.array(json.dumps(notes)), **rows)
-    return buffer.getvalue()
-
-
-def _parse_index(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        rows = {name: arrays[name] for name in arrays.files}
-    return rows, json.loads(str(rows.pop("notes")))

@@ -84,7 +84,7 @@ def csn_penalty(
 ) -> Tensor:
     """What a conditional similarity network adds to its loss: short embeddings, sparse masks.
 
-    ``embedding_norm_weight · ‖E‖₂ / √B + mask_norm_weight · mean over tasks of ‖mask‖₁``. The
+    ``embedding_norm_weight · ‖E‖_F / √B + mask_norm_weight · mean over tasks of ‖mask‖₁``. The
     authors' code uses 5e-3 and 5e-4.
 
     Args:

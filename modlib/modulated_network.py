@@ -47,7 +47,8 @@ class InsertedScale(nn.Module):
         if current.task_B is None:
             raise ModlibError(
                 f"the output of {self.name!r} is modulated and needs a task: call the network that "
-                "insert_modulation returned, with a task per image, or remove() the modulation")
+                "insert_modulation returned, with a task per image, or remove() the modulation. "
+                "(A part that is computed anew in the backward pass cannot be modulated.)")
         channels_last = output.movedim(self.dim, -1)
         scales_BC = self.scale.scales()[current.task_B].to(output.dtype)
         shape = (len(output), *[1] * (channels_last.ndim - 2), scales_BC.shape[-1])
@@ -67,7 +68,7 @@ class ModulatedNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, tasks: Sequence[str], places: Mapping[str, tuple]):
         super().__init__()
-        self.tasks, self.once = tuple(tasks), True
+        self.tasks, self.once, self.removed = tuple(tasks), True, False
         self.model, self.current = model, CurrentTask()
         self.modulation, self._handles = nn.ModuleDict(), []
         self._keys: dict[str, str] = {}
@@ -90,6 +91,7 @@ class ModulatedNetwork(nn.Module):
         Raises:
             ModlibError: task indices of another shape or kind, or outside [0, T).
         """
+        self._check_inserted()
         check_task_indices(task_B, len(self.tasks), len(images))
         self.current.task_B, self.current.all_tasks = task_B, False
         try:
@@ -110,6 +112,7 @@ class ModulatedNetwork(nn.Module):
         Raises:
             ModlibError: the model gives something else than one tensor.
         """
+        self._check_inserted()
         tasks, batch = len(self.tasks), len(images)
         if self.once:
             self.current.task_B, self.current.all_tasks = None, True
@@ -136,9 +139,13 @@ class ModulatedNetwork(nn.Module):
             raise unknown_name("modulated submodule", name, self._keys)
         return self.modulation[self._keys[name]].scale
 
+    def last_submodule(self) -> nn.Module:
+        """The submodule whose output is modulated last."""
+        return self.model.get_submodule(list(self._keys)[-1])
+
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The model's own parameters, those that every task trains."""
-        return list(self.model.parameters())
+        """The model's own parameters that are trained, by every task."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def task_parameters(self) -> list[nn.Parameter]:
         """The scales' weights."""
@@ -149,4 +156,9 @@ class ModulatedNetwork(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.removed = True
         return self.model
+
+    def _check_inserted(self) -> None:
+        if self.removed:
+            raise ModlibError("the modulation was removed: call the model, or insert it anew")

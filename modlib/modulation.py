@@ -62,6 +62,19 @@ class ChannelScale(nn.Module):
         scaled_TBHWC = features_BHWC * scales_TC[:, None, None, None, :]
         return scaled_TBHWC.flatten(0, 1).permute(0, 3, 1, 2)
 
+    def for_each_task(self, features: Tensor) -> Tensor:
+        """Scale features that are each task's own already.
+
+        Args:
+            features: (T·B, C) or (T·B, C, H, W), tasks outermost.
+
+        Returns:
+            A tensor shaped as ``features``.
+        """
+        tasks = len(self.weight)
+        task_TB = torch.arange(tasks, device=features.device)
+        return self(features, task_TB.repeat_interleave(len(features) // tasks))
+
     def dead(self) -> int:
         """How many of the T·C scales are 0 and can never come back."""
         return int((self.weight <= 0).sum())
@@ -97,7 +110,7 @@ class ChannelProjection(nn.Module):
         Returns:
             (B, D) or (B, D, H, W); 4-D results are channels-last in memory.
         """
-        matrices_BCD = self.weight[task_B]
+        matrices_BCD = self.weight[task_B].to(features.dtype)
         if features.ndim == 2:
             return torch.bmm(features[:, None, :], matrices_BCD).squeeze(1)
         positions_BNC = features.permute(0, 2, 3, 1).flatten(1, 2)
@@ -113,12 +126,28 @@ class ChannelProjection(nn.Module):
         Returns:
             (T·B, D) or (T·B, D, H, W), tasks outermost; 4-D results are channels-last in memory.
         """
+        matrices_TCD = self.weight.to(features.dtype)
         if features.ndim == 2:
-            return torch.matmul(features, self.weight).flatten(0, 1)
+            return torch.matmul(features, matrices_TCD).flatten(0, 1)
         features_BHWC = features.permute(0, 2, 3, 1)
-        projected_TND = torch.matmul(features_BHWC.flatten(0, 2), self.weight)
+        projected_TND = torch.matmul(features_BHWC.flatten(0, 2), matrices_TCD)
         projected_TBHWD = projected_TND.unflatten(1, features_BHWC.shape[:3])
         return projected_TBHWD.flatten(0, 1).permute(0, 3, 1, 2)
+
+    def for_each_task(self, features: Tensor) -> Tensor:
+        """Project features that are each task's own already, with one matrix a task in memory.
+
+        Args:
+            features: (T·B, C) or (T·B, C, H, W), tasks outermost.
+
+        Returns:
+            (T·B, D) or (T·B, D, H, W); 4-D results are channels-last in memory.
+        """
+        last = features if features.ndim == 2 else features.permute(0, 2, 3, 1)
+        positions_TNC = last.reshape(len(self.weight), -1, last.shape[-1])
+        projected_TND = torch.bmm(positions_TNC, self.weight.to(features.dtype))
+        projected = projected_TND.reshape(*last.shape[:-1], -1)
+        return projected if features.ndim == 2 else projected.permute(0, 3, 1, 2)
 
 
 def check_task_indices(task_B: Tensor, num_tasks: int, batch: int) -> None:
@@ -127,6 +156,8 @@ def check_task_indices(task_B: Tensor, num_tasks: int, batch: int) -> None:
     The values are looked at on a CPU only: on a GPU the host would have to wait for the device
     at every step.
     """
+    if not isinstance(task_B, Tensor):
+        raise ModlibError(f"task indices must be an int64 tensor; given {task_B!r}")
     if task_B.dtype != torch.int64 or tuple(task_B.shape) != (batch,):
         raise ModlibError(f"task indices must be int64, one an image, shape ({batch},); given "
                           f"{str(task_B.dtype).removeprefix('torch.')} {tuple(task_B.shape)}")

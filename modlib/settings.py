@@ -1,15 +1,13 @@
-"""The settings of one training run, and the parameters of a notebook, checked once.
+"""The settings of one training run, checked once.
 
 Defaults are the ``quick`` profile: toy faces, small, for a CPU. A record's name is a hash of the
 settings that *differ* from the defaults, so a setting added later with a default that means "as
 before" leaves old records valid; a default that records rest on must not change.
 """
 
-import ast
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -137,6 +135,9 @@ class Settings(RunSettings):
         if self.has_csn_penalty and self.system != "csn":
             raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
                               f"system='csn'; given system={self.system!r}")
+        if self.aggregation != "mean" and self.has_csn_penalty:
+            raise ModlibError(f"aggregation={self.aggregation!r} weighs task losses alone and "
+                              "leaves no place for CSN's penalties; use 'mean'")
         if self.aggregation != "mean" and self.system in ("independent", *TRUNK_FROM):
             raise ModlibError(f"aggregation={self.aggregation!r} needs shared parameters to train, "
                               f"and system={self.system!r} has none; use 'mean'")
@@ -155,7 +156,8 @@ class Settings(RunSettings):
     def trunk_from(self) -> "Settings | None":
         """The run whose trained trunk this one starts from and keeps frozen, or None."""
         system = TRUNK_FROM.get(self.system)
-        return replace(self, system=system) if system else None
+        # Without what only its scales know, so that systems on one trunk train it once.
+        return system and replace(self, system=system, modulate_from=Settings.modulate_from)
 
 
 @dataclass(frozen=True)
@@ -172,58 +174,6 @@ class Places(Checked):
     checkpoint_dir: str = "runs/checkpoints"
     device: str = "auto"  # auto, cpu, cuda, cuda:1, …
     workers: int = 0  # processes that train side by side; 0: this one
-
-
-def split_parameters(parameters: Mapping[str, Any], *classes: type) -> list[dict[str, Any]]:
-    """Sort a notebook's parameters by the dataclass that each belongs to.
-
-    Raises:
-        ModlibError: a parameter that belongs to none of them.
-    """
-    names = [{field.name for field in fields(cls)} for cls in classes]
-    for key in parameters:
-        if not any(key in group for group in names):
-            raise unknown_name("parameter", key, sorted(set().union(*names)))
-    return [{k: v for k, v in parameters.items() if k in group} for group in names]
-
-
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a notebook's cells have set, mistyped ones included.
-
-    Papermill sets whatever it is given and only warns about unknown names, so the names are read
-    from the cells themselves: the last run of the notebook's own cell, whose first line starts
-    with ``# Parameters``, and those that papermill injects, whose first line is just that.
-
-    Args:
-        namespace: the notebook's ``globals()``.
-
-    Raises:
-        ModlibError: no such cell has run.
-    """
-    names: list[str] = []
-    for source in namespace.get("In", []):
-        first_line = source.strip().partition("\n")[0].strip()
-        if not first_line.startswith("# Parameters"):
-            continue
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:  # IPython keeps cells that did not run
-            continue
-        if first_line != "# Parameters":  # the notebook's own cell, run afresh
-            names.clear()
-        for node in statements:
-            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-                names += [part.id for part in ast.walk(node)
-                          if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
-    if not any(namespace.get("In", [])):  # a runner without history: the plain values there are
-        names = [name for name, value in namespace.items()
-                 if name.islower() and not name.startswith("_")
-                 and isinstance(value, str | int | float | list | tuple | dict | NoneType)]
-    if not names:
-        raise ModlibError(
-            "no parameters were found: the first line of their cell must start with "
-            "'# Parameters', and the cell must have run")
-    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:

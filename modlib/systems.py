@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from modlib.figures import BLUE, GREEN, GREY, ORANGE
 from modlib.modulation import ChannelScale
-from modlib.networks import build_network
+from modlib.networks import SYSTEMS, build_network
 from modlib.results import resolve
 from modlib.task_networks import IndependentNetworks, Network, count_parameters
 
@@ -29,6 +29,9 @@ VARIANTS = [
     ("branches, 25", {"system": "branches", "branch_size": 25}, "IB-25"),
     ("projection", {"system": "projection"}, "channel-wise projection"),
 ]
+# A system that is new in SYSTEMS is drawn and counted under its own name.
+VARIANTS += [(name.replace("_", " "), {"system": name}, "–") for name in SYSTEMS
+             if name not in {arguments["system"] for _, arguments, _ in VARIANTS}]
 
 
 def extra_parameters(num_tasks: int = 20) -> pd.DataFrame:

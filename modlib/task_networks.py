@@ -76,18 +76,16 @@ class SharedTrunkNetwork(nn.Module):
         """
         _check_images(images_BCHW, self.image_size)
         x = normalise_pixels(images_BCHW)
-        batch, task_TB = len(x), None
+        batch, once_a_task = len(x), False
         for name, stage in self.stages.items():
             x = stage(x)
             if name not in self.modulation:
                 continue
-            if task_TB is None:
-                x = self.modulation[name].for_all_tasks(x)
-                task_TB = torch.arange(self.num_tasks, device=x.device).repeat_interleave(batch)
-            else:
-                x = self.modulation[name](x, task_TB)
+            own = self.modulation[name]
+            x = own.for_each_task(x) if once_a_task else own.for_all_tasks(x)
+            once_a_task = True
         embeddings = F.normalize(x.float(), dim=1)
-        if task_TB is None:
+        if not once_a_task:
             return embeddings.expand(self.num_tasks, -1, -1)
         return embeddings.reshape(self.num_tasks, batch, -1)
 
@@ -137,6 +135,8 @@ class IndependentNetworks(nn.Module):
             if len(rows):
                 parts.append(network(images_BCHW[rows], torch.zeros_like(rows)))
                 positions.append(rows)
+        if sum(map(len, parts)) != len(images_BCHW):  # values were not checked on a GPU
+            raise ModlibError(f"task indices must be 0 to {self.num_tasks - 1}")
         return torch.cat(parts)[torch.argsort(torch.cat(positions))]
 
     def embed_all_tasks(self, images_BCHW: Tensor) -> Tensor:

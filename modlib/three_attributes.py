@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from modlib.errors import ModlibError
+from modlib.parameters import split_parameters
 from modlib.results import check_table, read_records, resolve
-from modlib.settings import Checked, Places, Settings, split_parameters
+from modlib.settings import Checked, Places, Settings
 
 FOLDER = "three_attributes"  # below the folder of results
 SMILE, OPEN_MOUTH, YOUNG = TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
@@ -58,6 +59,9 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
         if name in parameters:
             raise ModlibError(f"{name} is not a parameter of this study: its rows decide the "
                               "systems and tasks, and seeds (a list) the seeds")
+    if parameters.get("aggregation", "mean") != "mean":
+        raise ModlibError("aggregation is not a parameter of this study: all its rows take the "
+                          f"mean, as the paper does; given {parameters['aggregation']!r}")
     own, places, shared = split_parameters(parameters, Study, Places, Settings)
     shared.pop("regulariser_weight", None)
     own = Study(**own)

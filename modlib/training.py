@@ -166,7 +166,10 @@ def training_step(
     optimiser.zero_grad(set_to_none=True)
     total_loss(network, losses_T, settings, *unmasked).backward()
     if aggregated:
-        aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, generator)
+        # A copy: the triplets of the next batch shall be those of training without aggregation.
+        draws = torch.Generator()
+        draws.set_state(generator.get_state())
+        aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, draws)
     optimiser.step()
     return losses_T.detach()
 

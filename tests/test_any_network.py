@@ -41,7 +41,7 @@ def record(system, seed, auc, profile="celeba_cpu", **changes) -> dict:
         "results": {
             "test_auc": values, "test_accuracy": {k: v - 0.05 for k, v in values.items()},
             "parameters": {"total": 9000, "shared": 9000 - OWN[system], "task": OWN[system]}},
-        "epochs": [{"epoch": 1, "ucr": [
+        "epochs": [{"epoch": 1, "images": 504, "ucr": [
             {"tasks": list(TASKS), "positive": 3, "negative": 1, "zero": 0}]}],
         "run": {"training_seconds": 120.0, "device": "a test's device",
                 "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"},
@@ -96,6 +96,9 @@ def test_the_settings_files_fit(profile):
     ({"seeds": []}, ["seeds", "one or more"]), ({"seeds": [1, 1]}, ["seeds", "distinct", "(1, 1)"]),
     ({"seeds": [-1]}, ["seeds", "from 0"]), ({"epoch": 1}, ["'epoch'", "'epochs'"]),
     ({"branch_size": 0}, ["branch_size", "1", "given 0"]),
+    ({"modulate_after": ["layer5"]}, ["'layer5'", "did you mean 'layer"]),
+    ({"aggregation": "pcgrad"}, ["'aggregation'"]), ({"modulate_from": 2}, ["'modulate_from'"]),
+    ({"width": "wide"}, ["width", "'wide'"]),
 ])
 def test_wrong_parameters_are_refused_by_name(parameters, words):
     with pytest.raises(ModlibError) as error:
@@ -154,7 +157,7 @@ def test_the_score_table_has_means_with_their_spread(rows):
     line = score_table(rows).loc["a branch each"]
     assert line.to_dict() == {
         "smile": "73.0 ± 2.8", "young": "63.0 ± 2.8", "mean AUC": "68.0 ± 2.8",
-        "mean accuracy": "63.0 ± 2.8", "of the tasks' own": "131,842"}
+        "mean accuracy": "63.0 ± 2.8", "task parameters": "131,842"}
 
 
 def test_a_system_without_records_is_not_run_yet_and_changes_nothing_else(rows):
@@ -201,8 +204,9 @@ def test_ucr_stands_for_each_pair_shared_beside_modulated(rows):
 
 def test_how_it_ran_says_what_made_the_records(rows):
     said = how_it_ran(rows)
-    for part in ("6 runs, 2 seeds, 2 to 2 minutes", "a test's device", "photographs of a test",
-                 "1,000 to train on", "300 to test on", "7 batches of 72 images", "`0123456789`"):
+    for part in ("6 runs, 2 seeds, 2.0 to 2.0 minutes", "a test's device", "photographs of a test",
+                 "1,000 to train on", "300 to test on", "504 images in batches of 72",
+                 "`0123456789`"):
         assert part in said
 
 
@@ -210,7 +214,12 @@ def test_the_takeaway_says_what_is_decided(rows):
     said = takeaway(rows)
     assert "*fully shared* to *modulated* **raises** the mean AUC (+5.00 points" in said
     assert "*fully shared* to *a branch each* **does not decidedly change**" in said
-    assert "scales are 1,280 numbers, the branches 130,816 more" in said
+    assert "scales are 1,280 numbers and the branches 130,816." in said
+
+
+def test_no_conclusion_is_drawn_from_one_seed(rows):
+    one = {system: records[:1] for system, records in rows.items()}
+    assert "draws no conclusion" in takeaway(one)
 
 
 @pytest.mark.parametrize("missing", list(OWN))

@@ -19,10 +19,9 @@ from modlib import experiments, training
 from modlib.batches import image_getter
 from modlib.classification import ClassifierSettings, run_classifier
 from modlib.errors import ModlibError
-from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.evaluation import embed_images, final_results, triplet_accuracy
 from modlib.experiments import (
     checkpoint_path,
-    final_results,
     kept_record,
     load_data,
     new_network,

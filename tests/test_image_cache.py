@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modlib import image_cache
+from modlib import image_cache, packed_images
 from modlib.errors import ModlibError
-from modlib.image_cache import HEADER_BYTES, MAGIC, decode_image, open_images, pack_images
+from modlib.image_cache import decode_image, pack_images
 from modlib.image_files import Files
+from modlib.packed_images import HEADER_BYTES, MAGIC, open_images
 
 COUNT, SIZE = 150, 16  # more than two chunks
 
@@ -264,7 +265,7 @@ def test_a_full_disk_is_said(folder, tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_cache.os, "fsync", full)
+    monkeypatch.setattr(packed_images.os, "fsync", full)
     with pytest.raises(ModlibError, match=r"cannot be written: .*No space left"):
         pack(folder, tmp_path / "cache")
     assert not leftovers(tmp_path)

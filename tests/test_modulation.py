@@ -576,11 +576,12 @@ def test_the_small_networks_tell_images_and_tasks_apart():
     (nn.Linear(5, 4), (2, 3, 5), {}, 2),
     (nn.Linear(5, 4), (2, 3, 6, 5), {}, 3),
     (nn.LayerNorm(5), (2, 3, 5), {}, 2),
-    (nn.ReLU(), (2, 3, 5), {}, 2),
     (nn.ReLU(), (2, 3, 5, 6), {}, 1),
     (nn.Conv3d(3, 4, 2), (2, 3, 5, 6, 7), {}, 1),
     (nn.Conv1d(3, 4, 3), (2, 3, 8), {"0": 2}, 2),
-    (nn.LayerNorm(5), (2, 3, 6, 5), {"0": 3}, 3),
+    (nn.LayerNorm(5), (2, 3, 6, 5), {}, 3),
+    (nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU()), (2, 3, 8), {}, 1),
+    (nn.Sequential(nn.Linear(5, 4), nn.ReLU()), (2, 3, 5), {}, 2),
     (nn.ReLU(), (2, 3, 5), {"0": 1}, 1),
 ])
 @torch.no_grad()
@@ -611,7 +612,7 @@ def test_without_an_example_two_rgb_images_of_224_pixels_go_through():
     model.register_forward_pre_hook(
         lambda _, inputs: seen.append((inputs[0].shape, inputs[0].dtype, torch.is_grad_enabled())))
     insert_modulation(model, ["conv2"], TASKS)
-    assert set(seen) == {((2, 3, 224, 224), torch.float64, False)}
+    assert set(seen) == {((b, 3, 224, 224), torch.float64, False) for b in (2, 4)}
 
 
 @torch.no_grad()
@@ -935,7 +936,7 @@ REFUSED = {
         "channel_dims gives dimension -1"),
     "an unknown name's dimension": (
         small_model, {"after": ["conv2"], "channel_dims": {"conv": 1}}, SMALL_IMAGES,
-        "submodule 'conv' is not in this Sequential; did you mean 'conv"),
+        "submodule of channel_dims 'conv' is not in after; did you mean 'conv2'"),
     "an example of another shape": (
         small_model, {"after": ["conv2"]}, torch.zeros(2, 5, 6, 6),
         "Sequential does not take the example, (2, 5, 6, 6) float32: "),
@@ -1076,3 +1077,57 @@ def test_scales_are_asked_for_by_the_submodules_name():
     assert network.scale_after("inside") is next(iter(network.modulation.values())).scale
     with pytest.raises(ModlibError, match="'insde' is not known; did you mean 'inside'"):
         network.scale_after("insde")
+
+
+@pytest.mark.parametrize("call", ["forward", "for_all_tasks"])
+def test_a_network_whose_scales_were_removed_says_so(call):
+    network = insert_modulation(Around(), ["inside"], TASKS, FOUR)
+    network.remove()
+    with pytest.raises(ModlibError, match="the modulation was removed"):
+        network.for_all_tasks(FOUR) if call == "for_all_tasks" else network(
+            FOUR, torch.zeros(len(FOUR), dtype=torch.long))
+
+
+@pytest.mark.parametrize("last", [lambda x: x > 0, lambda x: x[:, :0]], ids=["bool", "empty"])
+def test_an_output_that_cannot_be_compared_is_computed_once_per_task(last):
+    network = insert_modulation(nn.Sequential(nn.Linear(4, 4), Apply(last)), ["0"], TASKS, FOUR)
+    assert network.for_all_tasks(FOUR).shape[:2] == (3, len(FOUR))
+
+
+def test_projections_take_features_of_another_precision():
+    projection = ChannelProjection(2, 4)
+    features = torch.ones(3, 4, dtype=torch.bfloat16)
+    for given in (projection(features, torch.tensor([0, 1, 0])),
+                  projection.for_all_tasks(features)):
+        assert given.dtype == torch.bfloat16 and torch.equal(given, torch.ones_like(given))
+
+
+def test_task_indices_that_are_no_tensor_are_refused():
+    with pytest.raises(ModlibError, match=r"int64 tensor; given \[0, 1\]"):
+        check_task_indices([0, 1], 2, 2)
+
+
+@pytest.mark.parametrize(("module", "shape"), [
+    (nn.ReLU(), (2, 3, 5)),
+    (nn.Sequential(nn.Conv1d(3, 4, 3), nn.LayerNorm(6)), (2, 3, 8)),
+], ids=["no layer that tells", "layers that disagree"])
+def test_channels_that_cannot_be_told_are_asked_for(module, shape):
+    with pytest.raises(ModlibError, match=r"dimension 1 or 2; say which with channel_dims"):
+        insert_modulation(nn.Sequential(module), ["0"], TASKS, random_features(shape))
+
+
+def test_a_first_dimension_that_only_happens_to_be_as_long_as_the_batch_is_refused():
+    model = nn.Sequential(Apply(lambda x: x.transpose(0, 1)), nn.Linear(4, 4))
+    with pytest.raises(ModlibError, match=r"the first dimension must be the batch, 3"):
+        insert_modulation(model, ["1"], TASKS, random_features((3, 3, 4)))
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+@pytest.mark.parametrize("kind", ["scale", "projection"])
+def test_for_each_task_equals_a_call_with_every_tasks_indices(shape, kind):
+    own = random_scale() if kind == "scale" else ChannelProjection(3, 4, 6)
+    if kind == "projection":
+        nn.init.normal_(own.weight, generator=torch.Generator().manual_seed(1))
+    features = torch.cat([random_features(shape) + t for t in range(3)])
+    torch.testing.assert_close(
+        own.for_each_task(features), own(features, torch.arange(3).repeat_interleave(5)))

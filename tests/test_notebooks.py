@@ -18,9 +18,10 @@ import yaml
 
 from modlib import any_network
 from modlib.any_network import ClassifierStudy
-from modlib.classification import ClassifierSettings
+from modlib.classifiers import ClassifierSettings
+from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
-from modlib.settings import Places, Settings, split_parameters
+from modlib.settings import Places, Settings
 from modlib.three_attributes import Study, study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,20 @@ def test_every_parameter_is_known_and_explained(notebook):
     assert lines[0].startswith("# Parameters:")
     assert set(own_parameters(notebook)) <= KNOWN
     assert [line for line in lines[1:] if "  # " not in line] == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_later_cell_sets_a_parameter(notebook):
+    """Or running the first cells again, as one does in JupyterLab, would find another value."""
+    parameters = set(own_parameters(notebook))
+    for cell in nbformat.read(notebook, 4).cells:
+        if cell.cell_type != "code" or "parameters" in cell.metadata.get("tags", []):
+            continue
+        source = "\n".join(line for line in cell.source.splitlines() if line[:1] != "%")
+        top = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+        names = {part.id for node in top for part in ast.walk(node)
+                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        assert names & parameters == set()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -141,7 +156,7 @@ def test_the_five_lines_run_as_they_are_pasted(tmp_path):
     before, _, lines = cell.partition("model = insert_modulation(")
     assert len(lines.strip().splitlines()) == 5
     assert "import" in before and "import" not in lines
-    seen = "\nprint(model.tasks, len(optimiser.state), loss.item())"
+    seen = "\nprint(model.tasks, len(adam.state), loss.item())"
     done = subprocess.run([sys.executable, "-c", cell + seen], cwd=tmp_path, capture_output=True,
                           text=True, env=QUIET)
     assert done.returncode == 0, done.stderr[-3000:]

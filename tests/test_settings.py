@@ -1,4 +1,4 @@
-"""Settings are checked once and named by what they are; a notebook's parameters are found."""
+"""Settings are checked once and named by what they are."""
 
 import json
 from dataclasses import FrozenInstanceError, fields, replace
@@ -10,7 +10,7 @@ from modlib.aggregation import WEIGHTINGS
 from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
-from modlib.settings import Places, Settings, notebook_parameters, split_parameters
+from modlib.settings import Places, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted((ROOT / "book/results/three_attributes").glob("*.json"))
@@ -160,13 +160,14 @@ def test_masks_start_as_one_of_the_ways_that_networks_know(how):
     assert Settings(system="csn", mask_initialisation=how).mask_initialisation == how
 
 
-def test_masks_alone_take_their_trunk_from_branches_with_all_else_equal():
+def test_masks_alone_take_their_trunk_from_branches_with_all_else_of_the_trunk_equal():
     masks = Settings(**OTHER_VALUES | {
         "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0,
         "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
     branches = masks.trunk_from
     assert branches.system == "branches"
-    assert replace(branches, system="mask_only") == masks
+    assert branches.modulate_from == DEFAULTS["modulate_from"]  # one trunk for masks of any block
+    assert replace(branches, system="mask_only", modulate_from=masks.modulate_from) == masks
 
 
 def test_no_other_system_takes_its_trunk_from_another_run():
@@ -205,21 +206,8 @@ def test_a_record_of_settings_gives_the_settings_back():
     for system, off in (("modulated", ("embedding_norm_weight", "mask_norm_weight")),
                         ("csn", ("regulariser_weight",))):
         settings = Settings(**OTHER_VALUES | dict.fromkeys(off, 0.0) | {
-            "system": system, "tasks": ["A", "B", "C"]})
+            "aggregation": "mean", "system": system, "tasks": ["A", "B", "C"]})
         assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
-
-
-def test_parameters_go_to_the_class_that_knows_them():
-    assert split_parameters({"seed": 1, "device": "cpu", "epochs": 2}, Settings, Places) == [
-        {"seed": 1, "epochs": 2}, {"device": "cpu"}]
-
-
-@pytest.mark.parametrize(("given", "nearest"), [
-    ("learning_rat", "learning_rate"), ("Seed", "seed"), ("epoch", "epochs"),
-    ("devise", "device"), ("data_rot", "data_root")])
-def test_a_parameter_of_no_class_is_refused_with_the_nearest_name(given, nearest):
-    with pytest.raises(ModlibError, match=rf"parameter '{given}' .*did you mean '{nearest}'"):
-        split_parameters({"seed": 1, given: 1}, Settings, Places)
 
 
 # Names of runs
@@ -302,75 +290,3 @@ def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_def
     for path in COMMITTED:
         lacking = DEFAULTS.keys() - json.loads(path.read_text())["settings"].keys()
         assert lacking <= SINCE.keys()
-
-
-# Parameters of notebooks
-
-OWN_CELL = """# Parameters: the quick profile
-seed: int = 0  # of everything
-epochs = 3
-device = "auto"
-"""
-
-
-def ran(*cells: str) -> dict:
-    """The namespace of a notebook that has run these cells."""
-    namespace = {"In": [""]}
-    for cell in cells:
-        namespace["In"].append(cell)
-        exec(cell, namespace)
-    return namespace
-
-
-def test_parameters_are_those_of_the_parameters_cell():
-    namespace = ran("import os\nsecret = 1", OWN_CELL, "settings = 3\nwork = 4")
-    assert notebook_parameters(namespace) == {"seed": 0, "epochs": 3, "device": "auto"}
-
-
-def test_a_comment_elsewhere_makes_no_parameters_cell():
-    namespace = ran(OWN_CELL, "work = 4\n# Parameters\nmore = 5", "note = '# Parameters'")
-    assert notebook_parameters(namespace) == {"seed": 0, "epochs": 3, "device": "auto"}
-
-
-def test_papermill_values_replace_the_notebooks_own():
-    namespace = ran(OWN_CELL, "# Parameters\nseed = 7\n")
-    assert notebook_parameters(namespace) == {"seed": 7, "epochs": 3, "device": "auto"}
-
-
-def test_a_mistyped_papermill_parameter_is_seen():
-    namespace = ran(OWN_CELL, "# Parameters\nsed = 7\n")
-    assert notebook_parameters(namespace)["sed"] == 7
-
-
-def test_a_parameter_that_the_notebook_does_not_know_is_refused_by_name():
-    namespace = ran(OWN_CELL, "# Parameters\nepoch = 7\n")
-    with pytest.raises(ModlibError, match=r"parameter 'epoch' .*did you mean 'epochs'"):
-        split_parameters(notebook_parameters(namespace), Settings, Places)
-
-
-def test_a_mistyped_name_is_gone_once_the_cell_is_mended_and_run_again():
-    namespace = ran("# Parameters of this page\nsed = 1\n", "# Parameters of this page\nseed = 1\n")
-    assert notebook_parameters(namespace) == {"seed": 1}
-
-
-def test_a_cell_with_a_syntax_error_does_no_harm_once_it_is_mended():
-    namespace = ran("# Parameters\nseed = 1\n")
-    namespace["In"].insert(1, "# Parameters\nseed = = 1\n")
-    assert notebook_parameters(namespace) == {"seed": 1}
-
-
-def test_names_made_inside_a_parameters_value_are_no_parameters():
-    namespace = ran("# Parameters\nsizes = [size for size in (1, 2)]\nsizes[0] = 3\n")
-    assert notebook_parameters(namespace) == {"sizes": [3, 2]}
-
-
-def test_without_a_history_the_plain_values_are_the_parameters():
-    namespace = {"In": [""], "Out": {}, "_": 2, "sed": 1, "SMILE": "Smiling", "os": pytest}
-    assert notebook_parameters(namespace) == {"sed": 1}
-
-
-@pytest.mark.parametrize("namespace", [
-    {}, {"In": [""]}, {"In": ["", "seed = 1"], "seed": 1}])
-def test_a_notebook_whose_parameters_cell_has_not_run_is_refused(namespace):
-    with pytest.raises(ModlibError, match=r"no parameters were found.*must start with '# Param"):
-        notebook_parameters(namespace)
