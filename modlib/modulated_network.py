@@ -58,8 +58,8 @@ class InsertedScale(nn.Module):
 class ModulatedNetwork(nn.Module):
     """A network with a scale per task and channel after some of its submodules.
 
-    Made by :func:`modlib.insertion.insert_modulation`. The network itself is ``model``, with its parameters under
-    their own names; the scales are in ``modulation``.
+    Made by :func:`modlib.insertion.insert_modulation`. The network itself is ``model``, with its
+    parameters under their own names; the scales are in ``modulation``.
 
     Attributes:
         tasks: the T task names; a task's index is its place among them.
