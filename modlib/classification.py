@@ -71,7 +71,8 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         place = number % batches_in_a_round
         if place == 0:
             order = rng.permutation(train)
-        first = place * size % (len(train) - size + 1)  # the last one is near the start
+        # A round's last batch, if too few images are left to fill it, is one near its start.
+        first = place * size % (len(train) - size + 1)
         indices_B = torch.from_numpy(order[first:first + size])
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
