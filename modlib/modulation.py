@@ -62,6 +62,26 @@ class ChannelScale(nn.Module):
         scaled_TBHWC = features_BHWC * scales_TC[:, None, None, None, :]
         return scaled_TBHWC.flatten(0, 1).permute(0, 3, 1, 2)
 
+    def for_all_tasks_then(self, convolution: nn.Conv2d, features: Tensor) -> Tensor:
+        """What ``convolution(self.for_all_tasks(features))`` gives, up to rounding, for less.
+
+        A scale on a convolution's input can as well be on its weights. So the T scaled copies of
+        each image are never made: every patch of it meets T·D filters in one matrix product.
+
+        Args:
+            convolution: C to D channels, square, of stride 1, without padding and bias.
+            features: (B, C, H, W), the same for every task.
+
+        Returns:
+            (T·B, D, H', W'), tasks outermost, channels-last in memory.
+        """
+        weight_TDCKK = convolution.weight * self.scales()[:, None, :, None, None]
+        filters_NT = weight_TDCKK.to(features.dtype).permute(3, 4, 2, 0, 1).flatten(3).flatten(0, 2)
+        patches_BHWN = patches(features.permute(0, 2, 3, 1), convolution.kernel_size[0])
+        output_BHWTD = (patches_BHWN @ filters_NT).unflatten(3, weight_TDCKK.shape[:2])
+        output_TBHWD = output_BHWTD.permute(3, 0, 1, 2, 4).contiguous()
+        return output_TBHWD.flatten(0, 1).permute(0, 3, 1, 2)
+
     def for_each_task(self, features: Tensor) -> Tensor:
         """Scale features that are each task's own already.
 
@@ -148,6 +168,14 @@ class ChannelProjection(nn.Module):
         projected_TND = torch.bmm(positions_TNC, self.weight.to(features.dtype))
         projected = projected_TND.reshape(*last.shape[:-1], -1)
         return projected if features.ndim == 2 else projected.permute(0, 3, 1, 2)
+
+
+def patches(features_BHWC: Tensor, size: int) -> Tensor:
+    """Every square patch of ``size`` by ``size``, flattened: (B, H', W', size·size·C)."""
+    height, width = (side - size + 1 for side in features_BHWC.shape[1:3])
+    shifted = [features_BHWC[:, row:row + height, column:column + width]
+               for row in range(size) for column in range(size)]
+    return torch.cat(shifted, dim=3)
 
 
 def check_task_indices(task_B: Tensor, num_tasks: int, batch: int) -> None:

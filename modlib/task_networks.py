@@ -5,6 +5,7 @@ Shapes: B batch, T tasks, C channels, H W height and width, D embedding.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from modlib.errors import ModlibError
 from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices
-from modlib.trunk import normalise_pixels
+from modlib.trunk import BLOCK_CHANNELS, normalise_pixels
+
+CONVOLUTION_FOLLOWS = tuple(BLOCK_CHANNELS)[:-1]  # the stages that a block comes after
 
 
 class SharedTrunkNetwork(nn.Module):
@@ -76,13 +79,22 @@ class SharedTrunkNetwork(nn.Module):
         """
         _check_images(images_BCHW, self.image_size)
         x = normalise_pixels(images_BCHW)
-        batch, once_a_task = len(x), False
+        batch, once_a_task, waiting = len(x), False, None
         for name, stage in self.stages.items():
-            x = stage(x)
+            if waiting:
+                x = stage(x, partial(waiting.for_all_tasks_then, stage.conv[0]))
+                waiting = None
+            else:
+                x = stage(x)
             if name not in self.modulation:
                 continue
             own = self.modulation[name]
-            x = own.for_each_task(x) if once_a_task else own.for_all_tasks(x)
+            if once_a_task:
+                x = own.for_each_task(x)
+            elif isinstance(own, ChannelScale) and name in CONVOLUTION_FOLLOWS:
+                waiting = own  # until the next stage's convolution, whose weights it scales
+            else:
+                x = own.for_all_tasks(x)
             once_a_task = True
         embeddings = F.normalize(x.float(), dim=1)
         if not once_a_task:

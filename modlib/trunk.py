@@ -4,6 +4,8 @@ Source: Zhao et al., ECCV 2018, section 4.1 and Table 2, settled by the authors'
 Shapes: B batch, C channels, H W height and width.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +15,32 @@ PIXEL_SCALE = 128.0
 SMALLEST_IMAGE = 48  # below this the last 2×2 pooling has nothing to pool
 
 
+class SmallMapConv2d(nn.Conv2d):
+    """A padded 3×3 convolution that is one matrix product on the 2×2 maps of many images.
+
+    On such a map every output sees every input, so the convolution is a dense matrix: what it
+    does to the unit vectors. The product is several times as fast as a convolution of many tiny
+    maps, above all backwards.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x[0].numel()
+        if x.shape[2:] != (2, 2) or len(x) <= 2 * size:
+            return super().forward(x)
+        # Rows and columns in the order of channels-last memory: row, column, channel.
+        unit = torch.eye(size, dtype=x.dtype, device=x.device).unflatten(1, (2, 2, -1))
+        matrix = super().forward(unit.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1)
+        product = x.permute(0, 2, 3, 1).flatten(1) @ matrix
+        return product.unflatten(1, (2, 2, -1)).permute(0, 3, 1, 2)
+
+
 def conv_bn_relu(
     in_channels: int, out_channels: int, padding: int, bn_decay: float
 ) -> nn.Sequential:
     """3×3 convolution without bias, batch norm, ReLU."""
+    convolution = SmallMapConv2d if padding else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
+        convolution(in_channels, out_channels, 3, padding=padding, bias=False),
         nn.BatchNorm2d(out_channels, eps=1e-3, momentum=1 - bn_decay),
         nn.ReLU(inplace=True),
     )
@@ -41,8 +63,12 @@ class Block(nn.Module):
             conv_bn_relu(out_channels, out_channels, 1, bn_decay),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+    def forward(self, x: Tensor, convolve: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The block's output; ``convolve`` takes the place of its first convolution."""
+        convolution, *others = self.conv
+        x = convolve(x) if convolve else convolution(x)
+        for layer in others:
+            x = layer(x)
         return x + self.residual(x)
 
 

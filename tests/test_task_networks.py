@@ -96,7 +96,7 @@ def test_embed_all_tasks_runs_the_stages_that_no_task_changes_once_an_image(syst
     network, rows = small(system, modulate_from=modulate_from).eval(), {}
     for name, stage in network.stages.items():
         stage.register_forward_hook(
-            lambda _, inputs, __, name=name: rows.update({name: len(inputs[0])}))
+            lambda _, __, output, name=name: rows.update({name: len(output)}))
     network.embed_all_tasks(pixels(5))
     first = STAGES.index((*stages_of_tasks(system, modulate_from), "fc")[0])
     assert rows == {name: 5 if number <= first else 15 for number, name in enumerate(STAGES)}
