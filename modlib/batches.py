@@ -11,17 +11,32 @@ import torch
 from torch import Tensor
 
 from modlib.datasets import AttributeImages
+from modlib.packed_images import release_pages
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches
+
+RESIDENT_BYTES = 2**25  # read from a memory map before its pages are let go
 
 
 def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
     """From int64 indices to pixels (B, C, H, W) uint8 on the device.
 
-    On a GPU all images are moved there once; on a CPU they stay in their memory map.
+    On a GPU all images are moved there once. On a CPU they stay in their memory map, and what was
+    read is let go again, so that resident memory does not grow with the number of images.
     """
     if device.type == "cpu":
-        return lambda indices: torch.from_numpy(data.images_NCHW[indices.numpy()])
+        images_NCHW, read = data.images_NCHW, 0
+
+        def get_images(indices: Tensor) -> Tensor:
+            nonlocal read
+            images_BCHW = torch.from_numpy(images_NCHW[indices.numpy()])
+            read += images_BCHW.nbytes
+            if read > RESIDENT_BYTES:
+                release_pages(images_NCHW)
+                read = 0
+            return images_BCHW
+
+        return get_images
     images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
     return lambda indices: images_NCHW[indices.to(device)]
 
@@ -30,6 +45,28 @@ def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
     flip_B = torch.from_numpy(rng.random(len(images_BCHW)) < 0.5).to(images_BCHW.device)
     return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def jitter_colours(images_BCHW: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Change each image's contrast, brightness and tint at random.
+
+    Contrast and brightness are multiplied by a factor from 1 − strength to 1 + strength each, and
+    each channel is shifted by up to 30 · strength of 255.
+
+    Args:
+        images_BCHW: pixels 0 to 255, uint8 or float.
+        strength: from 0, which changes nothing, to 1.
+
+    Returns:
+        float32 pixels, kept within 0 to 255.
+    """
+    draws_B5 = torch.from_numpy(rng.random((len(images_BCHW), 5), np.float32) * 2 - 1)
+    draws_B511 = (strength * draws_B5).to(images_BCHW.device)[..., None, None]
+    pixels = images_BCHW.float()
+    contrast, brightness, tint = draws_B511.split((1, 1, 3), dim=1)
+    mean_B111 = pixels.mean((1, 2, 3), keepdim=True)
+    shift = mean_B111 * (brightness - contrast) + 30 * tint
+    return torch.addcmul(shift, pixels, 1 + contrast).clamp_(0, 255)
 
 
 def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
@@ -58,5 +95,7 @@ def draw_batches(
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
+        if settings.colour_jitter > 0:
+            images_BCHW = jitter_colours(images_BCHW, settings.colour_jitter, rng)
         labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
         yield images_BCHW, labels_BT, generator

@@ -15,7 +15,13 @@ from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import final_results
 from modlib.image_cache import available_cores
-from modlib.machine import choose_device, git_commit, make_deterministic, run_facts
+from modlib.machine import (
+    choose_device,
+    git_commit,
+    keep_freed_memory,
+    make_deterministic,
+    run_facts,
+)
 from modlib.networks import build_network, take_trunk
 from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, RunSettings, Settings
@@ -101,6 +107,7 @@ def kept_record(
         return read_record(path)
     device, commit = choose_device(places.device), git_commit()
     make_deterministic()
+    keep_freed_memory()
     started = time.perf_counter()
     epochs, results = work(checkpoint_path(settings, places, data.fingerprint), device)
     record = {
@@ -122,7 +129,11 @@ def kept_record(
 def new_network(settings: Settings) -> Network:
     """The settings' network, freshly initialised, on the CPU."""
     names = inspect.signature(build_network).parameters
-    return build_network(**{name: getattr(settings, name) for name in names})
+    network = build_network(**{name: getattr(settings, name) for name in names})
+    if settings.compiled:
+        network.forward = torch.compile(network.forward)
+        network.embed_all_tasks = torch.compile(network.embed_all_tasks)
+    return network
 
 
 def trained_network(

@@ -2,9 +2,10 @@
 
 Source: Zhao et al., ECCV 2018, section 3.1, Eq. 2. For a pair of tasks the
 UCR is the share of mini-batches whose two task gradients have a positive inner product.
-Shapes: T tasks, P shared parameters.
+Shapes: B batch, T tasks, P shared parameters, D embedding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modlib.errors import ModlibError
+from modlib.task_networks import SharedTrunkNetwork
 
 
 def task_gradients(losses_T: Tensor, shared: list[nn.Parameter]) -> Tensor:
@@ -31,19 +33,46 @@ def task_gradients(losses_T: Tensor, shared: list[nn.Parameter]) -> Tensor:
     """
     if not shared:
         raise ModlibError("there are no shared parameters: independent networks have no UCR")
-    rows = []
-    for loss in losses_T:
+    sizes = [parameter.numel() for parameter in shared]
+    gradients_TP = torch.zeros(len(losses_T), sum(sizes), device=losses_T.device)
+    for loss, row_P in zip(losses_T, gradients_TP, strict=True):
         gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
-        rows.append(torch.cat([
-            (torch.zeros_like(p) if g is None else g).float().flatten()
-            for g, p in zip(gradients, shared, strict=True)
-        ]))
-    return torch.stack(rows)
+        for place, gradient in zip(row_P.split(sizes), gradients, strict=True):
+            if gradient is not None:
+                place.copy_(gradient.flatten())
+    return gradients_TP
 
 
 def gramian(gradients_TP: Tensor) -> Tensor:
     """All inner products of the task gradients: float32 (T, T)."""
     return gradients_TP @ gradients_TP.T
+
+
+def trunk_output_gramian(
+    network: SharedTrunkNetwork, images_BCHW: Tensor, losses: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Inner products of the tasks' gradients over the trunk's output instead of its parameters.
+
+    Each task gets a copy of the trunk's output, and one backward pass of the summed losses, no
+    further than these copies, gives the gradient of each. It costs a part of a step, where
+    :func:`task_gradients` goes through the whole network once a task. It is *another metric* than
+    the paper's: it does not see what the weights below make of the gradients, and what reaches a
+    copy through the batch statistics comes from all tasks' losses.
+
+    Args:
+        network: in train mode.
+        images_BCHW: pixels 0 to 255.
+        losses: from embeddings_TBD to one loss a task, (T,).
+
+    Returns:
+        float32 (T, T).
+    """
+    with torch.no_grad():
+        features = network.trunk_output(images_BCHW)
+    copies = features.repeat(network.num_tasks, *[1] * (features.ndim - 1)).requires_grad_()
+    losses_T = losses(network.embed_features(copies, copies=True))
+    (gradients,) = torch.autograd.grad(losses_T.sum(), copies)
+    return gramian(gradients.unflatten(0, (network.num_tasks, -1)).flatten(1).float())
 
 
 def cosines(gramian_TT: Tensor) -> Tensor:
@@ -57,42 +86,74 @@ def cosines(gramian_TT: Tensor) -> Tensor:
 class UcrCounter:
     """Counts, over mini-batches, the signs of the inner products of every pair of tasks.
 
+    The Gramians stay on their device until a count is asked for, so that training on a GPU does
+    not wait for them.
+
     Attributes:
-        positive_TT, negative_TT, zero_TT: int64 counts; symmetric; they add up to ``batches``.
-        cosine_sum_TT: float64 sums of the cosines.
-        norm_sum_T: float64 sums of the gradients' norms.
-        batches: how many mini-batches were counted.
+        gramians: one (T, T) a mini-batch.
     """
 
     def __init__(self, num_tasks: int):
-        self.positive_TT = np.zeros((num_tasks, num_tasks), np.int64)
-        self.negative_TT = np.zeros((num_tasks, num_tasks), np.int64)
-        self.zero_TT = np.zeros((num_tasks, num_tasks), np.int64)
-        self.cosine_sum_TT = np.zeros((num_tasks, num_tasks))
-        self.norm_sum_T = np.zeros(num_tasks)
-        self.batches = 0
+        self.num_tasks = num_tasks
+        self.gramians: list[Tensor] = []
 
     def add(self, gramian_TT: Tensor) -> None:
-        """Count one mini-batch; a Gramian that is not finite is refused."""
-        if not torch.isfinite(gramian_TT).all():
+        """Count one mini-batch."""
+        self.gramians.append(gramian_TT.detach())
+
+    @property
+    def batches(self) -> int:
+        """How many mini-batches were counted."""
+        return len(self.gramians)
+
+    @property
+    def signs_NTT(self) -> np.ndarray:
+        """The signs of the inner products in each of the N mini-batches.
+
+        Raises:
+            ModlibError: a Gramian is not finite.
+        """
+        if not self.gramians:
+            return np.zeros((0, self.num_tasks, self.num_tasks))
+        gramians_NTT = torch.stack(self.gramians)
+        if not torch.isfinite(gramians_NTT).all():
             raise ModlibError("a task's gradient is not finite; a lower learning_rate may help")
-        signs_TT = gramian_TT.sign().cpu().numpy()
-        self.positive_TT += signs_TT > 0
-        self.negative_TT += signs_TT < 0
-        self.zero_TT += signs_TT == 0
-        self.cosine_sum_TT += cosines(gramian_TT).double().cpu().numpy()
-        self.norm_sum_T += gramian_TT.diagonal().clamp(min=0).sqrt().double().cpu().numpy()
-        self.batches += 1
+        return gramians_NTT.sign().cpu().numpy()
+
+    @property
+    def positive_TT(self) -> np.ndarray:
+        """In how many mini-batches the inner product is positive: int64."""
+        return (self.signs_NTT > 0).sum(0)
+
+    @property
+    def negative_TT(self) -> np.ndarray:
+        """In how many mini-batches the inner product is negative: int64."""
+        return (self.signs_NTT < 0).sum(0)
+
+    @property
+    def zero_TT(self) -> np.ndarray:
+        """In how many mini-batches the inner product is exactly 0: int64."""
+        return (self.signs_NTT == 0).sum(0)
+
+    @property
+    def cosine_sum_TT(self) -> np.ndarray:
+        """The cosines of every pair of task gradients, added up over the mini-batches: float64."""
+        total_TT = np.zeros((self.num_tasks, self.num_tasks))
+        for gramian_TT in self.gramians:
+            total_TT += cosines(gramian_TT).double().cpu().numpy()
+        return total_TT
 
     def pairs(self, tasks: tuple[str, ...]) -> list[dict]:
         """One plain dictionary a pair of tasks, for a record."""
+        positive_TT, negative_TT, zero_TT = self.positive_TT, self.negative_TT, self.zero_TT
+        cosine_sum_TT = self.cosine_sum_TT
         return [
             {
                 "tasks": [tasks[i], tasks[j]],
-                "positive": int(self.positive_TT[i, j]),
-                "negative": int(self.negative_TT[i, j]),
-                "zero": int(self.zero_TT[i, j]),
-                "mean_cosine": float(self.cosine_sum_TT[i, j] / max(1, self.batches)),
+                "positive": int(positive_TT[i, j]),
+                "negative": int(negative_TT[i, j]),
+                "zero": int(zero_TT[i, j]),
+                "mean_cosine": float(cosine_sum_TT[i, j] / max(1, self.batches)),
             }
             for i in range(len(tasks)) for j in range(i + 1, len(tasks))
         ]

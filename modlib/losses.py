@@ -1,7 +1,7 @@
 """The triplet loss, the relevance regulariser, and the penalties of CSN.
 
 Source: Zhao et al., ECCV 2018, Eqs. 6 and 7 (triplet loss) and Eq. 8 (regulariser); Veit et al.,
-CVPR 2017, and its code (penalties).
+CVPR 2017, and its code (penalties); Hermans et al., 2017 (the mean over active triplets).
 Shapes: B batch, T tasks, D embedding, K triplets a task, S samples an anchor.
 """
 
@@ -26,21 +26,31 @@ def triplet_losses(anchor: Tensor, positive: Tensor, negative: Tensor, margin: f
     return torch.relu(to_positive + margin - to_negative)
 
 
-def task_losses_from_triplets(embeddings_TK3D: Tensor, margin: float) -> Tensor:
-    """Mean triplet loss of each task, float (T,), from embedded triplets (anchor, pos., neg.)."""
-    return triplet_losses(*embeddings_TK3D.unbind(2), margin).mean(1)
+def task_losses_from_triplets(
+    embeddings_TK3D: Tensor, margin: float, mean: str = "all"
+) -> Tensor:
+    """Mean triplet loss of each task, float (T,), from embedded triplets (anchor, pos., neg.).
+
+    ``mean``: see :func:`task_losses_in_batch`.
+    """
+    losses_TK = triplet_losses(*embeddings_TK3D.unbind(2), margin)
+    return losses_TK.mean(1) if mean == "all" else _mean_where(losses_TK, losses_TK > 0)
 
 
-def task_losses_in_batch(embeddings_TBD: Tensor, triplets: BatchTriplets, margin: float) -> Tensor:
+def task_losses_in_batch(
+    embeddings_TBD: Tensor, triplets: BatchTriplets, margin: float, mean: str = "all"
+) -> Tensor:
     """Mean triplet loss of each task when every image serves every task.
 
-    The hinge is averaged over an anchor's S samples, then over the task's anchors. A task with
-    no anchor in the batch has loss 0.
+    A task with no anchor in the batch has loss 0.
 
     Args:
         embeddings_TBD: float, of length 1 along D.
         triplets: from :func:`modlib.triplets.triplets_in_batch`.
         margin: at least 0.
+        mean: ``"all"``: the hinge is averaged over an anchor's S samples, then over the task's
+            anchors. ``"active"``: over the task's triplets whose hinge is above 0, so that those
+            that are right already do not shrink the step (Hermans et al., 2017).
 
     Returns:
         float (T,).
@@ -51,9 +61,16 @@ def task_losses_in_batch(embeddings_TBD: Tensor, triplets: BatchTriplets, margin
         similarity_TBB.gather(2, triplets.negative_TBS)
         - similarity_TBB.gather(2, triplets.positive_TBS)
     )
-    hinge_TB = torch.relu(2 * difference_TBS + margin).mean(2)
-    weight_TB = triplets.is_anchor_TB.to(hinge_TB.dtype)
-    return (hinge_TB * weight_TB).sum(1) / weight_TB.sum(1).clamp(min=1)
+    hinge_TBS = torch.relu(2 * difference_TBS + margin)
+    if mean == "active":
+        active_TBS = (hinge_TBS > 0) & triplets.is_anchor_TB[..., None]
+        return _mean_where(hinge_TBS.flatten(1), active_TBS.flatten(1))
+    return _mean_where(hinge_TBS.mean(2), triplets.is_anchor_TB)
+
+
+def _mean_where(losses_TK: Tensor, counts_TK: Tensor) -> Tensor:
+    weight_TK = counts_TK.to(losses_TK.dtype)
+    return (losses_TK * weight_TK).sum(1) / weight_TK.sum(1).clamp(min=1)
 
 
 def relevance_regulariser(

@@ -10,6 +10,7 @@ Shapes: N images, C=3 channels (RGB), S the side of the square image in pixels.
 
 import io
 import json
+import mmap
 import os
 import uuid
 import zipfile
@@ -73,6 +74,18 @@ def open_images(path: Path, identity: str, image_size: int) -> PackedImages:
             raise
         raise ModlibError(f"{path} cannot be opened as packed images: {error}") from error
     return PackedImages(images_NCHW, rows, notes, header["pixel_digest"])
+
+
+def release_pages(images_NCHW: np.ndarray) -> None:
+    """Let go of the memory that a memory map's pages take; they are read again when needed.
+
+    An array that is not a memory map stays as it is.
+    """
+    mapped = images_NCHW
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

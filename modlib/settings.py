@@ -21,7 +21,8 @@ RANGES = {
     "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
     "embedding_size": (1, 65_536), "branch_size": (1, 65_536), "modulate_from": (2, 5),
     "bn_decay": (0.001, 0.99999), "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024),
-    "margin": (0.0, 4.0), "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000),
+    "margin": (0.0, 4.0), "colour_jitter": (0.0, 1.0), "batches_per_epoch": (1, 10_000_000),
+    "epochs": (1, 100_000),
     "learning_rate": (1e-9, 100.0), "scale_rate_factor": (0.0, 1e6),
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
     "embedding_norm_weight": (0.0, 1e6), "mask_norm_weight": (0.0, 1e6),
@@ -99,7 +100,9 @@ class Settings(RunSettings):
     batch_size: int = 180  # images
     samples_per_anchor: int = 8  # positives and negatives per anchor, in shared batching
     margin: float = 0.2
+    hinge_mean: Literal["all", "active"] = "all"  # over which triplets a task's loss is averaged
     horizontal_flip: bool = True
+    colour_jitter: float = 0.0  # strength of random brightness, contrast and tint
     # Optimisation
     epochs: int = 3
     batches_per_epoch: int | None = None  # None: as long as the first task's holders last
@@ -110,6 +113,7 @@ class Settings(RunSettings):
         "tenth_for_last_30_percent"
     )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compiled: bool = False  # by torch.compile: minutes of warm-up
     aggregation: Literal[("mean", *WEIGHTINGS)] = "mean"  # of the tasks' gradients
     regulariser_weight: float = 0.0  # λ of Eq. 8; 0: off
     regulariser_beta: float = 1.0  # β of Eq. 8

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from modlib.errors import ModlibError
 from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices
-from modlib.trunk import BLOCK_CHANNELS, normalise_pixels
-
-CONVOLUTION_FOLLOWS = tuple(BLOCK_CHANNELS)[:-1]  # the stages that a block comes after
+from modlib.trunk import Block, normalise_pixels
 
 
 class SharedTrunkNetwork(nn.Module):
@@ -77,29 +75,47 @@ class SharedTrunkNetwork(nn.Module):
         Returns:
             embeddings_TBD, float32, of length 1.
         """
+        return self.embed_features(self.trunk_output(images_BCHW))
+
+    def trunk_output(self, images_BCHW: Tensor) -> Tensor:
+        """The last features that no task has changed yet, (B, C, H, W), or (B, D) after fc."""
         _check_images(images_BCHW, self.image_size)
         x = normalise_pixels(images_BCHW)
-        batch, once_a_task, waiting = len(x), False, None
-        for name, stage in self.stages.items():
-            if waiting:
-                x = stage(x, partial(waiting.for_all_tasks_then, stage.conv[0]))
-                waiting = None
-            else:
-                x = stage(x)
-            if name not in self.modulation:
-                continue
-            own = self.modulation[name]
-            if once_a_task:
-                x = own.for_each_task(x)
-            elif isinstance(own, ChannelScale) and name in CONVOLUTION_FOLLOWS:
-                waiting = own  # until the next stage's convolution, whose weights it scales
-            else:
-                x = own.for_all_tasks(x)
-            once_a_task = True
+        for name in self._stage_names()[0]:
+            x = self.stages[name](x)
+        return x
+
+    def embed_features(self, features: Tensor, copies: bool = False) -> Tensor:
+        """Embed the trunk's output for every task: embeddings_TBD, float32, of length 1.
+
+        Args:
+            features: from :meth:`trunk_output`.
+            copies: whether they are (T·B, …), tasks outermost: a copy for each task.
+        """
+        (*_, last), later = self._stage_names()
+        own = dict(self.modulation).get(last)
+        x, convolve = features, None
+        if own and copies:
+            x = own.for_each_task(x)
+        elif isinstance(own, ChannelScale) and later and isinstance(self.stages[later[0]], Block):
+            convolve = partial(own.for_all_tasks_then, self.stages[later[0]].conv[0])
+        elif own:
+            x = own.for_all_tasks(x)
+        for name in later:
+            x = self.stages[name](x, convolve) if convolve else self.stages[name](x)
+            convolve = None
+            if name in self.modulation:
+                x = self.modulation[name].for_each_task(x)
         embeddings = F.normalize(x.float(), dim=1)
-        if not once_a_task:
+        if not copies and not self.modulation:
             return embeddings.expand(self.num_tasks, -1, -1)
-        return embeddings.reshape(self.num_tasks, batch, -1)
+        return embeddings.unflatten(0, (self.num_tasks, -1))
+
+    def _stage_names(self) -> tuple[list[str], list[str]]:
+        """The stages up to the first one with something of the tasks' own, and the later ones."""
+        names = list(self.stages)
+        first = next((n for n, name in enumerate(names) if name in self.modulation), len(names) - 1)
+        return names[:first + 1], names[first + 1:]
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that every task trains: the trunk's, or none where it is frozen."""

@@ -60,12 +60,13 @@ def batch_task_losses(
         with autocast:
             embeddings_BD = network(images_BCHW, task_B)
         embeddings_TK3D = embeddings_BD.reshape(tasks, -1, 3, embeddings_BD.shape[-1])
-        return task_losses_from_triplets(embeddings_TK3D, settings.margin)
+        return task_losses_from_triplets(
+            embeddings_TK3D, settings.margin, settings.hinge_mean)
     triplets = triplets_in_batch(
         labels_BT, settings.samples_per_anchor, settings.triplet_choice, generator)
     with autocast:
         embeddings_TBD = network.embed_all_tasks(images_BCHW)
-    return task_losses_in_batch(embeddings_TBD, triplets, settings.margin)
+    return task_losses_in_batch(embeddings_TBD, triplets, settings.margin, settings.hinge_mean)
 
 
 def total_loss(

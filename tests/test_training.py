@@ -605,7 +605,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tiny, planted, tmp_path, leng
 
 
 @pytest.mark.parametrize(("call", "said"), [  # calls 3 and 4 are the second epoch's two batches
-    pytest.param(3, "gradient is not finite", id="in a probed batch"),
+    pytest.param(3, "loss of epoch 2 is not finite", id="in a probed batch"),
     pytest.param(4, "loss of epoch 2 is not finite", id="in another batch")])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_earlier_epochs(
         tiny, planted, tmp_path, monkeypatch, call, said):
