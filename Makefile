@@ -10,7 +10,7 @@ SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
 export NB SETTINGS DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run check-run clean lock
+.PHONY: help book test run check-run bench clean lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ run: check-run $(STAMP) ## run notebook NB with a settings file (SETTINGS, DATA)
 	.venv/bin/python -m papermill -k python3 --cwd . -f $(SETTINGS_FILE) \
 	    $(if $(DATA),-r data_root "$$DATA") \
 	    $(NOTEBOOK) runs/$(notdir $(NOTEBOOK:.ipynb=.$(SETTINGS).ipynb))
+
+bench: $(STAMP) ## measure every speed claim (DATA: CelebA, for the rows that need it); needs idle cores
+	.venv/bin/python benchmarks/run.py $(if $(DATA),--data "$$DATA")
 
 # Before the environment is made, so that a slip of the pen is answered at once.
 check-run:

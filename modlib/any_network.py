@@ -25,7 +25,8 @@ FOLDER = "any_network"  # below the folder of results
 LABELS = {"fully_shared": "fully shared", "branches": "a branch each", "modulated": "modulated"}
 NAMES = SHORT_NAMES | {"Wavy_Hair": "wavy hair"}
 FREE = {"system", "seed"}
-NOT_USED = {"width", "bn_decay", "batching", "test_triplets"}  # in settings files, for triplets
+NOT_USED = {  # in settings files, for triplets
+    "width", "bn_decay", "batching", "test_triplets", "hinge_mean", "colour_jitter"}
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ def trunk_output_gramian(
 
     Each task gets a copy of the trunk's output, and one backward pass of the summed losses, no
     further than these copies, gives the gradient of each. It costs a part of a step, where
-    :func:`task_gradients` goes through the whole network once a task. It is *another metric* than
-    the paper's: it does not see what the weights below make of the gradients, and what reaches a
-    copy through the batch statistics comes from all tasks' losses.
+    :func:`modlib.gradients.task_gradients` goes through the whole network once a task. It is
+    *another metric* than the paper's: it does not see what the weights below make of the
+    gradients, and what reaches a copy through the batch statistics comes from all tasks' losses.
 
     Args:
         network: in train mode.

@@ -1,0 +1,140 @@
+"""Speed as ratios: calls timed side by side in one run, and the record that `make bench` writes.
+
+A ratio of two times from one run says more than either: machines differ, and so does one machine
+from hour to hour.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.errors import ModlibError
+from modlib.results import resolve
+
+RECORD = "speed/benchmark.json"  # below the folder of results
+KEYS = ("version", "rows", "curves", "run")
+
+
+def side_by_side(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Time calls in turn, each once a repeat, every other repeat in the opposite order.
+
+    What slows the machine for a while then slows all of them.
+
+    Args:
+        calls: what to time, by name.
+        repeats: at least 1.
+        warm_up: untimed calls of each before.
+
+    Returns:
+        seconds of every repeat, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(-warm_up, repeats):
+        order = list(calls) if repeat % 2 == 0 else list(reversed(calls))
+        for name in order:
+            started = time.perf_counter()
+            calls[name]()
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def row(
+    question: str,
+    ratios: Sequence[float],
+    how: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    unit: str = "×",
+) -> dict[str, Any]:
+    """One line of the benchmark's table.
+
+    Args:
+        question: what is compared with what.
+        ratios: one a repeat.
+        how: sizes and settings, for people.
+        at_least, at_most: the target, where there is one.
+        unit: of the ratios.
+    """
+    if not len(ratios):
+        raise ModlibError(f"{question!r} has no measurement")
+    value = median(ratios)
+    met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    return {"question": question, "value": value, "low": min(ratios), "high": max(ratios),
+            "repeats": len(ratios), "unit": unit, "at_least": at_least, "at_most": at_most,
+            "met": met, "how": how}
+
+
+def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The slope of values over sizes on logarithmic axes, by least squares; 1: proportional."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def read_benchmark(folder: str | Path = "book/results") -> dict[str, Any] | None:
+    """The record of `make bench` below a folder of results; None where there is none.
+
+    Raises:
+        ModlibError: it cannot be read or lacks a key.
+    """
+    path = resolve(folder) / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModlibError(f"record {path} cannot be read: {error}") from error
+    missing = [key for key in KEYS if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
+    return record
+
+
+def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The benchmark's rows for people: the median, its range over repeats, the target."""
+    lines = []
+    for one in rows:
+        target = ("" if one["at_least"] is None else f"at least {one['at_least']:g}") + (
+            "" if one["at_most"] is None else f"at most {one['at_most']:g}")
+        spread = f"{number(one['low'])} to {number(one['high'])}" if one["repeats"] > 1 else ""
+        lines.append({
+            "": one["question"], "measured": f"{number(one['value'])} {one['unit']}".strip(),
+            "range over repeats": spread, "target": target and f"{target} {one['unit']}".strip(),
+            "met": ("yes" if one["met"] else "**no**") if target else "",
+        })
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def probe_verdict(record: Mapping[str, Any] | None) -> str:
+    """What the record says about the cost of the UCR probes, as Markdown."""
+    values = {one["question"]: one["value"] for one in record["rows"]} if record else {}
+    names = ("UCR: the exact probe over a training step",
+             "UCR: the arithmetic of the exact probe over that of a step",
+             "UCR: the trunk-output probe over a training step",
+             "UCR: signs of the trunk-output probe that are the exact probe's")
+    if not set(names) <= values.keys():
+        return "Not run yet: `make bench`."
+    exact, arithmetic, cheap, agree = (values[name] for name in names)
+    reached = "met" if exact <= 8 else "**not reached**"
+    return (
+        f"The exact probe costs **{exact:.1f} steps**: the target is {reached}. Counted in "
+        f"multiply-adds it is {arithmetic:.1f} steps: each of 20 passes needs the gradient of the "
+        "activations and of the weights, and only the forward pass is shared. So the probe already "
+        f"runs at {arithmetic / exact:.2f} times the rate of the training step; for 8 steps it "
+        f"would have to run at {arithmetic / 8:.2f} times that rate, on the same operators. "
+        f"The trunk-output probe costs **{cheap:.2f} steps**, and {agree:.0f} % of its signs are "
+        "those of the exact one.")
+
+
+def number(value: float) -> str:
+    """Three figures: 14.2, 1.31, 0.042, 1,530."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"

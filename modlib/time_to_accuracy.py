@@ -1,0 +1,161 @@
+"""The study of training time: one recipe for 20 tasks, and what each of its choices is worth.
+
+Shapes: T tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.errors import ModlibError, unknown_name
+from modlib.parameters import split_parameters
+from modlib.results import check_table, plain, read_records
+from modlib.settings import RANGES, Checked, Places, Settings
+from modlib.tables import mean_and_spread
+
+FOLDER = "time_to_accuracy"  # below the folder of results
+RECIPE, TRIPLETS, FLOAT32 = "the recipe", "triplets batching", "float32"
+VARIANTS = {  # what each changes in the recipe
+    RECIPE: {},
+    TRIPLETS: {"batching": "triplets"},
+    FLOAT32: {"precision": "float32"},
+    "mean over all triplets": {"hinge_mean": "all"},
+    "no colour jitter": {"colour_jitter": 0.0},
+    "no mirroring": {"horizontal_flip": False},
+    "scales at the network's rate": {"scale_rate_factor": 1.0},
+    "rate cut to a tenth at 70 %": {"schedule": "tenth_for_last_30_percent"},
+    "symmetric triplets": {"triplet_choice": "symmetric"},
+    "one sample an anchor": {"samples_per_anchor": 1},
+    "quarter width": {"width": 0.25},
+}
+FREE = {"seed", *(key for changes in VARIANTS.values() for key in changes)}
+
+
+@dataclass(frozen=True)
+class TimeStudy(Checked):
+    """What the notebook decides beside the settings that its runs share."""
+
+    seeds: tuple[int, ...] = (0,)  # of the recipe and of float32; the other variants take the first
+    variants: tuple[str, ...] = (RECIPE, TRIPLETS)
+
+
+def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
+    """Check the notebook's parameters and lay out its runs: a list of seeds for each variant.
+
+    A batch holds at least three images a task and there are at least 100 toy faces a task,
+    whatever the settings say: the settings files are for three tasks too, and a split without two
+    holders of a rare attribute has no triplet.
+
+    Raises:
+        ModlibError: an unknown parameter or variant, a wrong value, or one that the study decides.
+    """
+    for name in ("system", "seed"):
+        if name in parameters:
+            raise ModlibError(f"{name} is not a parameter of this study: it trains the modulated "
+                              "network, and seeds (a list) are the seeds")
+    own, places, shared = split_parameters(parameters, TimeStudy, Places, Settings)
+    own = TimeStudy(**own)
+    for name in own.variants:
+        if name not in VARIANTS:
+            raise unknown_name("variant", name, VARIANTS)
+    if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
+        raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
+    places = Places(**places)
+    base = Settings(**shared | {"batch_size": RANGES["batch_size"][1]})  # checks all the rest
+    base = replace(
+        base, toy_images=max(base.toy_images, 100 * len(base.tasks)),
+        batch_size=max(shared.get("batch_size", Settings.batch_size), 3 * len(base.tasks)))
+    runs = {
+        name: [replace(base, seed=seed, **VARIANTS[name])
+               for seed in (own.seeds if name in (RECIPE, FLOAT32) else own.seeds[:1])]
+        for name in own.variants
+    }
+    return runs, replace(places, results_dir=f"{places.results_dir}/{FOLDER}")
+
+
+def by_variant(
+    records: list[dict[str, Any]], recipe: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Records sorted by what they change in the recipe's settings, each list ordered by seed."""
+    recipe = plain(recipe)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    for record in sorted(records, key=lambda one: one["settings"]["seed"]):
+        changed = {key: value for key, value in record["settings"].items()
+                   if key != "seed" and value != recipe.get(key)}
+        for name, changes in VARIANTS.items():
+            if changed == {key: value for key, value in changes.items()
+                           if value != recipe.get(key)}:
+                rows[name].append(record)
+                break
+    return rows
+
+
+def published(profile: str) -> dict[str, list[dict[str, Any]]]:
+    """The committed records of a profile, by variant; variants without records are empty lists.
+
+    The recipe is what most of the settings agree on: each variant changes one.
+
+    Raises:
+        ModlibError: records that must not stand in one table; see :func:`check_table`.
+    """
+    records = read_records(f"book/results/{FOLDER}", profile=profile)
+    recipe = {key: _most_common([record["settings"].get(key) for record in records])
+              for key in (records[0]["settings"] if records else {})}
+    rows = by_variant(records, recipe)
+    check_table({name: row for name, row in rows.items() if row}, Settings, FREE,
+                f"book/results/{FOLDER}")
+    return rows
+
+
+def _most_common(values: list[Any]) -> Any:
+    return max(values, key=values.count)
+
+
+def scores(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """One line a run: variant, seed, mean validation and test accuracy in %, minutes, images/s."""
+    lines = []
+    for name, records in rows.items():
+        for record in records:
+            last, run = record["epochs"][-1], record["run"]
+            lines.append({
+                "variant": name, "seed": record["settings"]["seed"],
+                "valid": 100 * float(np.mean(list(last["valid_accuracy"].values()))),
+                "test": 100 * float(np.mean(list(record["results"]["test_accuracy"].values()))),
+                "minutes": run["training_seconds"] / 60, "speed": run["images_per_second"]})
+    return pd.DataFrame(lines, columns=["variant", "seed", "valid", "test", "minutes", "speed"])
+
+
+def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Mean accuracy of every variant for people, and the difference that its change makes."""
+    table = scores(rows)
+    if table.empty:
+        return pd.DataFrame(columns=["validation", "test", "the change alone", "images/s"])
+    first = table[table.variant == RECIPE].valid
+    lines = []
+    for name in rows:
+        of_variant = table[table.variant == name]
+        if of_variant.empty:
+            continue
+        change = of_variant.valid.mean() - first.mean() if len(first) and name != RECIPE else None
+        lines.append({
+            "": name, "validation": mean_and_spread(of_variant.valid),
+            "test": mean_and_spread(of_variant.test),
+            "the change alone": "" if change is None else f"{change:+.1f}",
+            "images/s": f"{of_variant.speed.mean():.0f}"})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def precision_verdict(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Whether bfloat16 costs accuracy: the difference of the means beside the seeds' spread."""
+    table = scores(rows)
+    low, high = (table[table.variant == name].test for name in (RECIPE, FLOAT32))
+    if min(len(low), len(high)) < 2:
+        return "Not run yet over several seeds: no conclusion."
+    difference = low.mean() - high.mean()
+    spread = max(low.max() - low.min(), high.max() - high.min())
+    within = "within" if abs(difference) <= spread else "**beyond**"
+    return (f"bfloat16 minus float32: {difference:+.2f} points of mean test accuracy, {within} the "
+            f"seeds' own range of {spread:.2f} points ({len(low)} and {len(high)} seeds).")
