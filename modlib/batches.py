@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modlib.datasets import AttributeImages
+from modlib.machine import to_device
 from modlib.packed_images import release_pages
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches
@@ -38,13 +39,25 @@ def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tenso
 
         return get_images
     images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
-    return lambda indices: images_NCHW[indices.to(device)]
+    return lambda indices: images_NCHW[to_device(indices, device)]
 
 
 def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
-    flip_B = torch.from_numpy(rng.random(len(images_BCHW)) < 0.5).to(images_BCHW.device)
+    flip_B = to_device(torch.from_numpy(rng.random(len(images_BCHW)) < 0.5), images_BCHW.device)
     return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def shift_images(images_BCHW: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Move each image by up to ``most`` pixels along each side; the border is mirrored."""
+    last = images_BCHW.shape[-1] - 1
+    places = torch.arange(-most, last + 1 + most, device=images_BCHW.device).abs()
+    places = last - (last - places).abs()
+    padded = images_BCHW[:, :, places][..., places]
+    windows = padded.unfold(2, last + 1, 1).unfold(3, last + 1, 1)
+    rows_B, columns_B = to_device(
+        torch.from_numpy(rng.integers(0, 2 * most + 1, (2, len(images_BCHW)))), images_BCHW.device)
+    return windows[torch.arange(len(images_BCHW), device=images_BCHW.device), :, rows_B, columns_B]
 
 
 def jitter_colours(images_BCHW: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -61,7 +74,7 @@ def jitter_colours(images_BCHW: Tensor, strength: float, rng: np.random.Generato
         float32 pixels, kept within 0 to 255.
     """
     draws_B5 = torch.from_numpy(rng.random((len(images_BCHW), 5), np.float32) * 2 - 1)
-    draws_B511 = (strength * draws_B5).to(images_BCHW.device)[..., None, None]
+    draws_B511 = to_device(strength * draws_B5, images_BCHW.device)[..., None, None]
     pixels = images_BCHW.float()
     contrast, brightness, tint = draws_B511.split((1, 1, 3), dim=1)
     mean_B111 = pixels.mean((1, 2, 3), keepdim=True)
@@ -88,6 +101,7 @@ def draw_batches(
     """
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    labels_NT = torch.from_numpy(data.labels_NT)
     for triplets_Tm3 in epoch_batches(
             data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
             batches_in_epoch(data, settings), settings.triplet_choice, rng):
@@ -95,7 +109,8 @@ def draw_batches(
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
+        if settings.shift > 0:
+            images_BCHW = shift_images(images_BCHW, settings.shift, rng)
         if settings.colour_jitter > 0:
             images_BCHW = jitter_colours(images_BCHW, settings.colour_jitter, rng)
-        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
-        yield images_BCHW, labels_BT, generator
+        yield images_BCHW, to_device(labels_NT[indices_B], images_BCHW.device), generator

@@ -28,6 +28,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small CPU tensor on the device; on a GPU without waiting for what it is busy with."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def run_facts(
     epochs: list[dict], device: torch.device, seconds: float, commit: str
 ) -> dict[str, Any]:

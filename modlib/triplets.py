@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modlib.errors import ModlibError, unknown_name
+from modlib.machine import to_device
 
 TRIPLET_CHOICES = ("holders", "symmetric")
 
@@ -165,7 +166,8 @@ def triplets_in_batch(
     other_start_TB = holders_T1 - start_TB
     other_size_TB = batch - size_TB
 
-    uniform = torch.rand(2, tasks, batch, samples, generator=generator).to(side_TB.device)
+    uniform = to_device(
+        torch.rand(2, tasks, batch, samples, generator=generator), side_TB.device)
     rank_TB1 = (place_TB - start_TB)[..., None]
     positive = (uniform[0] * (size_TB[..., None] - 1)).long()
     positive += (positive >= rank_TB1).long()  # any but the anchor itself

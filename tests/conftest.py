@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from modlib.datasets import AttributeImages
 from modlib.settings import Places, Settings
@@ -24,6 +25,15 @@ def torch_as_it_was():
     """A run asks torch for deterministic algorithms: no other test shall inherit that."""
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def convolved(monkeypatch) -> list[tuple[nn.Conv2d, int]]:
+    """Filled as the test goes on: every convolution that is really done, and of how many images."""
+    done, forward = [], nn.Conv2d.forward
+    monkeypatch.setattr(
+        nn.Conv2d, "forward", lambda self, x: done.append((self, len(x))) or forward(self, x))
+    return done
 
 
 @pytest.fixture

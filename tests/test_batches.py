@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from modlib import batches
-from modlib.batches import batches_in_epoch, draw_batches, flip_some, image_getter
+from modlib.batches import (
+    batches_in_epoch,
+    draw_batches,
+    flip_some,
+    image_getter,
+    shift_images,
+)
 from modlib.triplets import epoch_batches
 
 CPU = torch.device("cpu")
@@ -130,3 +136,17 @@ def test_an_epoch_is_as_long_as_the_first_tasks_holders_last(tiny, planted):
 
 def test_an_epoch_has_one_batch_where_there_are_fewer_holders_than_triplets(tiny, planted):
     assert batches_in_epoch(planted, replace(tiny, batches_per_epoch=None, batch_size=900)) == 1
+
+
+def test_shifted_images_are_windows_of_the_mirrored_image():
+    images_BCHW = torch.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
+    shifted = shift_images(images_BCHW, 2, np.random.default_rng(4))
+    offsets = np.random.default_rng(4).integers(0, 5, (2, 2))
+    for b, (row, column) in enumerate(offsets.T):
+        padded = np.pad(images_BCHW[b].numpy(), ((0, 0), (2, 2), (2, 2)), mode="reflect")
+        assert shifted[b].tolist() == padded[:, row:row + 5, column:column + 5].tolist()
+
+
+def test_no_shift_leaves_images_as_they_are():
+    images_BCHW = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
+    assert torch.equal(shift_images(images_BCHW, 0, np.random.default_rng(0)), images_BCHW)

@@ -5,6 +5,7 @@ from math import isnan, sqrt
 import numpy as np
 import pytest
 import torch
+from slow_networks import EVERY, in_float64, pixels, small, stages_of_tasks
 
 from modlib.errors import ModlibError
 from modlib.gradients import (
@@ -12,12 +13,13 @@ from modlib.gradients import (
     cosines,
     gramian,
     task_gradients,
+    trunk_output_gramian,
     update_compliance_ratio,
     wilson,
 )
 from modlib.losses import task_losses_in_batch
 from modlib.networks import build_network
-from modlib.triplets import triplets_in_batch
+from modlib.triplets import BatchTriplets, triplets_in_batch
 
 TASKS = ("Smiling", "Young", "Bald")
 # parallel to the first, opposite to it, orthogonal to it, zero
@@ -48,6 +50,16 @@ def test_task_gradients_equal_a_backward_pass_a_task(system):
         expected = torch.cat([p.grad.flatten() for p in fresh.stages.parameters()])
         assert expected.norm() > 0
         assert (given[task] - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("system", ["fully_shared", "modulated"])
+def test_task_gradients_are_a_plain_loops_to_the_last_bit(system):
+    network, losses_T = joint_batch_losses(system)
+    shared, rows = network.shared_parameters(), []
+    for loss in losses_T:
+        gradients = torch.autograd.grad(loss, shared, retain_graph=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    assert torch.equal(task_gradients(losses_T, shared), torch.stack(rows))
 
 
 def test_task_gradients_sum_to_the_gradient_of_the_summed_loss():
@@ -83,6 +95,55 @@ def test_independent_networks_have_no_task_gradients_to_compare():
     network, losses_T = joint_batch_losses("independent")
     with pytest.raises(ModlibError, match=r"no shared parameters.*independent"):
         task_gradients(losses_T, network.shared_parameters())
+
+
+# Gradients over the trunk's output
+
+LABELS_BT = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1], [1, 1, 0]]) == 1
+
+
+def losses_in_batch(embeddings_TBD: torch.Tensor, tasks: slice = slice(None)) -> torch.Tensor:
+    """The losses of some tasks on six images, with the same triplets at every call."""
+    drawn = triplets_in_batch(LABELS_BT, 3, "holders", torch.Generator().manual_seed(4))
+    triplets = BatchTriplets(
+        drawn.positive_TBS[tasks], drawn.negative_TBS[tasks], drawn.is_anchor_TB[tasks])
+    return task_losses_in_batch(embeddings_TBD, triplets, margin=1.0)
+
+
+def embed_for_one_task(network, features, task: int, stages_of_tasks: tuple[str, ...]):
+    """From the trunk's output on, stage by stage, as ``forward`` goes for images of one task."""
+    task_B, names = torch.full((len(features),), task), list(network.stages)
+    first, x = names.index((*stages_of_tasks, "fc")[0]), features
+    for name in names[first:]:
+        x = x if name == names[first] else network.stages[name](x)
+        x = network.modulation[name](x, task_B) if name in stages_of_tasks else x
+    return torch.nn.functional.normalize(x.float(), dim=1)
+
+
+@pytest.mark.parametrize(("system", "modulate_from"), [
+    (system, block) for system, block in EVERY if system != "independent"])
+def test_trunk_output_gramian_in_eval_mode_equals_a_task_at_a_time(system, modulate_from):
+    network, images = in_float64(small(system, modulate_from=modulate_from)).eval(), pixels(6)
+    given = trunk_output_gramian(network, images, losses_in_batch)
+    rows = []
+    for task in range(3):
+        features = network.trunk_output(images).detach().requires_grad_()
+        embeddings = embed_for_one_task(
+            network, features, task, stages_of_tasks(system, modulate_from))
+        [loss] = losses_in_batch(embeddings[None], slice(task, task + 1))
+        rows.append(torch.autograd.grad(loss, features)[0].flatten().float())
+    expected = gramian(torch.stack(rows))
+    assert expected.diagonal().min() > 0
+    assert given.dtype == torch.float32
+    assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_trunk_output_gramian_leaves_no_gradient_on_parameters(mode):
+    network = small("modulated").train(mode == "train")
+    given = trunk_output_gramian(network, pixels(6), losses_in_batch)
+    assert given.diagonal().min() > 0
+    assert all(p.grad is None for p in network.parameters())
 
 
 # Gramian and cosines
@@ -174,6 +235,18 @@ def test_a_task_without_anchors_counts_as_zero():
     losses_T = losses_T * torch.tensor([1.0, 1.0, 0.0])
     counter.add(gramian(task_gradients(losses_T, network.shared_parameters())))
     assert counter.zero_TT.tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("ask", [
+    lambda counter: counter.positive_TT, lambda counter: counter.negative_TT,
+    lambda counter: counter.zero_TT, lambda counter: counter.pairs(TASKS)])
+def test_a_gramian_that_is_not_finite_is_refused_when_counts_are_asked_for(number, ask):
+    counter = counted()
+    counter.add(torch.full((3, 3), number))
+    assert counter.batches == 5
+    with pytest.raises(ModlibError, match="gradient is not finite"):
+        ask(counter)
 
 
 # The ratio and its interval

@@ -10,6 +10,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -21,7 +22,7 @@ from torch.func import functional_call, grad, vmap
 from modlib.errors import ModlibError
 from modlib.insertion import insert_modulation
 from modlib.modulated_network import ModulatedNetwork
-from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices
+from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices, patches
 
 TASKS = ("Smiling", "Young", "Bald")
 FEATURES = [(5, 4), (5, 4, 3, 2)]  # (B, C) and (B, C, H, W)
@@ -142,6 +143,53 @@ def test_state_survives_the_round_trip():
     loaded.load_state_dict(scale.state_dict())
     features, task_B = random_features((5, 4)), torch.tensor([2, 0, 1, 1, 0])
     assert torch.equal(loaded(features, task_B), scale(features, task_B))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_patches_equal_a_loop_over_positions(size):
+    features_BHWC = random_features((2, 4, 5, 3))
+    given = patches(features_BHWC, size)
+    assert given.shape == (2, 5 - size, 6 - size, size * size * 3)
+    for b, y, x in product(*map(range, given.shape[:3])):
+        window = [features_BHWC[b, y + row, x + column, c]
+                  for row, column, c in product(range(size), range(size), range(3))]
+        assert given[b, y, x].tolist() == window
+
+
+def random_convolution(kernel: int, dtype: torch.dtype = torch.float64) -> nn.Conv2d:
+    convolution = nn.Conv2d(4, 7, kernel, bias=False, dtype=dtype)
+    nn.init.normal_(convolution.weight, generator=torch.Generator().manual_seed(1))
+    return convolution
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_scaling_the_filters_equals_scaling_what_they_meet(kernel, channels_last):
+    scale, convolution = random_scale(torch.float64), random_convolution(kernel)
+    features = random_features((5, 4, 6, 5), torch.float64)
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    inputs = (convolution.weight, scale.weight, features.requires_grad_())
+    given = scale.for_all_tasks_then(convolution, features)
+    expected = convolution(scale.for_all_tasks(features))
+    torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+    assert given.is_contiguous(memory_format=torch.channels_last)
+    mix = random_features(tuple(given.shape), torch.float64)
+    gradients = torch.autograd.grad((given * mix).sum(), inputs)
+    for g, e in zip(gradients, torch.autograd.grad((expected * mix).sum(), inputs), strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-12)
+    assert torch.equal(gradients[1] == 0, scale.weight <= 0)  # dead scales, and no others
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_scaled_filters_compute_in_the_features_bfloat16(kernel):
+    """Weights stay float32, as under autocast; within 2 % of the largest float32 result."""
+    scale, convolution = random_scale(), random_convolution(kernel, torch.float32)
+    features = random_features((5, 4, 6, 5))
+    given = scale.for_all_tasks_then(convolution, features.bfloat16())
+    expected = convolution(scale.for_all_tasks(features))
+    assert given.dtype == torch.bfloat16
+    assert (given - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 def random_projection(

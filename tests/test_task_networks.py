@@ -102,6 +102,58 @@ def test_embed_all_tasks_runs_the_stages_that_no_task_changes_once_an_image(syst
     assert rows == {name: 5 if number <= first else 15 for number, name in enumerate(STAGES)}
 
 
+ON_ONE_TRUNK = [(system, block) for system, block in EVERY if system != "independent"]
+
+
+@pytest.mark.parametrize(("system", "modulate_from"), ON_ONE_TRUNK)
+def test_embedding_the_trunks_output_equals_embedding_the_images(system, modulate_from):
+    network, images = small(system, modulate_from=modulate_from).eval(), pixels(4)
+    every = network.embed_all_tasks(images)
+    assert torch.equal(network.embed_features(network.trunk_output(images)), every)
+
+
+@pytest.mark.parametrize(("system", "modulate_from"), ON_ONE_TRUNK)
+def test_a_copy_of_the_trunks_output_for_each_task_gives_the_same_embeddings(system, modulate_from):
+    network, images = in_float64(small(system, modulate_from=modulate_from)).eval(), pixels(4)
+    features = network.trunk_output(images)
+    copies = features.repeat(3, *[1] * (features.ndim - 1))
+    given = network.embed_features(copies, copies=True)
+    assert_near(given, network.embed_all_tasks(images), 1e-7)
+
+
+def test_each_task_meets_its_own_copy_of_the_trunks_output_and_no_other():
+    network, images = small("modulated").eval(), pixels(6)
+    features_TBCHW = network.trunk_output(images).unflatten(0, (3, 2))  # other images for each task
+    given = network.embed_features(features_TBCHW.flatten(0, 1), copies=True)
+    assert given.shape == (3, 2, 16)
+    for task in range(3):
+        own = network(images[2 * task:2 * task + 2], torch.full((2,), task))
+        assert_near(given[task], own)
+
+
+@pytest.mark.parametrize(("system", "modulate_from"), [
+    ("modulated", 2), ("modulated", 3), ("modulated", 4), ("projection", 4)])
+def test_all_tasks_by_matrix_products_equal_a_call_a_task_by_convolutions(
+    system, modulate_from, convolved
+):
+    """Maps of 64 pixels end as 2×2 of 6 channels, 24 numbers; 3 × 17 images are more than 48."""
+    network = in_float64(small(system, modulate_from=modulate_from, image_size=64, width=0.05))
+    images, block5 = pixels(17, side=64), set(network.eval().stages["block5"].residual.modules())
+
+    def images_convolved_in_block5() -> list[int]:
+        counts = [count for layer, count in convolved if layer in block5]
+        convolved.clear()
+        return counts
+
+    every = network.embed_all_tasks(images)
+    assert images_convolved_in_block5() == [24, 24]  # the unit vectors alone
+    calls = torch.stack([network(images, torch.full((17,), task)) for task in range(3)])
+    assert images_convolved_in_block5() == [17, 17] * 3
+    assert_near(every, calls)
+    for g, e in zip(gradients(network, every), gradients(network, calls), strict=True):
+        assert_near(g, e)
+
+
 # What is shared
 
 
