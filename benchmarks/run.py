@@ -10,6 +10,7 @@ target is missed, 2 where a benchmark fails.
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -31,9 +32,11 @@ def one(name: str, data_root: str | None) -> dict:
     """What one benchmark measured, from a process of its own."""
     data = ["--data", data_root] if data_root else []
     done = subprocess.run([sys.executable, __file__, "--measure", name, *data],
-                          stdout=subprocess.PIPE, text=True)
+                          stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"TQDM_DISABLE": "1"})
     if done.returncode:
-        sys.exit(f"benchmark {name} failed")
+        print(f"benchmark {name} failed", file=sys.stderr)
+        sys.exit(2)
     return json.loads(done.stdout.splitlines()[-1])
 
 

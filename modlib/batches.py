@@ -96,8 +96,8 @@ def draw_batches(
     """One epoch's batches, drawn from (seed, epoch) alone.
 
     Yields:
-        images_BCHW uint8, labels_BT bool, and the generator for the triplets formed inside
-        the batch. There are :func:`batches_in_epoch` of them.
+        images_BCHW (uint8, or float32 with colour jitter), labels_BT bool, and the generator for
+        the triplets formed inside the batch. There are :func:`batches_in_epoch` of them.
     """
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)

@@ -60,18 +60,21 @@ def trunk_output_gramian(
     gradients, and what reaches a copy through the batch statistics comes from all tasks' losses.
 
     Args:
-        network: in train mode.
+        network: in train mode; its running averages stay as they are.
         images_BCHW: pixels 0 to 255.
         losses: from embeddings_TBD to one loss a task, (T,).
 
     Returns:
         float32 (T, T).
     """
+    averages = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.no_grad():
         features = network.trunk_output(images_BCHW)
     copies = features.repeat(network.num_tasks, *[1] * (features.ndim - 1)).requires_grad_()
     losses_T = losses(network.embed_features(copies, copies=True))
     (gradients,) = torch.autograd.grad(losses_T.sum(), copies)
+    for buffer, before in averages:
+        buffer.copy_(before)
     return gramian(gradients.unflatten(0, (network.num_tasks, -1)).flatten(1).float())
 
 

@@ -101,15 +101,17 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The benchmark's rows for people: the median, its range over repeats, the target."""
     lines = []
     for one in rows:
-        target = ("" if one["at_least"] is None else f"at least {one['at_least']:g}") + (
-            "" if one["at_most"] is None else f"at most {one['at_most']:g}")
+        target = " and ".join(
+            f"{key.replace('_', ' ')} {one[key]:g}" for key in ("at_least", "at_most")
+            if one[key] is not None)
         spread = f"{number(one['low'])} to {number(one['high'])}" if one["repeats"] > 1 else ""
         lines.append({
             "": one["question"], "measured": f"{number(one['value'])} {one['unit']}".strip(),
             "range over repeats": spread, "target": target and f"{target} {one['unit']}".strip(),
             "met": ("yes" if one["met"] else "**no**") if target else "",
         })
-    return pd.DataFrame(lines).set_index("").rename_axis(None)
+    columns = ["", "measured", "range over repeats", "target", "met"]
+    return pd.DataFrame(lines, columns=columns).set_index("").rename_axis(None)
 
 
 def probe_verdict(record: Mapping[str, Any] | None) -> str:
@@ -135,6 +137,6 @@ def probe_verdict(record: Mapping[str, Any] | None) -> str:
 
 def number(value: float) -> str:
     """Three figures: 14.2, 1.31, 0.042, 1,530."""
-    if abs(value) >= 100:
+    if abs(value) >= 99.95:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.3g}"

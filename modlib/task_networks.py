@@ -93,7 +93,7 @@ class SharedTrunkNetwork(nn.Module):
             copies: whether they are (T·B, …), tasks outermost: a copy for each task.
         """
         (*_, last), later = self._stage_names()
-        own = dict(self.modulation).get(last)
+        own = self.modulation[last] if last in self.modulation else None  # noqa: SIM401  # no dict
         x, convolve = features, None
         if own and copies:
             x = own.for_each_task(x)

@@ -16,7 +16,7 @@ SMALLEST_IMAGE = 48  # below this the last 2×2 pooling has nothing to pool
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A padded 3×3 convolution that is one matrix product on the 2×2 maps of many images.
+    """A 3×3 convolution, padding 1, no bias, that is one matrix product on 2×2 maps of many images.
 
     On such a map every output sees every input, so the convolution is a dense matrix: what it
     does to the unit vectors. The product is several times as fast as a convolution of many tiny
@@ -24,7 +24,7 @@ class SmallMapConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x[0].numel()
+        size = x.shape[1:].numel()
         if x.shape[2:] != (2, 2) or len(x) <= 2 * size:
             return super().forward(x)
         # Rows and columns in the order of channels-last memory: row, column, channel.

@@ -1,6 +1,7 @@
 """An epoch's batches: drawn from seed and epoch alone, labelled as the data are, half mirrored."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from modlib.batches import (
     draw_batches,
     flip_some,
     image_getter,
+    jitter_colours,
     shift_images,
 )
+from modlib.packed_images import release_pages
 from modlib.triplets import epoch_batches
 
 CPU = torch.device("cpu")
@@ -39,6 +42,70 @@ def test_pixels_moved_to_a_device_are_the_same(planted):
     assert (images.device.type, images.shape, images.dtype) == ("meta", (3, 3, 48, 48), torch.uint8)
 
 
+def mapped(images: np.ndarray, path: Path, mode: str = "r") -> np.memmap:
+    """The images in a file, as a memory map."""
+    path.write_bytes(images.tobytes())
+    return np.memmap(path, images.dtype, mode, shape=images.shape)
+
+
+def test_pages_of_a_memory_map_are_let_go_whenever_enough_was_read(
+        planted, tmp_path, monkeypatch):
+    data = replace(planted, images_NCHW=mapped(planted.images_NCHW, tmp_path / "images"))
+    let_go = []
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 5 * 3 * 48 * 48)  # five images
+    monkeypatch.setattr(
+        batches, "release_pages", lambda images: let_go.append(images) or release_pages(images))
+    get_images, counts = image_getter(data, CPU), []
+    for first in range(0, 90, 2):
+        images = get_images(torch.tensor([first, 89 - first]))
+        assert np.array_equal(images, planted.images_NCHW[[first, 89 - first]])
+        counts.append(len(let_go))
+    assert counts == [reads // 3 for reads in range(1, 46)]  # six images are more than five
+    assert all(images is data.images_NCHW for images in let_go)
+
+
+def test_images_that_were_read_outlast_the_pages_they_came_from(planted, tmp_path):
+    data = replace(planted, images_NCHW=mapped(planted.images_NCHW, tmp_path / "images"))
+    images = image_getter(data, CPU)(torch.arange(90))
+    release_pages(data.images_NCHW)
+    assert np.array_equal(images, planted.images_NCHW)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_memory_map_keeps_its_contents_when_its_pages_are_let_go(planted, tmp_path, mode):
+    images = mapped(planted.images_NCHW, tmp_path / "images", mode)
+    expected = planted.images_NCHW.copy()
+    if mode == "r+":
+        images[3] = expected[3] = 7
+    for view in (images, images[10:20], images):
+        release_pages(view)
+        assert np.array_equal(images, expected)
+
+
+def test_an_array_in_memory_stays_as_it_is(planted):
+    images = planted.images_NCHW.copy()
+    for array in (images, images[5:], images[::2, 1]):
+        release_pages(array)
+    assert np.array_equal(images, planted.images_NCHW)
+
+
+STATUS = Path("/proc/self/status")
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="resident memory is looked up in Linux's /proc")
+def test_pages_that_are_let_go_take_no_memory(tmp_path):
+    def resident() -> int:
+        """kB of files' pages."""
+        [line] = [line for line in STATUS.read_text().splitlines() if line.startswith("RssFile")]
+        return int(line.split()[1])
+
+    images, before = mapped(np.ones((2**24,), np.uint8), tmp_path / "images"), resident()
+    assert images.sum(dtype=np.int64) == 2**24
+    assert resident() > before + 12_000
+    release_pages(images)
+    assert resident() < before + 4_000
+
+
 def test_a_flipped_image_is_its_mirror_and_the_others_stay(planted):
     images = torch.from_numpy(planted.images_NCHW.copy())
     flipped = flip_some(images, np.random.default_rng(0))
@@ -62,6 +129,54 @@ def test_images_are_flipped_only_when_asked_for(tiny, planted, monkeypatch, flip
         batches, "flip_some", lambda images, rng: flipped.append(len(images)) or images)
     drawn(planted, replace(tiny, horizontal_flip=flip), 0)
     assert flipped == ([18] * 2 if flip else [])
+
+
+# Colours
+
+def noise(batch: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (batch, 3, 5, 6), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_jitter_of_strength_0_changes_no_pixel(dtype):
+    images = noise().to(dtype)
+    jittered = jitter_colours(images, 0.0, np.random.default_rng(0))
+    assert jittered.dtype == torch.float32
+    assert torch.equal(jittered, images.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("strength", [0.2, 1.0])
+def test_jittered_pixels_equal_a_loop(strength, dtype):
+    images = noise().to(dtype)
+    given = jitter_colours(images, strength, np.random.default_rng(3))
+    assert torch.equal(images, noise().to(dtype))  # not changed in place
+    draws = strength * (2 * np.random.default_rng(3).random((4, 5), np.float32) - 1)
+    for image, jittered, (contrast, brightness, *tints) in zip(
+            images.double(), given, draws.tolist(), strict=True):
+        mean = image.mean()
+        for channel, jittered_channel, tint in zip(image, jittered, tints, strict=True):
+            expected = (mean * (1 + brightness) + (channel - mean) * (1 + contrast) + 30 * tint)
+            np.testing.assert_allclose(jittered_channel, expected.clamp(0, 255), atol=1e-3)
+
+
+def test_jittered_pixels_are_kept_within_0_and_255():
+    jittered = jitter_colours(noise(50), 1.0, np.random.default_rng(0))
+    assert jittered.dtype == torch.float32
+    assert (jittered.min(), jittered.max()) == (0, 255)
+
+
+def test_every_image_is_jittered_by_its_own_draw():
+    jittered = jitter_colours(noise(1).repeat(6, 1, 1, 1), 0.3, np.random.default_rng(0))
+    assert not any(torch.equal(jittered[a], jittered[b]) for a in range(6) for b in range(a))
+
+
+def test_jitter_depends_on_the_random_state_alone():
+    first, again, other = (
+        jitter_colours(noise(), 0.3, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 # Batches
@@ -95,6 +210,41 @@ def test_mirroring_changes_images_and_neither_their_choice_nor_their_labels(tiny
     assert 2 < sum(changed) < 16
     for a, b in zip(mirrored[0], plain[0], strict=True):
         assert torch.equal(a, b) or torch.equal(a, b.flip(2))
+
+
+def test_without_jitter_a_batch_is_drawn_and_mirrored_and_no_more(tiny, planted, monkeypatch):
+    monkeypatch.setattr(batches, "jitter_colours", None)
+    rng = np.random.default_rng([0, 3])
+    triplets = epoch_batches(
+        planted.labels_NT, planted.indices("train"), tiny.tasks, 2, 2, "holders", rng)
+    images, _, _ = drawn(planted, tiny, 3)
+    assert images.dtype == torch.uint8
+    for batch in range(2):
+        plain = torch.from_numpy(planted.images_NCHW[triplets[batch].reshape(-1)])
+        assert torch.equal(images[batch], flip_some(plain, rng))
+
+
+def test_jitter_changes_images_and_neither_their_choice_nor_their_labels(tiny, planted):
+    settings = replace(tiny, colour_jitter=0.4, horizontal_flip=False)
+    jittered, *others = drawn(planted, settings, 0)
+    plain, *same_others = drawn(planted, replace(settings, colour_jitter=0.0), 0)
+    assert (jittered.dtype, plain.dtype) == (torch.float32, torch.uint8)
+    for other, same in zip(others, same_others, strict=True):
+        assert torch.equal(other, same)
+    rng = np.random.default_rng([0, 0])
+    epoch_batches(planted.labels_NT, planted.indices("train"), tiny.tasks, 2, 2, "holders", rng)
+    for batch in range(2):
+        assert torch.equal(jittered[batch], jitter_colours(plain[batch], 0.4, rng))
+
+
+def test_jittered_batches_are_the_same_for_the_same_seed_and_epoch(tiny, planted):
+    settings = replace(tiny, colour_jitter=0.4)
+    first, again, next_epoch, other_seed = (
+        drawn(planted, replace(settings, seed=seed), epoch)[0]
+        for seed, epoch in ((0, 3), (0, 3), (0, 4), (1, 3)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, next_epoch)
+    assert not torch.equal(first, other_seed)
 
 
 def test_an_epochs_batches_can_be_drawn_again(tiny, planted):

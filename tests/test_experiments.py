@@ -9,6 +9,7 @@ import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -120,6 +121,56 @@ def test_the_network_is_built_as_the_settings_say(loaded, tiny, places, monkeypa
                              embedding_size=16, bn_decay=0.5, seed=3)
     assert str(given[0]) == str(expected)
     torch.testing.assert_close(given[0].state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """What torch.compile was asked for; nothing is compiled."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
+    return asked
+
+
+def test_both_ways_into_a_network_are_compiled_when_asked_for(tiny, compilations):
+    new_network(tiny)
+    assert compilations == []
+    network = new_network(replace(tiny, compiled=True))
+    assert compilations == [network.forward, network.embed_all_tasks]
+    assert [function.__func__ for function in compilations] == [
+        type(network).forward, type(network).embed_all_tasks]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_compiling_changes_no_weight_and_no_name_in_the_state(tiny, system, compilations):
+    plain, compiled = (new_network(replace(tiny, system=system, compiled=compiled)).state_dict()
+                       for compiled in (False, True))
+    assert list(compiled) == list(plain)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
+
+
+def test_a_compiled_run_leaves_a_plain_runs_checkpoint_and_results(
+        loaded, tiny, places, compilations):
+    records, names = [], []
+    for settings in (tiny, replace(tiny, compiled=True)):
+        records.append(run(settings, places))
+        checkpoint = torch.load(checkpoint_path(settings, places, loaded.fingerprint))
+        names.append(list(checkpoint["network"]))
+    assert len(compilations) == 2
+    assert names[0] == names[1]
+    assert records[0]["name"] != records[1]["name"]
+    assert records[0]["results"] == records[1]["results"]
+
+
+@pytest.mark.parametrize("system", ["csn", "branches", "modulated"])
+def test_a_compiled_network_embeds_for_all_tasks_as_itself(tiny, system, monkeypatch):
+    """By the compiler's front end alone: what follows it takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    settings, images = replace(tiny, system=system), torch.zeros(6, 3, 48, 48)
+    images += torch.arange(6.0)[:, None, None, None] * torch.linspace(0, 40, 48)
+    compiled, plain = (new_network(replace(settings, compiled=value)).eval()
+                       for value in (True, False))
+    torch.testing.assert_close(compiled.embed_all_tasks(images), plain.embed_all_tasks(images))
 
 
 def test_another_seed_gives_another_record(loaded, tiny, places):

@@ -144,6 +144,80 @@ def test_triplets_further_apart_than_the_margin_cost_nothing():
     assert task_losses_in_batch(embeddings_TBD, triplets, margin=2.5).tolist() == [0.5]
 
 
+# The mean over the triplets whose hinge is above 0
+
+
+def mean_above_0(losses: list[float]) -> float:
+    active = [loss for loss in losses if loss > 0]
+    return sum(active) / len(active) if active else 0.0
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_active_mean_of_given_triplets_equals_a_loop(dtype, margin):
+    embeddings_TK3D = unit_vectors(4, 6, 3, 5, dtype=dtype)
+    given = task_losses_from_triplets(embeddings_TK3D, margin, mean="active")
+    expected = [mean_above_0([loss_of_one(*embeddings_TK3D[t, k], margin) for k in range(6)])
+                for t in range(4)]
+    assert given.dtype == dtype
+    torch.testing.assert_close(given, torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("choice", ["holders", "symmetric"])
+@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_active_mean_in_a_batch_equals_a_loop(dtype, margin, choice):
+    embeddings_TBD, triplets = unit_vectors(3, 6, 5, dtype=dtype), batch_triplets(3, choice)
+    given = task_losses_in_batch(embeddings_TBD, triplets, margin, mean="active")
+    expected = []
+    for t, own in enumerate(embeddings_TBD):
+        expected.append(mean_above_0([
+            loss_of_one(own[b], own[p], own[n], margin)
+            for b in range(6) if triplets.is_anchor_TB[t, b]
+            for p, n in zip(triplets.positive_TBS[t, b], triplets.negative_TBS[t, b],
+                            strict=True)]))
+    assert given.dtype == dtype
+    torch.testing.assert_close(given, torch.tensor(expected, dtype=dtype))
+
+
+def test_both_means_are_one_where_every_triplet_is_active_and_two_where_some_are_not():
+    in_batch, given = unit_vectors(3, 6, 5), unit_vectors(4, 6, 3, 5)
+    for losses in (lambda *rest: task_losses_in_batch(in_batch, batch_triplets(), *rest),
+                   lambda *rest: task_losses_from_triplets(given, *rest)):
+        torch.testing.assert_close(losses(4.0, "active"), losses(4.0, "all"))
+        active, every = losses(0.2, "active"), losses(0.2, "all")
+        assert (active >= every).all()
+        assert (active > every).any()
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_the_mean_is_over_all_triplets_unless_told_otherwise(margin):
+    in_batch, given = unit_vectors(3, 6, 5), unit_vectors(4, 6, 3, 5)
+    assert torch.equal(task_losses_in_batch(in_batch, batch_triplets(), margin),
+                       task_losses_in_batch(in_batch, batch_triplets(), margin, "all"))
+    assert torch.equal(task_losses_from_triplets(given, margin),
+                       task_losses_from_triplets(given, margin, "all"))
+
+
+@pytest.mark.parametrize("mean", ["all", "active"])
+def test_where_every_triplet_is_right_already_the_loss_is_0_and_so_is_the_gradient(mean):
+    labels_BT = torch.tensor([[1], [1], [0]], dtype=torch.bool)
+    triplets = triplets_in_batch(labels_BT, 2, "holders", torch.Generator())
+    raw_TBD = torch.tensor([[[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]]).requires_grad_()
+    embeddings_TBD = F.normalize(raw_TBD, dim=-1)
+    in_batch = task_losses_in_batch(embeddings_TBD, triplets, 0.2, mean)
+    given = task_losses_from_triplets(embeddings_TBD[:, None], 0.2, mean)
+    assert in_batch.tolist() == given.tolist() == [0.0]
+    (in_batch + given).sum().backward()
+    assert torch.equal(raw_TBD.grad, torch.zeros(1, 3, 2))
+
+
+def test_gradients_of_the_active_mean():
+    raw_TBD, triplets = unit_vectors(3, 6, 5).requires_grad_(), batch_triplets()
+    assert torch.autograd.gradcheck(lambda x: task_losses_in_batch(
+        F.normalize(x, dim=-1), triplets, 1.0, "active"), (raw_TBD,))
+
+
 # Gradients
 
 

@@ -1,13 +1,15 @@
 """A run knows its device, and a record the commit of the code that made it."""
 
+import ctypes
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from modlib import machine
 from modlib.errors import ModlibError
-from modlib.machine import choose_device, git_commit, run_facts
+from modlib.machine import choose_device, git_commit, keep_freed_memory, run_facts
 
 CPU = torch.device("cpu")
 
@@ -95,3 +97,27 @@ def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, 
     committed(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert git_commit() == before
+
+
+
+def test_freed_memory_can_be_kept_twice():
+    keep_freed_memory()
+    keep_freed_memory()
+    assert torch.zeros(2**20).sum() == 0
+
+
+def test_the_allocator_is_told_never_to_map_and_never_to_trim(monkeypatch):
+    told = []
+    libc = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    keep_freed_memory()
+    assert told == [(-4, 0), (-1, 2**31 - 1), (-2, 2**26)]  # of malloc.h, each a C int
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_elsewhere_than_on_glibc_nothing_is_asked_for(monkeypatch, error):
+    def cannot_be_loaded(name):
+        raise error(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", cannot_be_loaded)
+    keep_freed_memory()
