@@ -34,9 +34,12 @@ def data_of(settings: Settings, data_root: str | None) -> AttributeImages:
 class Trainer:
     """A network with its optimiser, and batches that are drawn before the clock starts."""
 
-    def __init__(self, settings: Settings, data: AttributeImages, batches: int = 8):
+    def __init__(
+        self, settings: Settings, data: AttributeImages, batches: int = 8, kept: bool = True
+    ):
         make_deterministic()
-        keep_freed_memory()
+        if kept:
+            keep_freed_memory()
         self.settings = settings
         self.network = new_network(settings).train()
         self.optimiser = build_optimiser(self.network, settings)

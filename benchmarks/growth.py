@@ -1,7 +1,7 @@
 """How time and memory grow with tasks, images and image size.
 
 Each point is a process of its own: seconds of a training step in `shared` batching (the median of
-5, after 3 of warm-up) and the resident set at its highest. Tasks from 1 to 40 (40 labels drawn at
+3, after 2 of warm-up) and the resident set at its highest. Tasks from 1 to 40 (40 labels drawn at
 random, as the toy faces have 20), image sizes from 48 to 150, at 180 images a batch; and the
 number of images from 1,000 to 200,000, the same ones repeated in a file on the disk: there the
 step includes drawing its batch. An exponent of 1 means twice as much for twice as many.
@@ -61,7 +61,7 @@ def point(what: str, size: int) -> dict[str, float]:
                               settings, generator)
         else:
             step = trainer.step
-        seconds = side_by_side({"step": step}, 5, warm_up=3)["step"]
+        seconds = side_by_side({"step": step}, 3, warm_up=2)["step"]
     return {"seconds": median(seconds), "megabytes": resident()["VmHWM"]}
 
 

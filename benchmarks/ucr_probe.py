@@ -26,7 +26,7 @@ from modlib.speed import row, side_by_side
 from modlib.training import batch_task_losses
 from modlib.triplets import triplets_in_batch
 
-REPEATS, COMPARED, BETWEEN = 4, 8, 6
+REPEATS, COMPARED, BETWEEN = 3, 5, 8
 
 
 def plain_loop(losses_T, parameters) -> torch.Tensor:
@@ -89,7 +89,7 @@ def operations(call) -> int:
 
 
 def measure(data_root: str | None) -> dict:
-    """Medians of four repeats; signs on eight batches, six steps apart."""
+    """Medians of three repeats; signs on five batches, eight steps apart."""
     probes = Probes(data_root)
     for _ in range(3):
         probes.trainer.step()

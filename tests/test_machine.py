@@ -1,6 +1,7 @@
 """A run knows its device, and a record the commit of the code that made it."""
 
 import ctypes
+import os
 import subprocess
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 
 from modlib import machine
 from modlib.errors import ModlibError
-from modlib.machine import choose_device, git_commit, keep_freed_memory, run_facts
+from modlib.machine import HEAP_BYTES, choose_device, git_commit, keep_freed_memory, run_facts
 
 CPU = torch.device("cpu")
 
@@ -99,19 +100,34 @@ def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, 
     assert git_commit() == before
 
 
-
 def test_freed_memory_can_be_kept_twice():
     keep_freed_memory()
     keep_freed_memory()
     assert torch.zeros(2**20).sum() == 0
 
 
-def test_the_allocator_is_told_never_to_map_and_never_to_trim(monkeypatch):
-    told = []
-    libc = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
+def test_the_allocator_is_told_to_keep_everything_in_large_pages(monkeypatch):
+    told, start = [], 10**6 + 1
+    libc = SimpleNamespace(
+        mallopt=lambda parameter, value: told.append((parameter, value)),
+        malloc=lambda size: start, free=lambda address: told.append(("free", address)),
+        madvise=lambda *arguments: told.append(arguments))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
     keep_freed_memory()
-    assert told == [(-4, 0), (-1, 2**31 - 1), (-2, 2**26)]  # of malloc.h, each a C int
+    *options, (address, size, advice), freed = told
+    assert options == [(-4, 0), (-1, -1), (-2, 2**26)]  # of malloc.h, each a C int
+    page = os.sysconf("SC_PAGESIZE")
+    assert address % page == 0 and start <= address < address + size <= start + HEAP_BYTES
+    assert advice == 14  # MADV_HUGEPAGE
+    assert freed == ("free", start)
+
+
+def test_without_so_much_address_space_the_heap_stays_as_it_is(monkeypatch):
+    libc = SimpleNamespace(
+        mallopt=lambda *_: None, malloc=lambda size: None, free=lambda _: pytest.fail("freed"),
+        madvise=lambda *_: pytest.fail("advised"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    keep_freed_memory()
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError])
