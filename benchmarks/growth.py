@@ -2,7 +2,7 @@
 
 Each point is a process of its own: seconds of a training step in `shared` batching (the median of
 3, after 2 of warm-up) and the resident set at its highest. Tasks from 1 to 40 (40 labels drawn at
-random, as the toy faces have 20), image sizes from 48 to 150, at 180 images a batch; and the
+random, as the toy faces have 20), image sizes from 48 to 150, at 240 images a batch; and the
 number of images from 1,000 to 200,000, the same ones repeated in a file on the disk: there the
 step includes drawing its batch. An exponent of 1 means twice as much for twice as many.
 """
@@ -49,7 +49,7 @@ def point(what: str, size: int) -> dict[str, float]:
                           (("tasks", 20), ("image size", 64), ("images", 2000)))
     with tempfile.TemporaryDirectory() as folder:
         data = noise(tasks, side, count, Path(folder))
-        settings = replace(settings_of(None), tasks=data.tasks, image_size=side)
+        settings = replace(settings_of(None), tasks=data.tasks, image_size=side, batch_size=240)
         trainer = Trainer(settings, data, batches=2)
         if what == "images":
             batches = draw_batches(data, image_getter(data, torch.device("cpu")),

@@ -1,9 +1,10 @@
 """Time to accuracy: mean test accuracy of 20 tasks against seconds of training, on real faces.
 
 `shared` batching with the settings of `notebooks/settings/celeba_cpu_20.yml`, against `triplets`
-batching with the same settings for a quarter of the time. One process on all cores; the clock counts
-training and validation, not the tests that draw the curve. Accuracy is over 10,000 fixed test
-triplets a task. Nothing was chosen on the test split. Without CelebA there is nothing to measure.
+batching with the same settings for a quarter of the time. One process on all cores; the clock
+counts training and validation, not the tests that draw the curve. Accuracy is over 10,000 fixed
+test triplets a task. Nothing was chosen on the test split. Without CelebA there is nothing to
+measure.
 """
 
 from pathlib import Path

@@ -16,8 +16,6 @@ from modlib.packed_images import release_pages
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches
 
-RESIDENT_BYTES = 2**25  # read from a memory map before its pages are let go
-
 
 def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
     """From int64 indices to pixels (B, C, H, W) uint8 on the device.
@@ -26,15 +24,9 @@ def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tenso
     read is let go again, so that resident memory does not grow with the number of images.
     """
     if device.type == "cpu":
-        images_NCHW, read = data.images_NCHW, 0
-
         def get_images(indices: Tensor) -> Tensor:
-            nonlocal read
-            images_BCHW = torch.from_numpy(images_NCHW[indices.numpy()])
-            read += images_BCHW.nbytes
-            if read > RESIDENT_BYTES:
-                release_pages(images_NCHW)
-                read = 0
+            images_BCHW = torch.from_numpy(data.images_NCHW[indices.numpy()])
+            release_pages(data.images_NCHW)
             return images_BCHW
 
         return get_images
