@@ -3,7 +3,8 @@
 *The plain loop* takes the gradient of each of the 20 task losses over all shared parameters, one
 backward pass a task through the joint graph, keeps all of them, and multiplies (`plain_loop`
 below). *The exact probe* is `task_gradients` and `gramian`, as training calls it; every one of the
-190 signs of each probed batch is compared with the plain loop's. *The trunk-output probe*
+190 signs of each probed batch is compared with the plain loop's. Batching the backward passes by
+vmap is timed beside it. *The trunk-output probe*
 (`trunk_output_gramian`) is another metric: gradients over the trunk's output, from one backward
 pass through what follows it. How often its signs agree with the exact ones is counted over batches
 of a network in training. A probe's forward pass counts as its own where it needs one of its own.
@@ -70,6 +71,12 @@ class Probes:
                 lambda e: task_losses_in_batch(e, triplets, self.settings.margin))
 
 
+def batched(losses_T, parameters, count: int) -> None:
+    """The backward passes of the first tasks at once, by torch's vmap."""
+    selected = torch.eye(len(losses_T))[:count]
+    torch.autograd.grad(losses_T, parameters, selected, retain_graph=True, is_grads_batched=True)
+
+
 def peak_memory(which: str, data_root: str | None) -> float:
     """MB that one probe adds to the forward pass's graph, at its highest."""
     probes = Probes(data_root)
@@ -102,6 +109,10 @@ def measure(data_root: str | None) -> dict:
     }, REPEATS)
     arithmetic = operations(lambda: task_gradients(losses_T, probes.parameters)) / operations(
         probes.trainer.step)
+    four = side_by_side({
+        "batched": lambda: batched(losses_T, probes.parameters, 4),
+        "one by one": lambda: task_gradients(losses_T[:4], probes.parameters),
+    }, REPEATS)
     pairs = torch.tensor(list(combinations(range(len(TASKS)), 2))).T
     same, agree = [], []
     for _ in range(COMPARED):
@@ -123,6 +134,8 @@ def measure(data_root: str | None) -> dict:
             how),
         row("UCR: the exact probe over a training step", ratios(seconds["exact"], seconds["step"]),
             how, at_most=8),
+        row("UCR: four backward passes batched by vmap over one after the other",
+            ratios(four["batched"], four["one by one"]), how),
         row("UCR: the arithmetic of the exact probe over that of a step", [arithmetic],
             f"{how}; operations of convolutions and matrix products, counted"),
         row("UCR: peak memory of the exact probe over the loop's",

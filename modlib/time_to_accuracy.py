@@ -22,7 +22,8 @@ VARIANTS = {  # what each changes in the recipe
     RECIPE: {},
     TRIPLETS: {"batching": "triplets"},
     FLOAT32: {"precision": "float32"},
-    "mean over all triplets": {"hinge_mean": "all"},
+    "mean over active triplets": {"hinge_mean": "active"},
+    "no shifts": {"shift": 0},
     "no colour jitter": {"colour_jitter": 0.0},
     "no mirroring": {"horizontal_flip": False},
     "scales at the network's rate": {"scale_rate_factor": 1.0},
@@ -65,9 +66,11 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
         raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
     places = Places(**places)
     base = Settings(**shared | {"batch_size": RANGES["batch_size"][1]})  # checks all the rest
-    base = replace(
-        base, toy_images=max(base.toy_images, 100 * len(base.tasks)),
-        batch_size=max(shared.get("batch_size", Settings.batch_size), 3 * len(base.tasks)))
+    images = shared.get("batch_size", Settings.batch_size)
+    if isinstance(images, int):
+        images = max(images, 3 * len(base.tasks))
+    base = replace(base, batch_size=images,
+                   toy_images=max(base.toy_images, 100 * len(base.tasks)))
     runs = {
         name: [replace(base, seed=seed, **VARIANTS[name])
                for seed in (own.seeds if name in (RECIPE, FLOAT32) else own.seeds[:1])]

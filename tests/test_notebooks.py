@@ -16,13 +16,14 @@ import papermill
 import pytest
 import yaml
 
-from modlib import any_network
+from modlib import any_network, time_to_accuracy
 from modlib.any_network import ClassifierStudy
 from modlib.classifiers import ClassifierSettings
 from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
 from modlib.three_attributes import Study, study
+from modlib.time_to_accuracy import TimeStudy
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -30,8 +31,10 @@ PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
-KNOWN = {field.name for cls in (Settings, Places, Study, ClassifierSettings, ClassifierStudy)
-         for field in fields(cls)}
+SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
+KNOWN = {field.name for cls in (
+    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy)
+    for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
 
@@ -101,8 +104,8 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
-    if notebook == ANY_NETWORK:
-        runs, _ = any_network.study(values)
+    if notebook in (ANY_NETWORK, SPEED):
+        runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
         return
     own, where, settings = split_parameters(values, Study, Places, Settings)
@@ -135,6 +138,8 @@ def test_nbval_runs_every_cell(notebook, tmp_path):
         assert len(records(tmp_path)) == 6
     if notebook == ANY_NETWORK:
         assert len(records(tmp_path, any_network.FOLDER)) == 3
+    if notebook == SPEED:
+        assert len(records(tmp_path, time_to_accuracy.FOLDER)) == 2
 
 
 @pytest.mark.parametrize("start", ["", "notebooks"])
