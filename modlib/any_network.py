@@ -26,7 +26,7 @@ LABELS = {"fully_shared": "fully shared", "branches": "a branch each", "modulate
 NAMES = SHORT_NAMES | {"Wavy_Hair": "wavy hair"}
 FREE = {"system", "seed"}
 NOT_USED = {  # in settings files, for triplets
-    "width", "bn_decay", "batching", "test_triplets", "hinge_mean", "shift",
+    "width", "bn_decay", "batching", "test_triplets", "hinge_mean", "shift", "zoom",
     "colour_jitter"}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modlib.datasets import AttributeImages
@@ -52,6 +53,29 @@ def shift_images(images_BCHW: Tensor, most: int, rng: np.random.Generator) -> Te
     return windows[torch.arange(len(images_BCHW), device=images_BCHW.device), :, rows_B, columns_B]
 
 
+def zoom_images(
+    images_BCHW: Tensor, zoom: float, shift: int, rng: np.random.Generator
+) -> Tensor:
+    """Enlarge or shrink each image at random, and move it, by bilinear sampling.
+
+    Args:
+        images_BCHW: pixels, uint8 or float, square.
+        zoom: from 0 to below 1; sides are divided by 1 − zoom to 1 + zoom.
+        shift: pixels, at most, along each side; the border is mirrored.
+
+    Returns:
+        float32 pixels.
+    """
+    draws_B3 = torch.from_numpy(rng.random((len(images_BCHW), 3), np.float32) * 2 - 1)
+    theta_B23 = torch.zeros(len(images_BCHW), 2, 3)
+    theta_B23[:, 0, 0] = theta_B23[:, 1, 1] = 1 + zoom * draws_B3[:, 0]
+    theta_B23[:, :, 2] = draws_B3[:, 1:] * 2 * shift / images_BCHW.shape[-1]
+    grid_BHW2 = F.affine_grid(
+        to_device(theta_B23, images_BCHW.device), list(images_BCHW.shape), align_corners=False)
+    pixels = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
+    return F.grid_sample(pixels, grid_BHW2, padding_mode="reflection", align_corners=False)
+
+
 def jitter_colours(images_BCHW: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Change each image's contrast, brightness and tint at random.
 
@@ -88,8 +112,9 @@ def draw_batches(
     """One epoch's batches, drawn from (seed, epoch) alone.
 
     Yields:
-        images_BCHW (uint8, or float32 with colour jitter), labels_BT bool, and the generator for
-        the triplets formed inside the batch. There are :func:`batches_in_epoch` of them.
+        images_BCHW (uint8, or float32 with zoom or colour jitter), labels_BT bool, and the
+        generator for the triplets formed inside the batch. There are :func:`batches_in_epoch` of
+        them.
     """
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
@@ -101,7 +126,9 @@ def draw_batches(
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
-        if settings.shift > 0:
+        if settings.zoom > 0:
+            images_BCHW = zoom_images(images_BCHW, settings.zoom, settings.shift, rng)
+        elif settings.shift > 0:
             images_BCHW = shift_images(images_BCHW, settings.shift, rng)
         if settings.colour_jitter > 0:
             images_BCHW = jitter_colours(images_BCHW, settings.colour_jitter, rng)

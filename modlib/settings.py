@@ -21,7 +21,8 @@ RANGES = {
     "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
     "embedding_size": (1, 65_536), "branch_size": (1, 65_536), "modulate_from": (2, 5),
     "bn_decay": (0.001, 0.99999), "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024),
-    "margin": (0.0, 4.0), "shift": (0, 47), "colour_jitter": (0.0, 1.0),
+    "margin": (0.0, 4.0), "shift": (0, 47), "zoom": (0.0, 0.9),
+    "colour_jitter": (0.0, 1.0),
     "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000),
     "learning_rate": (1e-9, 100.0), "scale_rate_factor": (0.0, 1e6),
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
@@ -103,6 +104,7 @@ class Settings(RunSettings):
     hinge_mean: Literal["all", "active"] = "all"  # over which triplets a task's loss is averaged
     horizontal_flip: bool = True
     shift: int = 0  # pixels, at most, that an image is moved along each side
+    zoom: float = 0.0  # share, at most, by which an image is enlarged or shrunk
     colour_jitter: float = 0.0  # strength of random brightness, contrast and tint
     # Optimisation
     epochs: int = 3

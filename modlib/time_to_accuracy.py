@@ -24,6 +24,7 @@ VARIANTS = {  # what each changes in the recipe
     FLOAT32: {"precision": "float32"},
     "mean over active triplets": {"hinge_mean": "active"},
     "no shifts": {"shift": 0},
+    "no zoom": {"zoom": 0.0},
     "no colour jitter": {"colour_jitter": 0.0},
     "no mirroring": {"horizontal_flip": False},
     "scales at the network's rate": {"scale_rate_factor": 1.0},

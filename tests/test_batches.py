@@ -15,6 +15,7 @@ from modlib.batches import (
     image_getter,
     jitter_colours,
     shift_images,
+    zoom_images,
 )
 from modlib.packed_images import release_pages
 from modlib.triplets import epoch_batches
@@ -297,3 +298,28 @@ def test_shifted_images_are_windows_of_the_mirrored_image():
 def test_no_shift_leaves_images_as_they_are():
     images_BCHW = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
     assert torch.equal(shift_images(images_BCHW, 0, np.random.default_rng(0)), images_BCHW)
+
+
+def test_zoomed_images_are_sampled_as_a_plain_loop_samples_them():
+    images_BCHW = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    zoomed = zoom_images(images_BCHW, 0.3, 2, np.random.default_rng(5))
+    draws_B3 = np.random.default_rng(5).random((3, 3), np.float32) * 2 - 1
+
+    for b, (zoom, across, down) in enumerate(draws_B3):
+        for row in range(8):
+            for column in range(8):
+                y = (row - 3.5) * (1 + 0.3 * zoom) + 2 * down + 3.5
+                x = (column - 3.5) * (1 + 0.3 * zoom) + 2 * across + 3.5
+                y, x = (min(max(-1 - v, v), 15 - v) for v in (y, x))  # mirrored, then kept inside
+                y, x = min(max(y, 0), 7), min(max(x, 0), 7)
+                top, left = int(y), int(x)
+                expected = sum(
+                    abs(1 - abs(y - i)) * abs(1 - abs(x - j)) * images_BCHW[b, :, i, j].double()
+                    for i in {top, min(top + 1, 7)} for j in {left, min(left + 1, 7)})
+                assert torch.allclose(zoomed[b, :, row, column].double(), expected, atol=0.01)
+
+
+def test_no_zoom_and_no_shift_leave_images_as_they_are():
+    images_BCHW = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
+    same = zoom_images(images_BCHW, 0.0, 0, np.random.default_rng(0))
+    assert same.dtype == torch.float32 and torch.allclose(same, images_BCHW.float(), atol=1e-3)

@@ -23,7 +23,7 @@ OTHER_VALUES = {
     "modulate_from": 5, "branch_size": 25, "mask_initialisation": "normal", "bn_decay": 0.5,
     "batching": "triplets", "triplet_choice": "symmetric",
     "batch_size": 90, "samples_per_anchor": 1, "margin": 0.5, "hinge_mean": "active",
-    "horizontal_flip": False, "shift": 3, "colour_jitter": 0.5,
+    "horizontal_flip": False, "shift": 3, "zoom": 0.1, "colour_jitter": 0.5,
     "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
     "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
     "compiled": True, "aggregation": "upgrad", "regulariser_weight": 1.0, "regulariser_beta": 2.0,
@@ -284,7 +284,7 @@ def test_there_are_committed_records_to_name():
 SINCE = {  # settings that committed records lack, with what was done before there was a choice
     "branch_size": 256, "mask_initialisation": "slices", "aggregation": "mean",
     "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0, "hinge_mean": "all",
-    "shift": 0, "colour_jitter": 0.0, "compiled": False}
+    "shift": 0, "zoom": 0.0, "colour_jitter": 0.0, "compiled": False}
 
 
 def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_default():
