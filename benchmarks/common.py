@@ -1,4 +1,4 @@
-"""What the benchmarks share: the 20-task network of the book's real runs, and data to feed it."""
+"""What the benchmarks share: a network of 20 tasks at half width, and data to feed it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SIZES = "20 tasks, 180 images of 64×64, half width, bfloat16"
 
 
 def settings_of(data_root: str | None, **changes) -> Settings:
-    """The settings of the book's 20-task runs: 180 images a batch, half width."""
+    """20 tasks at half width, with the paper's 180 images a batch, so that batchings compare."""
     values = {"tasks": TASKS, "width": 0.5, "ucr_every": 0, "toy_images": 2000,
               "dataset": "celeba" if data_root else "toy_faces", "bn_decay": 0.99}
     return Settings(**(values | changes))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import TASKS, Trainer, data_of, ratios, settings_of
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from modlib.batches import draw_batches, image_getter
 from modlib.datasets import AttributeImages
@@ -40,13 +40,15 @@ class TripletFiles(Dataset):
         train = data.indices("train")
         has_T = data.labels_NT[train, task]
         self.ids, self.holders, self.others = data.ids, train[has_T], train[~has_T]
-        self.count, self.rng = count, np.random.default_rng(task)
+        self.count, self.task, self.rng = count, task, None
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, _):
-        self.zip = self.zip or zipfile.ZipFile(self.archive)  # one a worker
+        if self.zip is None:  # one a worker
+            self.zip = zipfile.ZipFile(self.archive)
+            self.rng = np.random.default_rng([self.task, get_worker_info().id])
         chosen = [*self.rng.choice(self.holders, 2, replace=False), self.rng.choice(self.others)]
         return [torch.from_numpy(decode_image(self.zip.read(self.files[self.ids[n]]), 64).copy())
                 for n in chosen]
@@ -57,8 +59,9 @@ def conventional_seconds(data, archive, network, optimiser, task: int) -> float:
     loader = iter(DataLoader(TripletFiles(data, archive, task, BATCH * (STEPS + 1)),
                              batch_size=BATCH, num_workers=2))
     task_B = torch.full((BATCH,), task)
-    batch, started = next(loader), time.perf_counter()
-    for batch in loader:
+    batch, started = next(loader), time.perf_counter()  # workers and network warm
+    for _ in range(STEPS):
+        batch = next(loader)
         anchor, positive, negative = (network(images, task_B) for images in batch)
         near = (anchor - positive).square().sum(1)
         far = (anchor - negative).square().sum(1)
@@ -81,7 +84,7 @@ def our_seconds(data, trainer: Trainer, epoch: int) -> float:
 
 
 def toy_archive(data: AttributeImages, folder: Path) -> Path:
-    """The toy faces as JPEG files in a zip archive."""
+    """The images as JPEG files in a zip archive, where there is none: toy faces, or a folder."""
     path = folder / "toy.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, image_CHW in zip(data.ids, data.images_NCHW, strict=True):
@@ -103,6 +106,7 @@ def measure(data_root: str | None) -> dict:
         is_archive = data_root and Path(data_root).is_file()
         archive = Path(data_root) if is_archive else toy_archive(data, Path(folder))
         our_seconds(data, trainer, 0)  # warm-up
+        conventional_seconds(data, archive, network, optimiser, REPEATS)
         for repeat in range(REPEATS):
             slow.append(conventional_seconds(data, archive, network, optimiser, repeat))
             fast.append(our_seconds(data, trainer, repeat + 1))

@@ -1,10 +1,11 @@
 """How time and memory grow with tasks, images and image size.
 
-Each point is a process of its own: seconds of a training step in `shared` batching (the median of
-3, after 2 of warm-up) and the resident set at its highest. Tasks from 1 to 40 (40 labels drawn at
-random, as the toy faces have 20), image sizes from 48 to 150, at 240 images a batch; and the
-number of images from 1,000 to 200,000, the same ones repeated in a file on the disk: there the
-step includes drawing its batch. An exponent of 1 means twice as much for twice as many.
+Each point is a process of its own: seconds of a training step in `shared` batching, drawing the
+batches included (an epoch of 4 steps, over 4, the median of 2 after one of warm-up), and by how
+much training raises the resident set at its highest. 240 images a batch; tasks from 1 to 40 (labels
+drawn at random, as the toy faces have fewer), image sizes from 48 to 150, and the number of images
+from 1,000 to 200,000, the same ones repeated in a file on the disk. An exponent of 1 means twice as
+much for twice as many.
 """
 
 import json
@@ -25,6 +26,7 @@ from modlib.datasets import AttributeImages
 from modlib.speed import growth_exponent, side_by_side
 from modlib.training import training_step
 
+EPOCH = 4  # steps
 SIZES = {"tasks": (1, 2, 5, 10, 20, 40), "images": (1_000, 10_000, 50_000, 200_000),
          "image size": (48, 64, 96, 128, 150)}
 
@@ -49,24 +51,25 @@ def point(what: str, size: int) -> dict[str, float]:
                           (("tasks", 20), ("image size", 64), ("images", 2000)))
     with tempfile.TemporaryDirectory() as folder:
         data = noise(tasks, side, count, Path(folder))
-        settings = replace(settings_of(None), tasks=data.tasks, image_size=side, batch_size=240)
+        settings = replace(settings_of(None), tasks=data.tasks, image_size=side, batch_size=240,
+                           batches_per_epoch=EPOCH)
+        before = resident()["VmRSS"]
         trainer = Trainer(settings, data, batches=2)
-        if what == "images":
-            batches = draw_batches(data, image_getter(data, torch.device("cpu")),
-                                   replace(settings, batches_per_epoch=10), 1)
+        get_images, epochs = image_getter(data, torch.device("cpu")), iter(range(100))
 
-            def step() -> None:
-                images_BCHW, labels_BT, generator = next(batches)
+        def epoch() -> None:
+            for images_BCHW, labels_BT, generator in draw_batches(
+                    data, get_images, settings, next(epochs)):
                 training_step(trainer.network, trainer.optimiser, images_BCHW, labels_BT,
                               settings, generator)
-        else:
-            step = trainer.step
-        seconds = side_by_side({"step": step}, 3, warm_up=2)["step"]
-    return {"seconds": median(seconds), "megabytes": resident()["VmHWM"]}
+
+        trainer.step()
+        seconds = median(side_by_side({"epoch": epoch}, 2)["epoch"]) / EPOCH
+    return {"seconds": seconds, "megabytes": resident()["VmHWM"] - before}
 
 
 def measure(data_root: str | None) -> dict:
-    """The three curves with their exponents; over the larger half of the sizes for the exponent."""
+    """The three curves, with exponents fitted to their three largest sizes."""
     curves = {}
     for what, sizes in SIZES.items():
         points = [json.loads(subprocess.run(

@@ -12,13 +12,14 @@ Peak memory is the rise of the resident set during the probe, in a process of it
 """
 
 import json
+import os
 import subprocess
 import sys
 from itertools import combinations
 
 import torch
 from common import SIZES, TASKS, Trainer, data_of, ratios, settings_of
-from memory import peak_of
+from memory import GIVE_BACK, peak_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from modlib.gradients import gramian, task_gradients, trunk_output_gramian
@@ -43,9 +44,10 @@ def plain_loop(losses_T, parameters) -> torch.Tensor:
 class Probes:
     """A network in training, and the three probes on its next batch."""
 
-    def __init__(self, data_root: str | None):
+    def __init__(self, data_root: str | None, kept: bool = True):
         settings = settings_of(data_root)
-        self.trainer = Trainer(settings, data_of(settings, data_root), COMPARED)
+        self.trainer = Trainer(
+            settings, data_of(settings, data_root), COMPARED * (BETWEEN + 2), kept)
         self.network, self.settings = self.trainer.network, settings
         self.parameters = self.network.shared_parameters()
 
@@ -79,7 +81,7 @@ def batched(losses_T, parameters, count: int) -> None:
 
 def peak_memory(which: str, data_root: str | None) -> float:
     """MB that one probe adds to the forward pass's graph, at its highest."""
-    probes = Probes(data_root)
+    probes = Probes(data_root, kept=False)
     for _ in range(2):
         probes.trainer.step()
     losses_T = probes.losses()
@@ -100,19 +102,23 @@ def measure(data_root: str | None) -> dict:
     probes = Probes(data_root)
     for _ in range(3):
         probes.trainer.step()
-    losses_T = probes.losses()
+    losses: list[torch.Tensor] = []
+
+    def prepare() -> None:  # a step changes the weights, and with them the graph
+        losses[:] = [probes.losses()]
+
     seconds = side_by_side({
         "step": probes.trainer.step,
-        "loop": lambda: plain_loop(losses_T, probes.parameters),
-        "exact": lambda: gramian(task_gradients(losses_T, probes.parameters)),
+        "loop": lambda: plain_loop(losses[0], probes.parameters),
+        "exact": lambda: gramian(task_gradients(losses[0], probes.parameters)),
         "trunk": probes.trunk_output,
-    }, REPEATS)
-    arithmetic = operations(lambda: task_gradients(losses_T, probes.parameters)) / operations(
-        probes.trainer.step)
+    }, REPEATS, prepare=prepare)
     four = side_by_side({
-        "batched": lambda: batched(losses_T, probes.parameters, 4),
-        "one by one": lambda: task_gradients(losses_T[:4], probes.parameters),
-    }, REPEATS)
+        "batched": lambda: batched(losses[0], probes.parameters, 4),
+        "one by one": lambda: task_gradients(losses[0][:4], probes.parameters),
+    }, REPEATS, prepare=prepare)
+    arithmetic = operations(lambda: task_gradients(losses[0], probes.parameters)) / operations(
+        probes.trainer.step)
     pairs = torch.tensor(list(combinations(range(len(TASKS)), 2))).T
     same, agree = [], []
     for _ in range(COMPARED):
@@ -127,27 +133,28 @@ def measure(data_root: str | None) -> dict:
             probes.trainer.step()
     peaks = {which: float(subprocess.run(
         [sys.executable, __file__, which, json.dumps(data_root)], check=True, capture_output=True,
-        text=True).stdout) for which in ("loop", "exact")}
+        text=True, env=os.environ | GIVE_BACK).stdout) for which in ("loop", "exact")}
     how = f"{SIZES}, 190 pairs, joint batch norm"
     return {"rows": [
         row("UCR: the plain loop over a training step", ratios(seconds["loop"], seconds["step"]),
             how),
         row("UCR: the exact probe over a training step", ratios(seconds["exact"], seconds["step"]),
-            how, at_most=8),
+            how, at_most=8, key="exact probe"),
         row("UCR: four backward passes batched by vmap over one after the other",
             ratios(four["batched"], four["one by one"]), how),
         row("UCR: the arithmetic of the exact probe over that of a step", [arithmetic],
-            f"{how}; operations of convolutions and matrix products, counted"),
+            f"{how}; operations of convolutions and matrix products, counted",
+            key="exact probe, arithmetic"),
         row("UCR: peak memory of the exact probe over the loop's",
             [peaks["exact"] / peaks["loop"]], f"{how}; {peaks['loop']:.0f} MB in the loop",
             at_most=1.5),
         row("UCR: signs of the exact probe that are the loop's", same,
             f"{COMPARED} batches, {BETWEEN} steps apart, 190 pairs each", at_least=100, unit="%"),
         row("UCR: the trunk-output probe over a training step",
-            ratios(seconds["trunk"], seconds["step"]), how),
+            ratios(seconds["trunk"], seconds["step"]), how, key="trunk-output probe"),
         row("UCR: signs of the trunk-output probe that are the exact probe's", agree,
             f"{COMPARED} batches, {BETWEEN} steps apart, 190 pairs each, "
-            f"{probes.settings.dataset}", unit="%")]}
+            f"{probes.settings.dataset}", unit="%", key="trunk-output signs")]}
 
 
 if __name__ == "__main__":

@@ -68,13 +68,15 @@ def trunk_output_gramian(
         float32 (T, T).
     """
     averages = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    with torch.no_grad():
-        features = network.trunk_output(images_BCHW)
-    copies = features.repeat(network.num_tasks, *[1] * (features.ndim - 1)).requires_grad_()
-    losses_T = losses(network.embed_features(copies, copies=True))
-    (gradients,) = torch.autograd.grad(losses_T.sum(), copies)
-    for buffer, before in averages:
-        buffer.copy_(before)
+    try:
+        with torch.no_grad():
+            features = network.trunk_output(images_BCHW)
+        copies = features.repeat(network.num_tasks, *[1] * (features.ndim - 1)).requires_grad_()
+        losses_T = losses(network.embed_features(copies, copies=True))
+        (gradients,) = torch.autograd.grad(losses_T.sum(), copies)
+    finally:
+        for buffer, before in averages:
+            buffer.copy_(before)
     return gramian(gradients.unflatten(0, (network.num_tasks, -1)).flatten(1).float())
 
 

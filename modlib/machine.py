@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A small CPU tensor on the device; on a GPU without waiting for what it is busy with."""
-    if device.type == "cuda":
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -86,13 +87,14 @@ def make_deterministic() -> None:
 HEAP_BYTES = 2**32  # of address space, not of memory: that is taken as it is touched
 
 
+@lru_cache(maxsize=1)  # once a process
 def keep_freed_memory() -> None:
     """Ask glibc's allocator to keep what is freed, for the next step, and to use large pages.
 
     A training step frees and takes anew hundreds of megabytes. Every page of 4 KB that was given
     back costs a fault when it is touched again, more than the arithmetic on it. So nothing is given
-    back, and the heap lies in pages of 2 MB. Results are the same. Elsewhere than on Linux with
-    glibc nothing happens; a second call changes nothing.
+    back, and the heap lies in pages of 2 MB. Results are the same. The process then holds on to the
+    most memory it ever had. Elsewhere than on Linux with glibc nothing happens.
     """
     mmap_max, trim_threshold, top_pad, hugepage = -4, -1, -2, 14  # malloc.h and mman.h
     try:

@@ -142,6 +142,11 @@ class Settings(RunSettings):
         if self.has_csn_penalty and self.system != "csn":
             raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
                               f"system='csn'; given system={self.system!r}")
+        if self.compiled and (self.ucr_every or self.aggregation != "mean" or self.has_csn_penalty):
+            raise ModlibError(
+                "compiled=True needs ucr_every=0, aggregation='mean' and no penalties of CSN's: "
+                "what torch compiles can go backwards once and has no place to look inside; given "
+                f"ucr_every={self.ucr_every}, aggregation={self.aggregation!r}")
         if self.aggregation != "mean" and self.has_csn_penalty:
             raise ModlibError(f"aggregation={self.aggregation!r} weighs task losses alone and "
                               "leaves no place for CSN's penalties; use 'mean'")

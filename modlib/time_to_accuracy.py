@@ -1,7 +1,4 @@
-"""The study of training time: one recipe for 20 tasks, and what each of its choices is worth.
-
-Shapes: T tasks.
-"""
+"""The study of training time: one recipe for 20 tasks, and what each of its choices is worth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +38,7 @@ class TimeStudy(Checked):
     """What the notebook decides beside the settings that its runs share."""
 
     seeds: tuple[int, ...] = (0,)  # of the recipe and of float32; the other variants take the first
-    variants: tuple[str, ...] = (RECIPE, TRIPLETS)
+    variants: tuple[str, ...] | None = None  # None: the first two on toy faces, else all
 
 
 def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
@@ -60,7 +57,7 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
                               "network, and seeds (a list) are the seeds")
     own, places, shared = split_parameters(parameters, TimeStudy, Places, Settings)
     own = TimeStudy(**own)
-    for name in own.variants:
+    for name in own.variants or ():
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
     if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
@@ -72,82 +69,91 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
         images = max(images, 3 * len(base.tasks))
     base = replace(base, batch_size=images,
                    toy_images=max(base.toy_images, 100 * len(base.tasks)))
-    runs = {
-        name: [replace(base, seed=seed, **VARIANTS[name])
-               for seed in (own.seeds if name in (RECIPE, FLOAT32) else own.seeds[:1])]
-        for name in own.variants
-    }
+    toy = base.dataset == "toy_faces"
+    names = own.variants or ((RECIPE, TRIPLETS) if toy else tuple(VARIANTS))
+    runs = {name: [replace(base, seed=seed, **VARIANTS[name])
+                   for seed in (own.seeds if name in (RECIPE, FLOAT32) else own.seeds[:1])]
+            for name in (RECIPE, *names)}
+    for name in names:  # a change that changes nothing would be the recipe's run again
+        if name != RECIPE and runs[name][0] == runs[RECIPE][0]:
+            del runs[name]
     return runs, replace(places, results_dir=f"{places.results_dir}/{FOLDER}")
 
 
 def by_variant(
     records: list[dict[str, Any]], recipe: Mapping[str, Any]
-) -> dict[str, list[dict[str, Any]]]:
-    """Records sorted by what they change in the recipe's settings, each list ordered by seed."""
+) -> dict[str, list[dict[str, Any]]] | None:
+    """Records sorted by what they change in the recipe's settings, each list ordered by seed.
+
+    None where a record changes something else, or where none has the recipe's own settings.
+    """
     recipe = plain(recipe)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for record in sorted(records, key=lambda one: one["settings"]["seed"]):
         changed = {key: value for key, value in record["settings"].items()
                    if key != "seed" and value != recipe.get(key)}
-        for name, changes in VARIANTS.items():
-            if changed == {key: value for key, value in changes.items()
-                           if value != recipe.get(key)}:
-                rows[name].append(record)
-                break
-    return rows
+        names = [name for name, changes in VARIANTS.items() if changed == {
+            key: value for key, value in changes.items() if value != recipe.get(key)}]
+        if not names:
+            return None
+        rows[names[0]].append(record)
+    return rows if rows[RECIPE] else None
 
 
 def published(profile: str) -> dict[str, list[dict[str, Any]]]:
     """The committed records of a profile, by variant; variants without records are empty lists.
 
-    The recipe is what most of the settings agree on: each variant changes one.
+    The recipe is the record that all others differ from by one variant's change.
 
     Raises:
-        ModlibError: records that must not stand in one table; see :func:`check_table`.
+        ModlibError: there is no such record, or records that must not stand in one table; see
+            :func:`modlib.results.check_table`.
     """
-    records = read_records(f"book/results/{FOLDER}", profile=profile)
-    recipe = {key: _most_common([record["settings"].get(key) for record in records])
-              for key in (records[0]["settings"] if records else {})}
-    rows = by_variant(records, recipe)
-    check_table({name: row for name, row in rows.items() if row}, Settings, FREE,
-                f"book/results/{FOLDER}")
+    folder = f"book/results/{FOLDER}"
+    records = read_records(folder, profile=profile)
+    rows = {name: [] for name in VARIANTS}
+    if records:
+        sorted_by = (by_variant(records, record["settings"]) for record in records)
+        rows = next((found for found in sorted_by if found), None)
+        if rows is None:
+            raise ModlibError(
+                f"the records of profile {profile} in {folder} are not one recipe and its variants "
+                "(modlib.time_to_accuracy.VARIANTS); keep one recipe's records there")
+    check_table({name: row for name, row in rows.items() if row}, Settings, FREE, folder)
     return rows
 
 
-def _most_common(values: list[Any]) -> Any:
-    return max(values, key=values.count)
-
-
 def scores(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One line a run: variant, seed, mean validation and test accuracy in %, minutes, images/s."""
+    """One line a run: variant, seed, mean validation and test accuracy in %, images/s."""
     lines = []
     for name, records in rows.items():
         for record in records:
-            last, run = record["epochs"][-1], record["run"]
+            last = record["epochs"][-1]
             lines.append({
                 "variant": name, "seed": record["settings"]["seed"],
                 "valid": 100 * float(np.mean(list(last["valid_accuracy"].values()))),
                 "test": 100 * float(np.mean(list(record["results"]["test_accuracy"].values()))),
-                "minutes": run["training_seconds"] / 60, "speed": run["images_per_second"]})
-    return pd.DataFrame(lines, columns=["variant", "seed", "valid", "test", "minutes", "speed"])
+                "speed": record["run"]["images_per_second"]})
+    return pd.DataFrame(lines, columns=["variant", "seed", "valid", "test", "speed"])
 
 
 def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Mean accuracy of every variant for people, and the difference that its change makes."""
+    """Mean accuracy of every variant for people, and its difference, seed by seed, in points."""
     table = scores(rows)
     if table.empty:
-        return pd.DataFrame(columns=["validation", "test", "the change alone", "images/s"])
-    first = table[table.variant == RECIPE].valid
+        return pd.DataFrame(columns=["validation", "test", "against the recipe", "images/s"])
+    recipe = table[table.variant == RECIPE].set_index("seed").valid
     lines = []
     for name in rows:
         of_variant = table[table.variant == name]
         if of_variant.empty:
             continue
-        change = of_variant.valid.mean() - first.mean() if len(first) and name != RECIPE else None
+        by_seed = of_variant.set_index("seed").valid - recipe
+        change = None if name == RECIPE or by_seed.isna().all() else by_seed.mean()
         lines.append({
             "": name, "validation": mean_and_spread(of_variant.valid),
             "test": mean_and_spread(of_variant.test),
-            "the change alone": "" if change is None else f"{change:+.1f}",
+            "against the recipe": "" if change is None else f"{change:+.1f}",
             "images/s": f"{of_variant.speed.mean():.0f}"})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 BLOCK_CHANNELS = {"conv1": 32, "block2": 64, "block3": 128, "block4": 128, "block5": 128}
 PIXEL_MEAN_RGB = (122.77, 115.95, 102.98)
 PIXEL_SCALE = 128.0
+_PIXEL_MEANS: dict[torch.device, Tensor] = {}  # kept, as a GPU waits for each it is sent
 SMALLEST_IMAGE = 48  # below this the last 2×2 pooling has nothing to pool
 
 
@@ -91,9 +92,15 @@ def trunk(image_size: int, width: float, embedding_size: int, bn_decay: float) -
 
 def normalise_pixels(images_BCHW: Tensor) -> Tensor:
     """Pixels 0 to 255 (uint8 or float) to float32, channels-last: minus the mean, over 128."""
-    mean_C11 = torch.tensor(PIXEL_MEAN_RGB, device=images_BCHW.device)[:, None, None]
     pixels = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
-    return (pixels - mean_C11) / PIXEL_SCALE
+    return (pixels - _pixel_mean(images_BCHW.device)) / PIXEL_SCALE
+
+
+def _pixel_mean(device: torch.device) -> Tensor:
+    if device not in _PIXEL_MEANS:
+        with torch.inference_mode(False):
+            _PIXEL_MEANS[device] = torch.tensor(PIXEL_MEAN_RGB, device=device)[:, None, None]
+    return _PIXEL_MEANS[device]
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def compilations(monkeypatch):
 def test_both_ways_into_a_network_are_compiled_when_asked_for(tiny, compilations):
     new_network(tiny)
     assert compilations == []
-    network = new_network(replace(tiny, compiled=True))
+    network = new_network(replace(tiny, compiled=True, ucr_every=0))
     assert compilations == [network.forward, network.embed_all_tasks]
     assert [function.__func__ for function in compilations] == [
         type(network).forward, type(network).embed_all_tasks]
@@ -142,7 +142,7 @@ def test_both_ways_into_a_network_are_compiled_when_asked_for(tiny, compilations
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_compiling_changes_no_weight_and_no_name_in_the_state(tiny, system, compilations):
-    plain, compiled = (new_network(replace(tiny, system=system, compiled=compiled)).state_dict()
+    plain, compiled = (new_network(replace(tiny, system=system, compiled=compiled, ucr_every=0)).state_dict()
                        for compiled in (False, True))
     assert list(compiled) == list(plain)
     torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
@@ -151,7 +151,7 @@ def test_compiling_changes_no_weight_and_no_name_in_the_state(tiny, system, comp
 def test_a_compiled_run_leaves_a_plain_runs_checkpoint_and_results(
         loaded, tiny, places, compilations):
     records, names = [], []
-    for settings in (tiny, replace(tiny, compiled=True)):
+    for settings in (tiny, replace(tiny, compiled=True, ucr_every=0)):
         records.append(run(settings, places))
         checkpoint = torch.load(checkpoint_path(settings, places, loaded.fingerprint))
         names.append(list(checkpoint["network"]))
@@ -168,7 +168,7 @@ def test_a_compiled_network_embeds_for_all_tasks_as_itself(tiny, system, monkeyp
     torch._dynamo.reset()
     settings, images = replace(tiny, system=system), torch.zeros(6, 3, 48, 48)
     images += torch.arange(6.0)[:, None, None, None] * torch.linspace(0, 40, 48)
-    compiled, plain = (new_network(replace(settings, compiled=value)).eval()
+    compiled, plain = (new_network(replace(settings, compiled=value, ucr_every=0)).eval()
                        for value in (True, False))
     torch.testing.assert_close(compiled.embed_all_tasks(images), plain.embed_all_tasks(images))
 

@@ -30,7 +30,8 @@ OTHER_VALUES = {
     "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "test_triplets": 5,
     "seed": 3,
 }
-NEEDS = {"embedding_norm_weight": {"system": "csn"}, "mask_norm_weight": {"system": "csn"}}
+NEEDS = {"compiled": {"ucr_every": 0}, "embedding_norm_weight": {"system": "csn"},
+         "mask_norm_weight": {"system": "csn"}}
 
 
 # Types, ranges, choices
@@ -161,9 +162,17 @@ def test_masks_start_as_one_of_the_ways_that_networks_know(how):
     assert Settings(system="csn", mask_initialisation=how).mask_initialisation == how
 
 
+@pytest.mark.parametrize("other", [
+    {"ucr_every": 4}, {"ucr_every": 0, "aggregation": "mgda"},
+    {"ucr_every": 0, "system": "csn", "mask_norm_weight": 1e-3}])
+def test_compiled_steps_cannot_be_looked_into(other):
+    with pytest.raises(ModlibError, match=r"^compiled=True needs ucr_every=0"):
+        Settings(compiled=True, **other)
+
+
 def test_masks_alone_take_their_trunk_from_branches_with_all_else_of_the_trunk_equal():
     masks = Settings(**OTHER_VALUES | {
-        "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0,
+        "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0, "compiled": False,
         "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
     branches = masks.trunk_from
     assert branches.system == "branches"
@@ -207,7 +216,8 @@ def test_a_record_of_settings_gives_the_settings_back():
     for system, off in (("modulated", ("embedding_norm_weight", "mask_norm_weight")),
                         ("csn", ("regulariser_weight",))):
         settings = Settings(**OTHER_VALUES | dict.fromkeys(off, 0.0) | {
-            "aggregation": "mean", "system": system, "tasks": ["A", "B", "C"]})
+            "aggregation": "mean", "system": system, "tasks": ["A", "B", "C"],
+            "compiled": False})
         assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 

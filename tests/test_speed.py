@@ -14,6 +14,7 @@ from modlib.speed import (
     benchmark_table,
     growth_exponent,
     number,
+    probe_verdict,
     read_benchmark,
     row,
     side_by_side,
@@ -67,7 +68,7 @@ def test_one_call_of_each_warms_up_unless_told_otherwise():
 def test_a_row_tells_the_median_and_the_range_of_its_repeats(ratios, value):
     made = row("a over b", ratios, "20 tasks", unit="s")
     assert made == {
-        "question": "a over b", "value": value, "low": min(ratios), "high": max(ratios),
+        "key": "", "question": "a over b", "value": value, "low": min(ratios), "high": max(ratios),
         "repeats": len(ratios), "unit": "s", "at_least": None, "at_most": None, "met": True,
         "how": "20 tasks"}
 
@@ -157,13 +158,14 @@ def test_the_table_has_a_line_a_row_with_range_and_target_where_there_is_one():
         row("fast", [14.21, 13.0, 1530.0], "", at_least=10), row("small", [0.3], "", unit="s"),
         row("slow", [1.3149, 1.25], "", at_most=1.2), row("share", [99.0], "", 99.5, unit="%"),
         row("plain", [5.0], "", at_most=5.0, unit="")])
-    assert list(table.columns) == ["measured", "range over repeats", "target", "met"]
+    assert list(table.columns) == [
+        "measured", "range over repeats", "target", "met", "how"]
     assert table.T.to_dict("list") == {
-        "fast": ["14.2 ×", "13.0 to 1,530", "at least 10 ×", "yes"],
-        "small": ["0.3 s", "", "", ""],
-        "slow": ["1.28 ×", "1.25 to 1.31", "at most 1.2 ×", "**no**"],
-        "share": ["99.0 %", "", "at least 99.5 %", "**no**"],
-        "plain": ["5", "", "at most 5", "yes"]}
+        "fast": ["14.2 ×", "13.0 to 1,530", "at least 10 ×", "yes", ""],
+        "small": ["0.3 s", "", "", "", ""],
+        "slow": ["1.28 ×", "1.25 to 1.31", "at most 1.2 ×", "no", ""],
+        "share": ["99.0 %", "", "at least 99.5 %", "no", ""],
+        "plain": ["5", "", "at most 5", "yes", ""]}
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -172,3 +174,28 @@ def test_the_table_has_a_line_a_row_with_range_and_target_where_there_is_one():
     (-14.23, "-14.2"), (-0.5, "-0.5"), (-1530, "-1,530")])
 def test_numbers_have_three_figures(value, text):
     assert number(value) == text
+
+
+# The probes
+
+
+def test_the_probes_verdict_takes_its_numbers_from_the_rows():
+    rows = [row("a", [10.0], "", at_most=8, key="exact probe"),
+            row("b", [13.0], "", key="exact probe, arithmetic"),
+            row("c", [0.3], "", key="trunk-output probe"),
+            row("d", [71.0], "", unit="%", key="trunk-output signs")]
+    said = probe_verdict({"rows": rows})
+    for part in ("**10.0 steps**", "target of 8 is **not reached**", "13.0 steps",
+                 "1.30 times", "1.62 times", "**0.30 steps**", "71 %"):
+        assert part in said
+    assert "is met" in probe_verdict({"rows": [row("a", [7.0], "", at_most=8, key="exact probe"),
+                                               *rows[1:]]})
+    assert "Not run yet" in probe_verdict({"rows": rows[1:]})
+    assert "Not run yet" in probe_verdict(None)
+
+
+def test_what_is_to_be_prepared_is_prepared_before_every_call():
+    told = []
+    side_by_side({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, 1, 1,
+                 lambda: told.append("-"))
+    assert "".join(told) == "-b-a-a-b"
