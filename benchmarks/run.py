@@ -3,8 +3,9 @@
     python benchmarks/run.py [--data PATH] [--only NAME ...] [--output PATH]
 
 Each benchmark is a process of its own, on an otherwise idle machine. PATH is CelebA, a folder or a
-zip archive; without it the rows that need real faces are left out. The exit status is 1 where a
-target is missed, 2 where a benchmark fails.
+zip archive. Without it, and without the tests' part of CelebA beside the project, the rows that
+need real faces are left out. The exit status is 1 where a target is missed, 2 where a benchmark
+fails.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from modlib.errors import ModlibError
 from modlib.machine import git_commit, run_facts
 from modlib.results import resolve, write_json
 from modlib.speed import RECORD, number
@@ -61,23 +61,25 @@ def main() -> None:
     arguments = parser.parse_args()
     data_root = arguments.data or (str(resolve(SUBSET)) if resolve(SUBSET).exists() else None)
     if data_root and not Path(data_root).exists():
-        raise ModlibError(f"--data {data_root!r} does not exist; give a folder or a zip archive")
+        parser.error(f"--data {data_root!r} does not exist; give a folder or a zip archive")
     if arguments.measure:
         result = importlib.import_module(arguments.measure).measure(data_root)
         print(json.dumps(result))
         return
-    started, rows, curves = time.perf_counter(), [], {}
+    started, rows, curves, output = time.perf_counter(), [], {}, resolve(arguments.output)
+    facts = run_facts([{"seconds": 1, "images": 0}], torch.device("cpu"), 0, git_commit())
+    facts = {key: facts[key] for key in ("device", "versions", "git_commit")}
     for name in arguments.only:
         result = one(name, data_root)
         print_rows(result["rows"])
+        if not result["rows"] and not result.get("curves"):
+            print(f"{name}: not measured here, see the first lines of benchmarks/{name}.py")
         rows += result["rows"]
         curves |= result.get("curves", {})
-    seconds = time.perf_counter() - started
-    facts = run_facts([{"seconds": 1, "images": 0}], torch.device("cpu"), seconds, git_commit())
-    facts = {key: facts[key] for key in ("device", "versions", "git_commit")}
-    output = resolve(arguments.output)
-    write_json(output, {"version": 1, "rows": rows, "curves": curves,
-                        "run": facts | {"seconds": seconds, "data": bool(data_root)}})
+        seconds = time.perf_counter() - started
+        write_json(output, {  # after each, so that a later one that fails loses nothing
+            "version": 1, "rows": rows, "curves": curves,
+            "run": facts | {"seconds": seconds, "data": bool(data_root)}})
     missed = [row["question"] for row in rows if not row["met"]]
     print(f"\n{len(rows)} rows in {seconds / 60:.1f} minutes, written to {output}")
     if missed:
