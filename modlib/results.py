@@ -48,19 +48,29 @@ def write_json(path: Path, content: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_with_keys(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """Read a JSON file that must have these keys.
+
+    Raises:
+        ModlibError: the file is not JSON or lacks a key.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModlibError(f"record {path} cannot be read: {error}") from error
+    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
+    return record
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read one record.
 
     Raises:
         ModlibError: the file is not JSON, lacks a key, or has another version.
     """
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModlibError(f"record {path} cannot be read: {error}") from error
-    missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
+    record = read_with_keys(path, RECORD_KEYS)
     if record["version"] != RECORD_VERSION:
         raise ModlibError(
             f"record {path} has version {record['version']}; this modlib reads {RECORD_VERSION}")

@@ -4,7 +4,6 @@ A ratio of two times from one run says more than either: machines differ, and so
 from hour to hour.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from modlib.errors import ModlibError
-from modlib.results import resolve
+from modlib.results import read_with_keys, resolve
 
 RECORD = "speed/benchmark.json"  # below the folder of results
 KEYS = ("version", "rows", "curves", "run")
@@ -91,16 +90,7 @@ def read_benchmark(folder: str | Path = "book/results") -> dict[str, Any] | None
         ModlibError: it cannot be read or lacks a key.
     """
     path = resolve(folder) / RECORD
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModlibError(f"record {path} cannot be read: {error}") from error
-    missing = [key for key in KEYS if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
-    return record
+    return read_with_keys(path, KEYS) if path.exists() else None
 
 
 def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

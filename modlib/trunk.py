@@ -20,8 +20,7 @@ class SmallMapConv2d(nn.Conv2d):
     """A 3×3 convolution, padding 1, no bias, that is one matrix product on 2×2 maps of many images.
 
     On such a map every output sees every input, so the convolution is a dense matrix: what it
-    does to the unit vectors. The product is several times as fast as a convolution of many tiny
-    maps, above all backwards.
+    does to the unit vectors. One large product takes the place of many tiny convolutions.
     """
 
     def forward(self, x: Tensor) -> Tensor:
