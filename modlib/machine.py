@@ -93,8 +93,9 @@ def keep_freed_memory() -> None:
 
     A training step frees and takes anew hundreds of megabytes, and every page of 4 KB that was
     given back costs a fault when it is touched again. So nothing is given back, and the heap lies
-    in pages of 2 MB; ``benchmarks/allocator.py`` measures what that is worth. Results are the same. The process then holds on to the
-    most memory it ever had. Elsewhere than on Linux with glibc nothing happens.
+    in pages of 2 MB; ``benchmarks/allocator.py`` measures what that is worth. Results are the same.
+    The process then holds on to the most memory it ever had. Elsewhere than on Linux with glibc
+    nothing happens.
     """
     mmap_max, trim_threshold, top_pad, hugepage = -4, -1, -2, 14  # malloc.h and mman.h
     try:
