@@ -6,9 +6,10 @@ below). *The exact probe* is `task_gradients` and `gramian`, as training calls i
 190 signs of each probed batch is compared with the plain loop's. Batching the backward passes by
 vmap is timed beside it. *The trunk-output probe*
 (`trunk_output_gramian`) is another metric: gradients over the trunk's output, from one backward
-pass through what follows it. How often its signs agree with the exact ones is counted over batches
-of a network in training. A probe's forward pass counts as its own where it needs one of its own.
-Peak memory is the rise of the resident set during the probe, in a process of its own for each.
+pass through what follows it. How often its signs agree with the exact ones is counted on batches
+early and late in a training of 240 steps. A probe's forward pass counts as its own where it needs
+one of its own. Peak memory is the rise of the resident set during the probe, in a process of its
+own for each.
 """
 
 import json
@@ -28,7 +29,7 @@ from modlib.speed import row, side_by_side
 from modlib.training import batch_task_losses
 from modlib.triplets import triplets_in_batch
 
-REPEATS, COMPARED, BETWEEN = 3, 5, 8
+REPEATS, STAGES = 3, (10, 30, 60, 120, 240)  # steps of training at which signs are compared
 
 
 def plain_loop(losses_T, parameters) -> torch.Tensor:
@@ -47,7 +48,7 @@ class Probes:
     def __init__(self, data_root: str | None, kept: bool = True):
         settings = settings_of(data_root)
         self.trainer = Trainer(
-            settings, data_of(settings, data_root), COMPARED * (BETWEEN + 2), kept)
+            settings, data_of(settings, data_root), STAGES[-1] // 2, kept)
         self.network, self.settings = self.trainer.network, settings
         self.parameters = self.network.shared_parameters()
 
@@ -98,7 +99,7 @@ def operations(call) -> int:
 
 
 def measure(data_root: str | None) -> dict:
-    """Medians of three repeats; signs on five batches, eight steps apart."""
+    """Medians of three repeats; signs on one batch at each of five stages of training."""
     probes = Probes(data_root)
     for _ in range(3):
         probes.trainer.step()
@@ -121,7 +122,9 @@ def measure(data_root: str | None) -> dict:
         probes.trainer.step)
     pairs = torch.tensor(list(combinations(range(len(TASKS)), 2))).T
     same, agree = [], []
-    for _ in range(COMPARED):
+    for stage in STAGES:
+        while probes.trainer.taken < stage:
+            probes.trainer.step()
         losses_T = probes.losses()
         plain, exact = (
             call(losses_T, probes.parameters).sign()[pairs[0], pairs[1]] for call in
@@ -129,12 +132,11 @@ def measure(data_root: str | None) -> dict:
         cheap = probes.trunk_output().sign()[pairs[0], pairs[1]]
         same.append(float((plain == exact).float().mean()) * 100)
         agree.append(float((cheap == exact).float().mean()) * 100)
-        for _ in range(BETWEEN):
-            probes.trainer.step()
     peaks = {which: float(subprocess.run(
         [sys.executable, __file__, which, json.dumps(data_root)], check=True, capture_output=True,
         text=True, env=os.environ | GIVE_BACK).stdout) for which in ("loop", "exact")}
     how = f"{SIZES}, 190 pairs, joint batch norm"
+    stages = f"a batch after each of {', '.join(map(str, STAGES))} steps, 190 pairs each"
     return {"rows": [
         row("UCR: the plain loop over a training step", ratios(seconds["loop"], seconds["step"]),
             how),
@@ -149,12 +151,11 @@ def measure(data_root: str | None) -> dict:
             [peaks["exact"] / peaks["loop"]], f"{how}; {peaks['loop']:.0f} MB in the loop",
             at_most=1.5),
         row("UCR: signs of the exact probe that are the loop's", same,
-            f"{COMPARED} batches, {BETWEEN} steps apart, 190 pairs each", at_least=100, unit="%"),
+            stages, at_least=100, unit="%"),
         row("UCR: the trunk-output probe over a training step",
             ratios(seconds["trunk"], seconds["step"]), how, key="trunk-output probe"),
         row("UCR: signs of the trunk-output probe that are the exact probe's", agree,
-            f"{COMPARED} batches, {BETWEEN} steps apart, 190 pairs each, "
-            f"{probes.settings.dataset}", unit="%", key="trunk-output signs")]}
+            f"{stages}, {probes.settings.dataset}", unit="%", key="trunk-output signs")]}
 
 
 if __name__ == "__main__":
