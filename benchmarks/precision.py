@@ -13,12 +13,12 @@ from modlib.speed import row, side_by_side
 
 
 def measure(data_root: str | None) -> dict:
-    """Median of 10 repeats."""
+    """Median of 25 repeats."""
     data = data_of(settings_of(data_root), data_root)
     trainers = {name: Trainer(settings_of(data_root, precision=name), data)
                 for name in ("bfloat16", "float32")}
     seconds = side_by_side(
-        {name: trainer.step for name, trainer in trainers.items()}, 10, warm_up=4)
+        {name: trainer.step for name, trainer in trainers.items()}, 25, warm_up=5)
     return {"rows": [row("training: bfloat16 over float32, steps per second",
                          ratios(seconds["float32"], seconds["bfloat16"]),
                          SIZES.replace(", bfloat16", ""),

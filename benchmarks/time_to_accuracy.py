@@ -16,8 +16,8 @@ import yaml
 from common import CACHE, TASKS
 
 from modlib.batches import image_getter
-from modlib.evaluation import embed_images, triplet_accuracy
-from modlib.experiments import TEST_SEED, load_data, new_network
+from modlib.evaluation import TEST_SEED, embed_images, triplet_accuracy
+from modlib.experiments import load_data, new_network
 from modlib.machine import keep_freed_memory, make_deterministic
 from modlib.settings import Places, Settings
 from modlib.speed import row

@@ -106,6 +106,20 @@ def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
     return max(1, first_holders // settings.triplets_per_task)
 
 
+def _images_of_batches(
+    data: AttributeImages, settings: Settings, rng: np.random.Generator
+) -> np.ndarray:
+    """Which images each batch of an epoch holds: int64 (batches, B)."""
+    train, batches = data.indices("train"), batches_in_epoch(data, settings)
+    if settings.batch_images == "any":  # all images once, in random order, before any comes again
+        size = 3 * len(settings.tasks) * settings.triplets_per_task
+        rounds = [rng.permutation(train) for _ in range(-(-batches * size // len(train)))]
+        return np.concatenate(rounds)[:batches * size].reshape(batches, size)
+    return epoch_batches(
+        data.labels_NT, train, settings.tasks, settings.triplets_per_task, batches,
+        settings.triplet_choice, rng).reshape(batches, -1)
+
+
 def draw_batches(
     data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings: Settings, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
@@ -119,10 +133,7 @@ def draw_batches(
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
     labels_NT = torch.from_numpy(data.labels_NT)
-    for triplets_Tm3 in epoch_batches(
-            data.labels_NT, data.indices("train"), settings.tasks, settings.triplets_per_task,
-            batches_in_epoch(data, settings), settings.triplet_choice, rng):
-        indices_B = torch.from_numpy(triplets_Tm3.reshape(-1))
+    for indices_B in torch.from_numpy(_images_of_batches(data, settings, rng)):
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)

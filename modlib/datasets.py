@@ -59,6 +59,7 @@ def load_celeba(
     workers: int | None = None,
     skip_broken: bool = False,
     progress: bool = True,
+    crop: float = 1.0,
 ) -> AttributeImages:
     """CelebA, or any subset of it, as it lies on disk: unpacked or zipped, official or Kaggle's.
 
@@ -75,6 +76,7 @@ def load_celeba(
         workers: decoding threads; None: one a core.
         skip_broken: leave out images that cannot be decoded, with a warning that names them.
         progress: show a progress bar while decoding.
+        crop: side of what is kept of each image over its centre square's, above 0 and at most 1.
 
     Raises:
         ModlibError: no such root, or a layout not understood; an attribute that does not exist, is
@@ -82,13 +84,16 @@ def load_celeba(
             that is broken, named; a bad size; a cache folder that cannot be written.
     """
     check_image_size(image_size)
+    if not 0 < crop <= 1:
+        raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
     tasks = _checked_tasks(tasks)
     root = Path(root).expanduser()
     if not root.exists():
         raise ModlibError(f"root {str(root)!r} does not exist; give {LAYOUTS}")
-    identity = root_identity(root)
+    identity = root_identity(root) + ("" if crop == 1 else f", crop {crop!r}")
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    path = _cache_folder(cache_dir) / f"celeba-{name}-{image_size}.images"
+    size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
+    path = _cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
     try:
         packed = open_images(path, identity, image_size)
         if packed.notes["broken"] and not skip_broken:  # perhaps mended since
@@ -98,9 +103,9 @@ def load_celeba(
         try:
             _choose(rows, notes, tasks)  # a mistake in tasks is said before the long work
             packed = pack_images(
-                files, names, path, image_size, identity=identity, source=str(root.resolve()),
-                rows=rows, notes=notes, workers=workers, skip_broken=skip_broken,
-                progress=progress,
+                files, names, path, image_size, crop=crop, identity=identity,
+                source=str(root.resolve()), rows=rows, notes=notes, workers=workers,
+                skip_broken=skip_broken, progress=progress,
             )
         finally:
             files.close()
@@ -112,7 +117,8 @@ def load_celeba(
     return AttributeImages(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
         fingerprint=_fingerprint(packed.pixel_digest, labels_NT, tasks, split_N, ids),
-        source=f"CelebA ({root.name}), {len(ids):,} images at {image_size}×{image_size}; "
+        source=f"CelebA ({root.name}), {len(ids):,} images at {image_size}×{image_size}"
+        f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; "
         f"{packed.notes['split']}",
     )
 

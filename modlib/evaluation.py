@@ -5,6 +5,7 @@ nearer to the anchor than the negative is.
 Shapes: N images, T tasks, D embedding, K triplets a task.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modlib.arrays import to_json
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError, unknown_name
 from modlib.modulation import ChannelScale
+from modlib.retrieval import retrieval_scores
 from modlib.settings import Settings
 from modlib.task_networks import Network, count_parameters
 
+TEST_SEED = 2  # of the benchmark's triplets; the validation split has a seed of its own
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -67,12 +71,17 @@ def triplet_accuracy(embeddings_TND: Tensor, triplets_TK3: Tensor) -> Tensor:
     Returns:
         float64 (T,), each in [0, 1].
     """
+    return triplet_successes(embeddings_TND, triplets_TK3).double().mean(1)
+
+
+def triplet_successes(embeddings_TND: Tensor, triplets_TK3: Tensor) -> Tensor:
+    """Which triplets have a positive that is strictly nearer than the negative: bool (T, K)."""
     correct = []
     for embeddings_ND, triplets_K3 in zip(embeddings_TND, triplets_TK3, strict=True):
         anchor, positive, negative = embeddings_ND[triplets_K3].unbind(1)
         to_positive = (anchor - positive).square().sum(-1)
         to_negative = (anchor - negative).square().sum(-1)
-        correct.append((to_positive < to_negative).double().mean())
+        correct.append(to_positive < to_negative)
     return torch.stack(correct)
 
 
@@ -83,23 +92,36 @@ def final_results(
     get_images: Callable[[Tensor], Tensor],
     triplets_TK3: np.ndarray,
 ) -> dict[str, Any]:
-    """Test accuracy on the fixed triplets, parameter counts, and what became of the scales.
+    """What the test split says of a network, and what became of its scales, for a record.
 
-    Shared parameters are all that no task has for itself, frozen or not.
+    Accuracy on the fixed triplets, task by task and triplet by triplet, so that two runs can be
+    compared image by image (:mod:`modlib.intervals`); retrieval over the whole test split;
+    parameter counts, where shared are all that no task has for itself, frozen or not; the scales.
     """
     test = data.indices("test")
     embeddings_TND = embed_images(
         network, get_images, torch.from_numpy(test), settings.precision)
     positions = torch.from_numpy(np.searchsorted(test, triplets_TK3)).to(embeddings_TND.device)
-    accuracy_T = triplet_accuracy(embeddings_TND, positions)
+    correct_TK = triplet_successes(embeddings_TND, positions)
+    labels_NT = torch.from_numpy(data.labels_NT[test])
     results = {
-        "test_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True)),
+        "test_accuracy": dict(zip(
+            settings.tasks, correct_TK.double().mean(1).tolist(), strict=True)),
+        "test_triplets": {
+            "correct": to_json(correct_TK.cpu().numpy()), "labels": to_json(labels_NT.numpy()),
+            "digest": triplets_digest(positions.cpu().numpy())},
+        "retrieval": retrieval_scores(
+            embeddings_TND, labels_NT.to(embeddings_TND.device), settings.tasks),
         "parameters": parameter_counts(network),
     }
-    if any(isinstance(module, ChannelScale) for module in network.modules()):
+    scales = {name: module for name, module in getattr(network, "modulation", {}).items()
+              if isinstance(module, ChannelScale)}
+    if scales:
         scales_TC = network.task_scales().detach().cpu()
-        results["dead_scales"] = sum(
-            m.dead() for m in network.modules() if isinstance(m, ChannelScale))
+        results["scales"] = {
+            name: to_json(module.scales().detach().cpu().numpy())
+            for name, module in scales.items()}
+        results["dead_scales"] = sum(module.dead() for module in scales.values())
         results["w_distance"] = [
             {"tasks": [settings.tasks[i], settings.tasks[j]],
              "mean": float((scales_TC[i] - scales_TC[j]).abs().mean()),
@@ -107,6 +129,11 @@ def final_results(
             for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
         ]
     return results
+
+
+def triplets_digest(positions_TK3: np.ndarray) -> str:
+    """What tells whether triplets drawn again are those that a record was tested on."""
+    return hashlib.sha256(positions_TK3.astype(np.int32).tobytes()).hexdigest()[:16]
 
 
 def parameter_counts(network: Network) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 Source: Zhao et al., ECCV 2018, section 3.1, Eq. 2. For a pair of tasks the
 UCR is the share of mini-batches whose two task gradients have a positive inner product.
-Shapes: B batch, T tasks, P shared parameters, D embedding.
+Shapes: B batch, T tasks, P shared parameters, D embedding, S stages of the trunk, N mini-batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -46,6 +46,19 @@ def task_gradients(losses_T: Tensor, shared: list[nn.Parameter]) -> Tensor:
 def gramian(gradients_TP: Tensor) -> Tensor:
     """All inner products of the task gradients: float32 (T, T)."""
     return gradients_TP @ gradients_TP.T
+
+
+def stage_gramians(gradients_TP: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The Gramian's summands: inner products over the parameters of each stage alone.
+
+    Args:
+        gradients_TP: from :func:`task_gradients`.
+        sizes: how many of the P parameters each of the S stages has, in order.
+
+    Returns:
+        float32 (S, T, T); up to rounding their sum is :func:`gramian`.
+    """
+    return torch.stack([gramian(part_TK) for part_TK in gradients_TP.split(list(sizes), dim=1)])
 
 
 def trunk_output_gramian(
@@ -96,15 +109,19 @@ class UcrCounter:
 
     Attributes:
         gramians: one (T, T) a mini-batch.
+        stages: likewise one (S, T, T), where stages were counted.
     """
 
     def __init__(self, num_tasks: int):
         self.num_tasks = num_tasks
         self.gramians: list[Tensor] = []
+        self.stages: list[Tensor] = []
 
-    def add(self, gramian_TT: Tensor) -> None:
-        """Count one mini-batch."""
+    def add(self, gramian_TT: Tensor, stages_STT: Tensor | None = None) -> None:
+        """Count one mini-batch, and the stages of the trunk apart where they are given."""
         self.gramians.append(gramian_TT.detach())
+        if stages_STT is not None:
+            self.stages.append(stages_STT.detach())
 
     @property
     def batches(self) -> int:
@@ -139,6 +156,11 @@ class UcrCounter:
     def zero_TT(self) -> np.ndarray:
         """In how many mini-batches the inner product is exactly 0: int64."""
         return (self.signs_NTT == 0).sum(0)
+
+    def stage_counts(self) -> np.ndarray:
+        """In how many mini-batches a stage's inner product is positive, negative: (2, S, T, T)."""
+        signs_NSTT = torch.stack(self.stages).sign().cpu().numpy()
+        return np.stack([(signs_NSTT > 0).sum(0), (signs_NSTT < 0).sum(0)])
 
     @property
     def cosine_sum_TT(self) -> np.ndarray:

@@ -5,6 +5,7 @@ Shapes: N images, C=3 channels (RGB), K images of a chunk.
 
 import hashlib
 import io
+import math
 import os
 import shutil
 import time
@@ -43,21 +44,23 @@ def check_image_size(image_size: int) -> None:
         raise ModlibError(f"image_size is {image_size!r}; allowed: an integer from {low} to {high}")
 
 
-def decode_image(data: bytes, image_size: int) -> np.ndarray:
-    """Decode one image: its centre square, resized, RGB.
+def decode_image(data: bytes, image_size: int, crop: float = 1.0) -> np.ndarray:
+    """Decode one image: its centre square or the middle of that, resized, RGB.
 
     Args:
         data: the file's bytes, in any format Pillow reads.
         image_size: side of the result in pixels.
+        crop: side of what is kept over the centre square's, above 0 and at most 1.
 
     Returns:
         uint8 array of shape ``(3, image_size, image_size)``.
     """
     with Image.open(io.BytesIO(data)) as image:
         # A JPEG decodes at 1/2, 1/4 or 1/8 when twice the wanted size is still left after it.
-        image.draft("RGB", (2 * image_size, 2 * image_size))
+        wanted = math.ceil(2 * image_size / crop)
+        image.draft("RGB", (wanted, wanted))
         width, height = image.size
-        side = min(width, height)
+        side = crop * min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         square = image.convert("RGB").resize(
             (image_size, image_size),
@@ -74,6 +77,7 @@ def pack_images(
     path: Path,
     image_size: int,
     *,
+    crop: float = 1.0,
     identity: str,
     source: str,
     rows: Mapping[str, np.ndarray],
@@ -89,6 +93,7 @@ def pack_images(
         names: the N image names in ``files``, in the order in which they are packed.
         path: the cache file; replaced whole, or left as it was if anything fails.
         image_size: side of the packed images, 16 to 1024 pixels.
+        crop: see :func:`decode_image`.
         identity: what ``open_images`` must be given to accept the file.
         source: where the images came from, for people who read the header.
         rows: arrays with one row an image, kept beside the pixels.
@@ -112,7 +117,7 @@ def pack_images(
         file.write(bytes(HEADER_BYTES))
         starts = range(0, len(names), CHUNK)
         chunks = _in_order(
-            lambda start: _decode_chunk(files, names[start : start + CHUNK], image_size),
+            lambda start: _decode_chunk(files, names[start : start + CHUNK], image_size, crop),
             starts, workers,
         )
         with closing(chunks):
@@ -153,13 +158,14 @@ def available_cores() -> int:
 
 
 def _decode_chunk(
-    files: Files, names: Sequence[str], image_size: int
+    files: Files, names: Sequence[str], image_size: int, crop: float
 ) -> tuple[np.ndarray, dict[int, str]]:
     pixels_KCHW = np.empty((len(names), 3, image_size, image_size), np.uint8)
     errors = {}
     for offset, name in enumerate(names):
         try:
-            pixels_KCHW[offset - len(errors)] = decode_image(files.read(name), image_size)
+            pixels_KCHW[offset - len(errors)] = decode_image(
+                files.read(name), image_size, crop)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes

@@ -19,18 +19,20 @@ class ChannelScale(nn.Module):
     Args:
         num_tasks: T, at least 1.
         channels: C, at least 1.
+        signed: ``W = w``, without the ReLU, so that a scale may pass 0 and come back.
 
     Attributes:
         weight: the parameter ``w``, float (T, C).
     """
 
-    def __init__(self, num_tasks: int, channels: int):
+    def __init__(self, num_tasks: int, channels: int, signed: bool = False):
         super().__init__()
+        self.signed = signed
         self.weight = nn.Parameter(torch.ones(num_tasks, channels))
 
     def scales(self) -> Tensor:
-        """The scales W = relu(w), float (T, C), each at least 0."""
-        return torch.relu(self.weight)
+        """The scales W, float (T, C), each at least 0 unless they are signed."""
+        return self.weight if self.signed else torch.relu(self.weight)
 
     def forward(self, features: Tensor, task_B: Tensor) -> Tensor:
         """Scale each image's channels for its own task.
@@ -97,7 +99,7 @@ class ChannelScale(nn.Module):
 
     def dead(self) -> int:
         """How many of the T·C scales are 0 and can never come back."""
-        return int((self.weight <= 0).sum())
+        return 0 if self.signed else int((self.weight <= 0).sum())
 
 
 class ChannelProjection(nn.Module):
@@ -120,6 +122,10 @@ class ChannelProjection(nn.Module):
         identity_CD = torch.eye(in_channels, out_channels or in_channels)
         self.weight = nn.Parameter(identity_CD.repeat(num_tasks, 1, 1))
 
+    def matrices(self) -> Tensor:
+        """Every task's matrix, float (T, C, D)."""
+        return self.weight
+
     def forward(self, features: Tensor, task_B: Tensor) -> Tensor:
         """Project each image's channels for its own task.
 
@@ -130,7 +136,7 @@ class ChannelProjection(nn.Module):
         Returns:
             (B, D) or (B, D, H, W); 4-D results are channels-last in memory.
         """
-        matrices_BCD = self.weight[task_B].to(features.dtype)
+        matrices_BCD = self.matrices()[task_B].to(features.dtype)
         if features.ndim == 2:
             return torch.bmm(features[:, None, :], matrices_BCD).squeeze(1)
         positions_BNC = features.permute(0, 2, 3, 1).flatten(1, 2)
@@ -146,7 +152,7 @@ class ChannelProjection(nn.Module):
         Returns:
             (T·B, D) or (T·B, D, H, W), tasks outermost; 4-D results are channels-last in memory.
         """
-        matrices_TCD = self.weight.to(features.dtype)
+        matrices_TCD = self.matrices().to(features.dtype)
         if features.ndim == 2:
             return torch.matmul(features, matrices_TCD).flatten(0, 1)
         features_BHWC = features.permute(0, 2, 3, 1)
@@ -164,10 +170,41 @@ class ChannelProjection(nn.Module):
             (T·B, D) or (T·B, D, H, W); 4-D results are channels-last in memory.
         """
         last = features if features.ndim == 2 else features.permute(0, 2, 3, 1)
-        positions_TNC = last.reshape(len(self.weight), -1, last.shape[-1])
-        projected_TND = torch.bmm(positions_TNC, self.weight.to(features.dtype))
+        matrices_TCD = self.matrices().to(features.dtype)
+        positions_TNC = last.reshape(len(matrices_TCD), -1, last.shape[-1])
+        projected_TND = torch.bmm(positions_TNC, matrices_TCD)
         projected = projected_TND.reshape(*last.shape[:-1], -1)
         return projected if features.ndim == 2 else projected.permute(0, 3, 1, 2)
+
+
+class LowRankProjection(ChannelProjection):
+    """A scale for every channel, and a mixing of channels of low rank: W_t = diag(s_t) + U_t · V_t.
+
+    Between :class:`ChannelScale` and :class:`ChannelProjection`: C + 2·C·R numbers a task. ``V``
+    starts at 0, so that a new module changes nothing.
+
+    Args:
+        num_tasks: T, at least 1.
+        channels: C, at least 1.
+        rank: R, at least 1.
+        generator: draws ``U`` from N(0, 1 / C).
+
+    Attributes:
+        scale: the scales s.
+        down: U, float (T, C, R).
+        up: V, float (T, R, C).
+    """
+
+    def __init__(self, num_tasks: int, channels: int, rank: int, generator: torch.Generator):
+        nn.Module.__init__(self)
+        self.scale = ChannelScale(num_tasks, channels)
+        drawn = torch.randn(num_tasks, channels, rank, generator=generator)
+        self.down = nn.Parameter(drawn / channels ** 0.5)
+        self.up = nn.Parameter(torch.zeros(num_tasks, rank, channels))
+
+    def matrices(self) -> Tensor:
+        """Every task's matrix, float (T, C, C)."""
+        return torch.diag_embed(self.scale.scales()) + self.down @ self.up
 
 
 def patches(features_BHWC: Tensor, size: int) -> Tensor:

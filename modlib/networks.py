@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from modlib.errors import ModlibError, unknown_name
-from modlib.modulation import ChannelProjection, ChannelScale
+from modlib.modulation import ChannelProjection, ChannelScale, LowRankProjection
 from modlib.task_networks import IndependentNetworks, Network, SharedTrunkNetwork
-from modlib.trunk import BLOCK_CHANNELS, SMALLEST_IMAGE, initialise_weights, trunk
+from modlib.trunk import BLOCK_CHANNELS, INITIALISATIONS, SMALLEST_IMAGE, initialise_weights, trunk
 
 MASK_INITIALISATIONS = ("slices", "normal")
 
@@ -30,6 +30,8 @@ class Plan:
     modulate_from: int
     branch_size: int
     mask_initialisation: str
+    signed_scales: bool
+    rank: int
     generator: torch.Generator
 
     def modulated_stages(self) -> dict[str, int]:
@@ -45,7 +47,18 @@ def fully_shared(plan: Plan) -> dict[str, nn.Module]:
 
 def modulated(plan: Plan) -> dict[str, nn.Module]:
     """A scale per task and channel after each stage from ``modulate_from`` on (ours)."""
-    return {name: ChannelScale(plan.num_tasks, channels)
+    return {name: ChannelScale(plan.num_tasks, channels, plan.signed_scales)
+            for name, channels in plan.modulated_stages().items()}
+
+
+def modulated_branches(plan: Plan) -> dict[str, nn.Module]:
+    """Scales as in :func:`modulated`, and after fc a branch per task in the place of scales."""
+    return modulated(plan) | branches(plan)
+
+
+def low_rank(plan: Plan) -> dict[str, nn.Module]:
+    """Scales and a mixing of ``rank`` directions where :func:`modulated` has scales alone."""
+    return {name: LowRankProjection(plan.num_tasks, channels, plan.rank, plan.generator)
             for name, channels in plan.modulated_stages().items()}
 
 
@@ -85,6 +98,7 @@ def branches(plan: Plan) -> dict[str, nn.Module]:
 SYSTEMS = {
     "fully_shared": fully_shared, "independent": fully_shared, "csn": csn, "branches": branches,
     "mask_only": modulated, "modulated": modulated, "projection": projection,
+    "modulated_branches": modulated_branches, "low_rank": low_rank,
 }
 TRUNK_FROM = {"mask_only": "branches"}
 
@@ -99,15 +113,19 @@ def build_network(
     bn_decay: float = 0.995,
     branch_size: int = 256,
     mask_initialisation: str = "slices",
+    initialisation: str = "normal",
+    signed_scales: bool = False,
+    rank: int = 4,
     seed: int = 0,
 ) -> Network:
     """Build one of the compared systems on the Table 2 network, freshly initialised.
 
-    Weights are drawn from a normal with σ = 0.1 truncated at 2σ; scales start at 1.
+    Scales start at 1.
 
     Args:
         system: ``"fully_shared"``, ``"independent"`` (a network per task), ``"csn"``,
-            ``"branches"``, ``"mask_only"``, ``"modulated"`` or ``"projection"``. The trunk of
+            ``"branches"``, ``"mask_only"``, ``"modulated"``, ``"projection"``,
+            ``"modulated_branches"`` or ``"low_rank"``. The trunk of
             ``"mask_only"`` is frozen; :func:`take_trunk` gives it a trained one.
         tasks: the T task names, distinct.
         image_size: side of the square input in pixels, at least 48; the paper's is 150.
@@ -115,23 +133,26 @@ def build_network(
         modulate_from: first modulated block, 2 to 5; every later one and fc follow.
         embedding_size: D, the output of fc, whatever the width.
         bn_decay: decay of batch norm's running averages, in (0, 1).
-        branch_size: outputs of each task's branch in ``"branches"``: the paper's 256 or 25.
+        branch_size: outputs of each task's branch where there are branches: the paper's 256 or 25.
         mask_initialisation: of ``"csn"``: ``"slices"`` or ``"normal"``.
+        initialisation: of the weights, see :func:`modlib.trunk.initialise_weights`.
+        signed_scales: scales without the ReLU, see :class:`modlib.modulation.ChannelScale`.
+        rank: of ``"low_rank"``, see :class:`modlib.modulation.LowRankProjection`.
         seed: fixes the initial weights; the same for every system with one trunk.
 
     Raises:
         ModlibError: an unknown system, or a value outside what is said above.
     """
     _check(system, tasks, image_size, width, modulate_from, embedding_size, bn_decay, branch_size,
-           mask_initialisation)
+           mask_initialisation, initialisation, rank)
     generator = torch.Generator().manual_seed(seed)
 
     def one_network(num_tasks: int) -> SharedTrunkNetwork:
         stages = trunk(image_size, width, embedding_size, bn_decay)
-        initialise_weights(stages, generator)
+        initialise_weights(stages, generator, initialisation)
         channels = {name: max(1, round(count * width)) for name, count in BLOCK_CHANNELS.items()}
         plan = Plan(num_tasks, channels | {"fc": embedding_size}, modulate_from, branch_size,
-                    mask_initialisation, generator)
+                    mask_initialisation, signed_scales, rank, generator)
         network = SharedTrunkNetwork(num_tasks, image_size, stages, SYSTEMS[system](plan))
         return network.to(memory_format=torch.channels_last)
 
@@ -149,13 +170,15 @@ def take_trunk(network: SharedTrunkNetwork, trained: SharedTrunkNetwork) -> None
 
 
 def _check(system, tasks, image_size, width, modulate_from, embedding_size, bn_decay, branch_size,
-           mask_initialisation) -> None:
+           mask_initialisation, initialisation, rank) -> None:
     if system not in SYSTEMS:
         raise unknown_name("system", system, SYSTEMS)
     if mask_initialisation not in MASK_INITIALISATIONS:
         raise unknown_name("mask_initialisation", mask_initialisation, MASK_INITIALISATIONS)
+    if initialisation not in INITIALISATIONS:
+        raise unknown_name("initialisation", initialisation, INITIALISATIONS)
     for name, value in (("image_size", image_size), ("embedding_size", embedding_size),
-                        ("branch_size", branch_size)):
+                        ("branch_size", branch_size), ("rank", rank)):
         if not isinstance(value, int):
             raise ModlibError(f"{name} must be a whole number; given {value!r}")
     for name, value in (("width", width), ("bn_decay", bn_decay)):
@@ -169,7 +192,8 @@ def _check(system, tasks, image_size, width, modulate_from, embedding_size, bn_d
         raise ModlibError(f"width must be above 0 and at most 8; given {width}")
     if modulate_from not in (2, 3, 4, 5):
         raise ModlibError(f"modulate_from must be a block, 2 to 5; given {modulate_from!r}")
-    for name, value in (("embedding_size", embedding_size), ("branch_size", branch_size)):
+    for name, value in (("embedding_size", embedding_size), ("branch_size", branch_size),
+                        ("rank", rank)):
         if value < 1:
             raise ModlibError(f"{name} must be at least 1; given {value}")
     if not 0 < bn_decay < 1:

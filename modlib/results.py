@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -111,8 +112,9 @@ def check_table(
 
     def must_agree(record: dict[str, Any]) -> dict[str, Any]:
         settings = plain(defaults | record["settings"])
+        source = re.sub(r" at \d+×\d+[^;]*", "", record["data"]["source"])  # settings tell the size
         return {key: value for key, value in settings.items() if key not in free} | {
-            "data source": record["data"]["source"], "images": record["data"]["images"]}
+            "data source": source, "images": record["data"]["images"]}
 
     records = [record for row in rows.values() for record in row]
     for record in records[1:]:

@@ -15,14 +15,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from modlib.aggregation import WEIGHTINGS
 from modlib.errors import ModlibError, unknown_name
 from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
+from modlib.trunk import INITIALISATIONS
 
 # Smallest and largest allowed value of the numeric settings.
 RANGES = {
-    "image_size": (48, 1024), "toy_images": (50, 1_000_000), "width": (0.01, 8.0),
-    "embedding_size": (1, 65_536), "branch_size": (1, 65_536), "modulate_from": (2, 5),
-    "bn_decay": (0.001, 0.99999), "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024),
-    "margin": (0.0, 4.0), "shift": (0, 47), "zoom": (0.0, 0.9),
-    "colour_jitter": (0.0, 1.0),
+    "image_size": (48, 1024), "crop": (0.2, 1.0), "toy_images": (50, 1_000_000),
+    "width": (0.01, 8.0), "embedding_size": (1, 65_536), "branch_size": (1, 65_536),
+    "rank": (1, 4096), "modulate_from": (2, 5), "bn_decay": (0.001, 0.99999),
+    "batch_size": (3, 1_000_000), "samples_per_anchor": (1, 1024),
+    "margin": (0.0, 4.0), "shift": (0, 47), "zoom": (0.0, 0.9), "colour_jitter": (0.0, 1.0),
     "batches_per_epoch": (1, 10_000_000), "epochs": (1, 100_000),
     "learning_rate": (1e-9, 100.0), "scale_rate_factor": (0.0, 1e6),
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
@@ -48,6 +49,7 @@ class RunSettings(Checked):
     """What the settings of every kind of training run can tell about themselves."""
 
     kind = ""  # stands before the system in the names of records, except for triplets
+    crop = 1.0  # see :attr:`Settings.crop`
     trunk_from = None  # see :attr:`Settings.trunk_from`
 
     def __post_init__(self):
@@ -86,19 +88,24 @@ class Settings(RunSettings):
     dataset: Literal["toy_faces", "celeba"] = "toy_faces"
     tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")
     image_size: int = 64  # pixels
+    crop: float = 1.0  # side of what is kept of each photograph, over its centre square's
     toy_images: int = 2000  # how many toy faces to draw
     # System
     system: Literal[tuple(SYSTEMS)] = "modulated"
+    initialisation: Literal[INITIALISATIONS] = "normal"  # of the convolutions and of fc
     width: float = 0.25  # channels of the convolutions; 1.0 is the paper's network
     embedding_size: int = 256
     modulate_from: int = 4  # first modulated block
-    branch_size: int = 256  # outputs of a branch, in "branches" and in the trunk of "mask_only"
+    branch_size: int = 256  # outputs of a branch, where there are branches
+    signed_scales: bool = False  # without the ReLU, where scales are modulation's
+    rank: int = 4  # of "low_rank"
     mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  # of "csn"
     bn_decay: float = 0.9  # batch norm's running averages; the paper's 0.995 needs long training
     # Triplets
     batching: Literal["shared", "triplets"] = "shared"
     triplet_choice: Literal["holders", "symmetric"] = "holders"
     batch_size: int = 180  # images
+    batch_images: Literal["triplets", "any"] = "triplets"  # a shared batch's: drawn for each task
     samples_per_anchor: int = 8  # positives and negatives per anchor, in shared batching
     margin: float = 0.2
     hinge_mean: Literal["all", "active"] = "all"  # over which triplets a task's loss is averaged
@@ -142,6 +149,12 @@ class Settings(RunSettings):
         if self.has_csn_penalty and self.system != "csn":
             raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
                               f"system='csn'; given system={self.system!r}")
+        if self.crop < 1 and self.dataset == "toy_faces":
+            raise ModlibError(f"crop below 1 needs dataset='celeba': toy faces are drawn, not cut "
+                              f"out; given {self.crop}")
+        if self.batch_images == "any" and self.batching == "triplets":
+            raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
+                              "every image is drawn for a task")
         if self.compiled and (self.ucr_every or self.aggregation != "mean" or self.has_csn_penalty):
             raise ModlibError(
                 "compiled=True needs ucr_every=0, aggregation='mean' and no penalties of CSN's: "
@@ -169,7 +182,8 @@ class Settings(RunSettings):
         """The run whose trained trunk this one starts from and keeps frozen, or None."""
         system = TRUNK_FROM.get(self.system)
         # Without what only its scales know, so that systems on one trunk train it once.
-        return system and replace(self, system=system, modulate_from=Settings.modulate_from)
+        return system and replace(self, system=system, modulate_from=Settings.modulate_from,
+                                  signed_scales=Settings.signed_scales)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from modlib import tables
 from modlib.figures import accuracy_bars
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
-from modlib.tables import mean_and_spread, not_run_yet, percent, short_commit
+from modlib.tables import mean_and_spread, not_run_yet, percent
 from modlib.three_attributes import (
     FOLDER,
     RELATED,
@@ -94,25 +95,10 @@ def row_labels() -> dict[str, str]:
 def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
     """What made these records, as Markdown; the box of :func:`not_run_yet` when there are none."""
     records = [record for row in rows.values() for record in row]
-    if not records:
-        return not_run_yet(profile, FOLDER, "02")
-    settings, run = records[0]["settings"], records[0]["run"]
-    minutes = [record["run"]["training_seconds"] / 60 for record in records]
-    images = records[0]["data"]["images"]
-    seeds = {record["settings"]["seed"] for record in records}
-    return (
-        f"{len(records)} runs, {len(seeds)} seeds, {min(minutes):.1f} to {max(minutes):.1f} "
-        f"minutes each, on {run['device']}. {records[0]['data']['source']}: "
-        f"{images['train']:,} to train on, "
-        f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
-        f"Width {settings['width']}, {settings['batching']} batching, batches of "
-        f"{settings['batch_size']} images, {settings['epochs']} epochs, {settings['optimiser']} at "
-        f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
-        f"{settings['precision']}; regulariser λ = "
-        f"{max(r['settings']['regulariser_weight'] for r in records)}, β = "
-        f"{settings['regulariser_beta']:g}. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`."
-    )
+    weights = [record["settings"]["regulariser_weight"] for record in records]
+    regulariser = (f"; regulariser λ = {max(weights)}, β = "
+                   f"{records[0]['settings']['regulariser_beta']:g}" if records else "")
+    return tables.how_it_ran(rows, profile, FOLDER, "02", regulariser)
 
 
 def headline_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:

@@ -25,12 +25,20 @@ VARIANTS = {  # what each changes in the recipe
     "no colour jitter": {"colour_jitter": 0.0},
     "no mirroring": {"horizontal_flip": False},
     "scales at the network's rate": {"scale_rate_factor": 1.0},
+    "half the learning rate": {"learning_rate": 1e-3},
+    "twice the learning rate": {"learning_rate": 4e-3},
     "rate cut to a tenth at 70 %": {"schedule": "tenth_for_last_30_percent"},
     "symmetric triplets": {"triplet_choice": "symmetric"},
     "one sample an anchor": {"samples_per_anchor": 1},
+    "batches of 180 images": {"batch_size": 180},
+    "batches of any images": {"batch_images": "any"},
+    "Kaiming initialisation": {"initialisation": "kaiming"},
     "quarter width": {"width": 0.25},
+    "48×48 pixels": {"image_size": 48},
+    "80×80 pixels": {"image_size": 80},
+    "middle 80 % of the photograph": {"crop": 0.8},
 }
-FREE = {"seed", *(key for changes in VARIANTS.values() for key in changes)}
+FREE = {"seed", "batches_per_epoch", *(key for changes in VARIANTS.values() for key in changes)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,15 @@ class TimeStudy(Checked):
 
     seeds: tuple[int, ...] = (0,)  # of the recipe and of float32; the other variants take the first
     variants: tuple[str, ...] | None = None  # None: the first two on toy faces, else all
+
+
+def changes(variant: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a variant changes in the recipe's settings; an epoch has as many images as before."""
+    changed = {key: value for key, value in VARIANTS[variant].items() if value != recipe.get(key)}
+    if "batch_size" in changed and recipe["batches_per_epoch"]:
+        images = recipe["batches_per_epoch"] * recipe["batch_size"]
+        changed["batches_per_epoch"] = max(1, images // changed["batch_size"])
+    return changed
 
 
 def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
@@ -71,7 +88,7 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
                    toy_images=max(base.toy_images, 100 * len(base.tasks)))
     toy = base.dataset == "toy_faces"
     names = own.variants or ((RECIPE, TRIPLETS) if toy else tuple(VARIANTS))
-    runs = {name: [replace(base, seed=seed, **VARIANTS[name])
+    runs = {name: [replace(base, seed=seed, **changes(name, base.as_dict()))
                    for seed in (own.seeds if name in (RECIPE, FLOAT32) else own.seeds[:1])]
             for name in (RECIPE, *names)}
     for name in names:  # a change that changes nothing would be the recipe's run again
@@ -92,8 +109,7 @@ def by_variant(
     for record in sorted(records, key=lambda one: one["settings"]["seed"]):
         changed = {key: value for key, value in record["settings"].items()
                    if key != "seed" and value != recipe.get(key)}
-        names = [name for name, changes in VARIANTS.items() if changed == {
-            key: value for key, value in changes.items() if value != recipe.get(key)}]
+        names = [name for name in VARIANTS if changed == changes(name, recipe)]
         if not names:
             return None
         rows[names[0]].append(record)

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from modlib.aggregation import aggregate_gradients
+from modlib.arrays import to_json
 from modlib.batches import batches_in_epoch, draw_batches, image_getter
 from modlib.checkpoints import resumable_epochs
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
-from modlib.gradients import UcrCounter, gramian, task_gradients
+from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
 from modlib.losses import (
     csn_penalty,
     relevance_regulariser,
@@ -28,7 +29,7 @@ from modlib.losses import (
 )
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Settings
-from modlib.task_networks import Network
+from modlib.task_networks import Network, count_parameters
 from modlib.triplets import fixed_triplets, triplets_in_batch
 
 VALID_SEED = 1  # the validation triplets; the test benchmark has a seed of its own
@@ -163,7 +164,8 @@ def training_step(
         gradients_TP = task_gradients(losses_T, shared)
         gramian_TT = gramian(gradients_TP)
     if counter is not None:
-        counter.add(gramian_TT)
+        counter.add(gramian_TT, stage_gramians(
+            gradients_TP, stage_sizes(network).values()))
     optimiser.zero_grad(set_to_none=True)
     total_loss(network, losses_T, settings, *unmasked).backward()
     if aggregated:
@@ -173,6 +175,11 @@ def training_step(
         aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, draws)
     optimiser.step()
     return losses_T.detach()
+
+
+def stage_sizes(network: Network) -> dict[str, int]:
+    """How many shared parameters each stage of the trunk has, in the order of the stages."""
+    return {name: count_parameters(stage.parameters()) for name, stage in network.stages.items()}
 
 
 @contextmanager
@@ -207,6 +214,11 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         raise ModlibError(
             f"the loss of epoch {epoch + 1} is not finite ({task_losses}); a lower learning_rate "
             f"than {settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
+    by_stage = {}
+    if counter.batches:
+        counts_2STT = counter.stage_counts().astype(np.int32)
+        by_stage = {"ucr_stages": {"stages": list(stage_sizes(network)),
+                                   "counts": to_json(counts_2STT)}}
     return {
         "epoch": epoch + 1,
         "loss": sum(task_losses) / len(task_losses),
@@ -214,4 +226,4 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "images": images_seen,
         "ucr_batches": counter.batches,
         "ucr": counter.pairs(settings.tasks) if counter.batches else [],
-    }
+    } | by_stage

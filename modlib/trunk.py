@@ -13,6 +13,7 @@ BLOCK_CHANNELS = {"conv1": 32, "block2": 64, "block3": 128, "block4": 128, "bloc
 PIXEL_MEAN_RGB = (122.77, 115.95, 102.98)
 PIXEL_SCALE = 128.0
 _PIXEL_MEANS: dict[torch.device, Tensor] = {}  # kept, as a GPU waits for each it is sent
+INITIALISATIONS = ("normal", "kaiming")
 SMALLEST_IMAGE = 48  # below this the last 2×2 pooling has nothing to pool
 
 
@@ -103,8 +104,17 @@ def _pixel_mean(device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def initialise_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every convolution and linear weight from N(0, 0.1²) truncated at two deviations."""
+def initialise_weights(
+    module: nn.Module, generator: torch.Generator, initialisation: str = "normal"
+) -> None:
+    """Draw every convolution and linear weight.
+
+    ``"normal"``: the authors', N(0, 0.1²) truncated at two deviations. ``"kaiming"``: a variance
+    of 2 over the inputs of a unit (He et al., ICCV 2015).
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2, generator=generator)
+            if initialisation == "kaiming":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            else:
+                nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2, generator=generator)

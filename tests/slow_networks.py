@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modlib.modulation import ChannelProjection, ChannelScale
+from modlib.modulation import ChannelProjection, ChannelScale, LowRankProjection
 from modlib.networks import build_network
 from modlib.task_networks import Network
 
@@ -17,9 +17,11 @@ STAGES = ("conv1", "block2", "block3", "block4", "block5", "fc")
 # Every system, and modulation from every block.
 EVERY = [
     ("fully_shared", 4), ("independent", 4), ("csn", 4), ("branches", 4), ("mask_only", 4),
-    ("projection", 4), ("modulated", 2), ("modulated", 3), ("modulated", 4), ("modulated", 5),
+    ("projection", 4), ("modulated_branches", 4), ("modulated_branches", 3), ("low_rank", 4),
+    ("low_rank", 5), ("modulated", 2), ("modulated", 3), ("modulated", 4), ("modulated", 5),
 ]
-OF_TASKS = {"csn", "branches", "mask_only", "projection", "modulated"}  # on one trunk
+OF_TASKS = {"csn", "branches", "mask_only", "projection", "modulated", "modulated_branches",
+            "low_rank"}  # on one trunk
 
 
 def stages_of_tasks(system: str, modulate_from: int) -> tuple[str, ...]:
@@ -36,7 +38,9 @@ def small(system: str, tasks=TASKS, **changes) -> Network:
     for module in network.modules():
         if isinstance(module, ChannelScale):
             nn.init.uniform_(module.weight, -0.3, 2.0, generator=generator)
-        if isinstance(module, ChannelProjection):
+        if isinstance(module, LowRankProjection):
+            nn.init.normal_(module.up, std=0.3, generator=generator)
+        elif isinstance(module, ChannelProjection):
             with torch.no_grad():
                 module.weight += 0.3 * torch.randn(module.weight.shape, generator=generator)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -71,8 +75,7 @@ def reference(
     """
     layers = iter([m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
     norms = iter([m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)])
-    of_tasks = iter([m for m in network.modules()
-                     if isinstance(m, ChannelScale | ChannelProjection)])
+    of_tasks = iter(network.modulation.values())
 
     def conv_bn_relu(x, padding):
         weight, norm = next(layers).weight, next(norms)
@@ -85,8 +88,7 @@ def reference(
         if stage not in stages:
             return x
         module = next(of_tasks)
-        one_image = masked if isinstance(module, ChannelScale) else projected
-        return torch.stack([one_image(image, module.weight[t])
+        return torch.stack([of_one_image(module, image, t)
                             for image, t in zip(x, task_B.tolist(), strict=True)])
 
     mean = torch.tensor([122.77, 115.95, 102.98]).reshape(1, 3, 1, 1)
@@ -99,6 +101,18 @@ def reference(
     x = task_specific(conv_bn_relu(x.reshape(len(x), -1), padding=0), "fc")
     assert next(of_tasks, None) is None
     return (x / x.square().sum(1, keepdim=True).sqrt()).float()
+
+
+def of_one_image(module: nn.Module, image: Tensor, task: int) -> Tensor:
+    if isinstance(module, LowRankProjection):  # scaled, plus what went through R numbers
+        narrow = projected(image, module.down[task])
+        return masked(image, module.scale.weight[task]) + projected(narrow, module.up[task])
+    if isinstance(module, ChannelProjection):
+        return projected(image, module.weight[task])
+    if module.signed:
+        return torch.stack([channel * w for channel, w in
+                            zip(image, module.weight[task], strict=True)])
+    return masked(image, module.weight[task])
 
 
 def masked(image: Tensor, weight_C: Tensor) -> Tensor:

@@ -286,6 +286,31 @@ def test_an_epoch_has_one_batch_where_there_are_fewer_holders_than_triplets(tiny
     assert batches_in_epoch(planted, replace(tiny, batches_per_epoch=None, batch_size=900)) == 1
 
 
+def test_batches_of_any_images_show_all_before_any_comes_again(tiny, planted):
+    settings = replace(tiny, batch_images="any", horizontal_flip=False, batches_per_epoch=5)
+    seen = []
+    for images, labels, _ in draw_batches(planted, image_getter(planted, CPU), settings, 0):
+        size = 3 * len(tiny.tasks) * tiny.triplets_per_task
+        assert len(images) == size
+        found = [int((planted.images_NCHW == image.numpy()).all((1, 2, 3)).argmax())
+                 for image in images]
+        assert np.array_equal(labels, planted.labels_NT[found])
+        seen += found
+    train = planted.indices("train")
+    for start in range(0, len(seen), len(train)):
+        part = seen[start:start + len(train)]
+        assert len(set(part)) == len(part) and set(part) <= set(train)
+    assert len(seen) > len(train)
+
+
+def test_batches_of_any_images_differ_by_epoch_and_seed(tiny, planted):
+    settings = replace(tiny, batch_images="any")
+    first = drawn(planted, settings, 0)[0]
+    assert torch.equal(first, drawn(planted, settings, 0)[0])
+    assert not torch.equal(first, drawn(planted, settings, 1)[0])
+    assert not torch.equal(first, drawn(planted, replace(settings, seed=1), 0)[0])
+
+
 def test_shifted_images_are_windows_of_the_mirrored_image():
     images_BCHW = torch.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
     shifted = shift_images(images_BCHW, 2, np.random.default_rng(4))

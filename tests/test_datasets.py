@@ -161,6 +161,22 @@ def test_each_size_has_its_own_cache(root, cache_dir):
     assert load(root).images_NCHW.shape == (24, 3, 16, 16)
 
 
+def test_each_crop_has_its_own_cache_and_says_so(root, cache_dir):
+    ramp = np.linspace(0, 255, 44).astype(np.uint8)[:, None, None].repeat(36, 1).repeat(3, 2)
+    Image.fromarray(ramp).save(root / "img_align_celeba/000001.jpg")
+    whole, middle = load(root), load(root, crop=0.8)
+    assert len(list(cache_dir.iterdir())) == 2
+    assert middle.fingerprint != load(root).fingerprint == whole.fingerprint
+    assert "at 16×16;" in whole.source
+    assert "at 16×16 of the middle 80% of their centre square;" in middle.source
+
+
+@pytest.mark.parametrize("crop", [0, -0.5, 1.5, float("nan")])
+def test_a_crop_is_a_share(root, no_decoding, crop):
+    with pytest.raises(ModlibError, match=f"crop is {crop}; allowed: above 0 and at most 1"):
+        load(root, crop=crop)
+
+
 def add_an_image(root):
     replace(root, "list_attr_celeba.txt", "000024.jpg", "000025.jpg -1 -1 -1\n000024.jpg")
     replace(root, "list_eval_partition.txt", "000024.jpg", "000025.jpg 0\n000024.jpg")

@@ -238,7 +238,8 @@ def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
 
 OWN = {  # numbers a task has for itself; a trunk of width 0.1 has 13 channels, and 16 at its end
     "fully_shared": 0, "csn": 16, "branches": 16 * 256, "mask_only": 13 + 13 + 16,
-    "modulated": 13 + 13 + 16, "projection": 13 * 13 + 13 * 13 + 16 * 16}
+    "modulated": 13 + 13 + 16, "projection": 13 * 13 + 13 * 13 + 16 * 16,
+    "modulated_branches": 13 + 13 + 16 * 256, "low_rank": (1 + 2 * 4) * (13 + 13 + 16)}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -259,9 +260,9 @@ def test_parameters_are_counted_by_what_they_serve(loaded, tiny, system):
 def test_only_systems_with_scales_tell_of_scales(loaded, tiny, system):
     settings = replace(tiny, system=system)
     results = results_of(new_network(settings), loaded, settings)
-    with_scales = system in ("csn", "mask_only", "modulated")
-    assert set(results) == {"test_accuracy", "parameters"} | (
-        {"dead_scales", "w_distance"} if with_scales else set())
+    with_scales = system in ("csn", "mask_only", "modulated", "modulated_branches")
+    assert set(results) == {"test_accuracy", "test_triplets", "retrieval", "parameters"} | (
+        {"scales", "dead_scales", "w_distance"} if with_scales else set())
 
 
 # Masks on a trained trunk
@@ -618,11 +619,12 @@ def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
 
 def test_celeba_is_asked_for_as_settings_and_places_say(tiny, places, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "load_celeba", lambda root, **given: (root, given))
-    settings = replace(tiny, dataset="celeba", tasks=("Bald", "Young"), image_size=150)
+    settings = replace(tiny, dataset="celeba", tasks=("Bald", "Young"), image_size=150,
+                       crop=0.8)
     places = replace(places, data_root=str(tmp_path / "faces.zip"), skip_broken=True)
     assert load_data(settings, places) == (tmp_path / "faces.zip", {
         "tasks": ("Bald", "Young"), "image_size": 150, "cache_dir": tmp_path / "cache",
-        "skip_broken": True})
+        "skip_broken": True, "crop": 0.8})
 
 
 def test_toy_faces_are_as_many_as_large_and_as_labelled_as_set(tiny, places):

@@ -84,6 +84,25 @@ def test_decode_takes_the_centre():
     assert (centre == np.array([10, 20, 30])[:, None, None]).all()
 
 
+@pytest.mark.parametrize(("size", "format"), [((30, 40), "PNG"), ((600, 800), "JPEG")])
+def test_a_crop_is_the_middle_of_the_centre_square(size, format):
+    data = encoded(size=size, format=format)
+    side = min(size) * 0.8
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    with Image.open(io.BytesIO(data)) as image:
+        middle = image.convert("RGB").crop((left, top, left + side, top + side))
+    expected = np.asarray(middle.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    decoded = decode_image(data, SIZE, crop=0.8).transpose(1, 2, 0).astype(int)
+    assert np.abs(decoded - expected)[2:-2, 2:-2].mean() < 2
+    assert np.abs(decode_image(data, SIZE).transpose(1, 2, 0) - expected.astype(int)).mean() > 4
+
+
+def test_packed_images_are_cropped(folder, tmp_path):
+    packed = pack(folder, tmp_path / "cache", crop=0.5)
+    plain = [decode_image(p.read_bytes(), SIZE, crop=0.5) for p in sorted(folder.iterdir())]
+    np.testing.assert_array_equal(packed.images_NCHW, plain)
+
+
 def test_large_jpeg_decoded_at_reduced_scale_is_close_to_the_full_decode():
     data = encoded(size=(800, 1000), format="JPEG")
     with Image.open(io.BytesIO(data)) as image:
@@ -223,7 +242,7 @@ def test_all_broken_is_an_error(folder, tmp_path):
 
 
 def test_interrupted_run_leaves_nothing(folder, tmp_path, monkeypatch):
-    def interrupt(data, size):
+    def interrupt(data, size, crop):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(image_cache, "decode_image", interrupt)

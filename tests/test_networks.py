@@ -264,6 +264,18 @@ def test_initial_weights_are_a_normal_of_deviation_0_1_truncated_at_two_deviatio
     assert together.mean() == pytest.approx(0, abs=3e-4)
 
 
+def test_kaiming_weights_keep_the_variance_of_what_a_relu_lets_through():
+    network = build_network("fully_shared", TASKS, image_size=64, initialisation="kaiming")
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            inputs = layer.weight[0].numel()
+            weight = layer.weight.detach()
+            assert weight.std() == pytest.approx(sqrt(2 / inputs), rel=0.1)
+            assert weight.abs().max() > 2.5 * sqrt(2 / inputs)  # not truncated
+    with pytest.raises(ModlibError, match=r"initialisation.*'kaimin'.*mean 'kaiming'"):
+        build_network("fully_shared", TASKS, initialisation="kaimin")
+
+
 def test_branches_are_drawn_from_the_same_truncated_normal_and_differ_by_task():
     network = build_network("branches", TASKS, image_size=48, width=0.1, seed=1)
     weight = network.modulation["fc"].weight.detach()

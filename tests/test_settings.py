@@ -19,10 +19,13 @@ DEFAULTS = {field.name: field.default for field in fields(Settings)}
 # For every setting a valid value that is not its default.
 OTHER_VALUES = {
     "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
-    "toy_images": 60, "system": "fully_shared", "width": 1.0, "embedding_size": 8,
-    "modulate_from": 5, "branch_size": 25, "mask_initialisation": "normal", "bn_decay": 0.5,
+    "crop": 0.8, "toy_images": 60, "system": "fully_shared", "initialisation": "kaiming",
+    "width": 1.0, "embedding_size": 8,
+    "modulate_from": 5, "branch_size": 25, "signed_scales": True, "rank": 2,
+    "mask_initialisation": "normal", "bn_decay": 0.5,
     "batching": "triplets", "triplet_choice": "symmetric",
-    "batch_size": 90, "samples_per_anchor": 1, "margin": 0.5, "hinge_mean": "active",
+    "batch_size": 90, "batch_images": "any", "samples_per_anchor": 1, "margin": 0.5,
+    "hinge_mean": "active",
     "horizontal_flip": False, "shift": 3, "zoom": 0.1, "colour_jitter": 0.5,
     "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
     "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
@@ -30,8 +33,8 @@ OTHER_VALUES = {
     "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "test_triplets": 5,
     "seed": 3,
 }
-NEEDS = {"compiled": {"ucr_every": 0}, "embedding_norm_weight": {"system": "csn"},
-         "mask_norm_weight": {"system": "csn"}}
+NEEDS = {"compiled": {"ucr_every": 0}, "crop": {"dataset": "celeba"},
+         "embedding_norm_weight": {"system": "csn"}, "mask_norm_weight": {"system": "csn"}}
 
 
 # Types, ranges, choices
@@ -157,6 +160,18 @@ def test_an_aggregation_asks_for_something_shared_to_train(system, aggregation):
         Settings(system=system, aggregation=aggregation)
 
 
+def test_toy_faces_are_not_cut_out():
+    assert Settings(dataset="celeba", crop=0.8).crop == 0.8
+    with pytest.raises(ModlibError, match=r"^crop below 1 needs dataset='celeba'.*given 0\.8"):
+        Settings(crop=0.8)
+
+
+def test_a_batch_of_any_images_is_a_shared_batch():
+    assert Settings(batch_images="any").batch_images == "any"
+    with pytest.raises(ModlibError, match=r"^batch_images='any' needs batching='shared'"):
+        Settings(batch_images="any", batching="triplets")
+
+
 @pytest.mark.parametrize("how", MASK_INITIALISATIONS)
 def test_masks_start_as_one_of_the_ways_that_networks_know(how):
     assert Settings(system="csn", mask_initialisation=how).mask_initialisation == how
@@ -173,11 +188,13 @@ def test_compiled_steps_cannot_be_looked_into(other):
 def test_masks_alone_take_their_trunk_from_branches_with_all_else_of_the_trunk_equal():
     masks = Settings(**OTHER_VALUES | {
         "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0, "compiled": False,
-        "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
+        "batching": "shared", "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
     branches = masks.trunk_from
     assert branches.system == "branches"
     assert branches.modulate_from == DEFAULTS["modulate_from"]  # one trunk for masks of any block
-    assert replace(branches, system="mask_only", modulate_from=masks.modulate_from) == masks
+    assert not branches.signed_scales
+    assert replace(branches, system="mask_only", modulate_from=masks.modulate_from,
+                   signed_scales=masks.signed_scales) == masks
 
 
 def test_no_other_system_takes_its_trunk_from_another_run():
@@ -217,7 +234,7 @@ def test_a_record_of_settings_gives_the_settings_back():
                         ("csn", ("regulariser_weight",))):
         settings = Settings(**OTHER_VALUES | dict.fromkeys(off, 0.0) | {
             "aggregation": "mean", "system": system, "tasks": ["A", "B", "C"],
-            "compiled": False})
+            "compiled": False, "batching": "shared"})
         assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
@@ -294,7 +311,9 @@ def test_there_are_committed_records_to_name():
 SINCE = {  # settings that committed records lack, with what was done before there was a choice
     "branch_size": 256, "mask_initialisation": "slices", "aggregation": "mean",
     "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0, "hinge_mean": "all",
-    "shift": 0, "zoom": 0.0, "colour_jitter": 0.0, "compiled": False}
+    "shift": 0, "zoom": 0.0, "colour_jitter": 0.0, "compiled": False,
+    "crop": 1.0, "initialisation": "normal", "batch_images": "triplets",
+    "signed_scales": False, "rank": 4}
 
 
 def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_default():

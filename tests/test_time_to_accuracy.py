@@ -15,6 +15,7 @@ from modlib.time_to_accuracy import (
     TRIPLETS,
     VARIANTS,
     by_variant,
+    changes,
     precision_verdict,
     score_table,
     scores,
@@ -22,8 +23,9 @@ from modlib.time_to_accuracy import (
 )
 
 TASKS = ("Smiling", "Young")
-BASE = Settings(profile="mine", tasks=TASKS, width=0.5, shift=4, zoom=0.1, colour_jitter=0.2,
-                schedule="cosine")
+BASE = Settings(
+    profile="mine", dataset="celeba", batches_per_epoch=30, tasks=TASKS, width=0.5, shift=4,
+    zoom=0.1, colour_jitter=0.2, schedule="cosine", batch_size=60, learning_rate=2e-3)
 
 
 def record(settings: Settings, valid: float, test: float, images_per_second: float = 100.0) -> dict:
@@ -40,7 +42,7 @@ def record(settings: Settings, valid: float, test: float, images_per_second: flo
 
 
 def of(variant: str, seed: int = 0) -> Settings:
-    return replace(BASE, seed=seed, **VARIANTS[variant])
+    return replace(BASE, seed=seed, **changes(variant, BASE.as_dict()))
 
 
 # The runs
@@ -48,12 +50,23 @@ def of(variant: str, seed: int = 0) -> Settings:
 
 def test_each_variant_changes_what_it_says_and_nothing_else():
     runs, _ = study({"tasks": list(TASKS), "shift": 4, "zoom": 0.1, "colour_jitter": 0.2,
-                     "width": 0.5, "schedule": "cosine", "variants": list(VARIANTS), "seeds": [3]})
+                     "width": 0.5, "schedule": "cosine", "dataset": "celeba",
+                     "batch_size": 60, "learning_rate": 2e-3, "variants": list(VARIANTS),
+                     "seeds": [3]})
     assert list(runs) == list(VARIANTS)
     [recipe] = runs[RECIPE]
     for name, [settings] in runs.items():
         assert settings == replace(recipe, **VARIANTS[name])
         assert (settings == recipe) == (name == RECIPE)
+
+
+def test_a_larger_batch_means_fewer_of_them():
+    parameters = {"tasks": list(TASKS), "batch_size": 60, "batches_per_epoch": 30, "seeds": [0],
+                  "variants": ["batches of 180 images"]}
+    [larger] = study(parameters)[0]["batches of 180 images"]
+    assert (larger.batch_size, larger.batches_per_epoch) == (180, 10)
+    [whole] = study(parameters | {"batches_per_epoch": None})[0]["batches of 180 images"]
+    assert (whole.batch_size, whole.batches_per_epoch) == (180, None)
 
 
 def test_the_recipe_and_float32_have_every_seed_and_the_others_the_first():
@@ -65,7 +78,7 @@ def test_the_recipe_and_float32_have_every_seed_and_the_others_the_first():
 
 def test_all_variants_are_trained_on_faces_and_two_on_drawings():
     parameters = {"tasks": list(TASKS), "shift": 4, "zoom": 0.1, "colour_jitter": 0.2,
-                  "width": 0.5, "schedule": "cosine"}
+                  "width": 0.5, "schedule": "cosine", "batch_size": 60, "learning_rate": 2e-3}
     assert list(study(parameters)[0]) == [RECIPE, TRIPLETS]
     assert list(study(parameters | {"dataset": "celeba"})[0]) == list(VARIANTS)
 

@@ -1,0 +1,129 @@
+"""Figures that compare many systems or many tasks; the style is that of :mod:`modlib.figures`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+
+from modlib.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, SKY, VERMILION
+
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+
+
+def accuracy_by_attribute(
+    ax: Axes, measured: pd.DataFrame, rows: Sequence[str],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+) -> Axes:
+    """A line an attribute, a mark a system at its mean over seeds; hollow marks are the paper's.
+
+    Args:
+        measured: a table with columns row, seed, task, accuracy (%).
+        rows: the systems, in the order of the legend.
+        paper: ``{row: {task: %}}``, drawn where given.
+    """
+    means = measured.groupby(["task", "row"]).accuracy.mean().unstack("row")
+    rows = [row for row in rows if row in means]
+    means = means.sort_values(rows[0]) if rows else means
+    for number, row in enumerate(rows):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        ax.plot(means[row], range(len(means)), marker, color=colour, label=row, markersize=6,
+                zorder=3)
+        if paper and row in paper:
+            printed = [paper[row].get(task, np.nan) for task in means.index]
+            ax.plot(printed, range(len(means)), marker, markerfacecolor="none",
+                    markeredgecolor=colour, markersize=6, alpha=0.8, zorder=2)
+    if paper:
+        ax.plot([], [], "o", markerfacecolor="none", markeredgecolor=GREY, label="the paper's")
+    ax.set_yticks(range(len(means)), [task.replace("_", " ") for task in means.index], fontsize=9)
+    ax.grid(axis="y", visible=True)
+    ax.axvline(50, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    ax.set_xlim(right=100)
+    ax.set_xlabel("triplet accuracy, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
+    return ax
+
+
+def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
+    """Accuracy against a cost, a named point a system; a step line through the best ones.
+
+    Args:
+        table: columns row, accuracy (%), best (bool), and ``cost``.
+        cost: the column of the horizontal axis, at least 0; its axis is logarithmic above 1.
+        label: of the horizontal axis.
+    """
+    best = table[table.best].sort_values(cost)
+    ax.step(best[cost], best.accuracy, where="post", color=ORANGE, linewidth=2, zorder=1,
+            label="none better for as little")
+    for number, one in enumerate(table.sort_values("accuracy").itertuples()):
+        x = getattr(one, cost)
+        ax.plot(x, one.accuracy, "o" if one.best else "s", color=ORANGE if one.best else GREY,
+                markersize=7, zorder=3)
+        ax.annotate(one.row, (x, one.accuracy), xytext=(6, 5 if number % 2 else -10),
+                    textcoords="offset points", fontsize=8.5)
+    if (table[cost] == 0).any() or table[cost].max() > 100 * max(1, table[cost].min()):
+        ax.set_xscale("symlog", linthresh=1000)
+    ax.margins(x=0.15, y=0.1)
+    ax.set_xlabel(label)
+    ax.set_ylabel("mean test accuracy, %")
+    ax.legend(loc="lower right", fontsize=9)
+    return ax
+
+
+def split_heat_map(
+    ax: Axes, upper_TT: np.ndarray, lower_TT: np.ndarray, tasks: Sequence[str],
+    labels: tuple[str, str], centre: float = 50.0, unit: str = "%",
+) -> Axes:
+    """Two symmetric tables of pairs in one square: one above the diagonal, one below.
+
+    Args:
+        upper_TT, lower_TT: float (T, T); nan where nothing was measured.
+        tasks: T names.
+        labels: what the upper and the lower half show.
+        centre: the value that is drawn white.
+        unit: of the values, for the colour bar.
+    """
+    joint = np.where(np.triu(np.ones_like(upper_TT), 1) > 0, upper_TT, lower_TT)
+    np.fill_diagonal(joint, np.nan)
+    names = [task.replace("_", " ") for task in tasks]
+    spread = np.nanmax(np.abs(joint - centre)) if np.isfinite(joint).any() else 1.0
+    sns.heatmap(joint, ax=ax, cmap="RdBu", center=centre, vmin=centre - spread,
+                vmax=centre + spread, square=True, annot=len(tasks) <= 8, fmt=".0f",
+                xticklabels=names, yticklabels=names, linewidths=0.5,
+                cbar_kws={"label": unit, "shrink": 0.8})
+    ax.set_title(f"above the diagonal: {labels[0]}; below: {labels[1]}", fontsize=10)
+    ax.tick_params(axis="x", rotation=90, labelsize=9)
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
+    return ax
+
+
+def task_order(distance_TT: np.ndarray) -> np.ndarray:
+    """Average-linkage clusters of the tasks, as ``scipy.cluster.hierarchy.linkage`` gives them."""
+    symmetric = (distance_TT + distance_TT.T) / 2
+    np.fill_diagonal(symmetric, 0)
+    return linkage(squareform(symmetric, checks=False), "average", optimal_ordering=True)
+
+
+def clustered_heat_map(
+    tree_ax: Axes, ax: Axes, distance_TT: np.ndarray, tasks: Sequence[str], label: str
+) -> list[int]:
+    """Distances between tasks, in the order of their dendrogram, which is drawn beside them.
+
+    Returns:
+        the order of the tasks, from the top.
+    """
+    names = [task.replace("_", " ") for task in tasks]
+    drawn = dendrogram(task_order(distance_TT.copy()), ax=tree_ax, orientation="left",
+                       labels=names, color_threshold=0, above_threshold_color=GREY)
+    order = drawn["leaves"][::-1]
+    tree_ax.set_axis_off()
+    shown = distance_TT[np.ix_(order, order)].copy()
+    np.fill_diagonal(shown, np.nan)
+    sns.heatmap(shown, ax=ax, cmap="viridis", square=True, cbar_kws={"label": label, "shrink": 0.6},
+                xticklabels=[names[n] for n in order], yticklabels=[names[n] for n in order])
+    ax.tick_params(axis="x", rotation=90, labelsize=8)
+    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    return order

@@ -1,0 +1,116 @@
+"""A study: a table whose rows differ in some settings, each row run with several seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from modlib.errors import ModlibError, unknown_name
+from modlib.parameters import split_parameters
+from modlib.results import check_table, read_records
+from modlib.settings import RANGES, Checked, Places, Settings
+
+Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
+DEFAULTS = {one.name: one.default for one in fields(Settings)}
+
+
+@dataclass(frozen=True)
+class Choice(Checked):
+    """What a notebook decides beside the settings that its runs share."""
+
+    seeds: tuple[int, ...] = (0,)  # one run a row and seed
+    rows: tuple[str, ...] | None = None  # None: all, or the first ones on toy faces
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table of runs.
+
+    Attributes:
+        folder: of its records, below a folder of results.
+        rows: what each row sets. A setting that some row names and another does not has its
+            default there: these settings tell the rows apart.
+        tuned: settings that a row may have of its own beside these, chosen on the validation split.
+        quick: how many rows, from the first, are run on toy faces unless asked for more.
+    """
+
+    folder: str
+    rows: Mapping[str, Mapping[str, Any]]
+    tuned: tuple[str, ...] = ()
+    quick: int = 3
+
+    @property
+    def telling(self) -> list[str]:
+        """The settings that tell the rows apart."""
+        return sorted({key for changes in self.rows.values() for key in changes})
+
+    def changes(self, row: str) -> dict[str, Any]:
+        """All that a row sets: every setting that tells rows apart."""
+        return {key: DEFAULTS[key] for key in self.telling} | dict(self.rows[row])
+
+    def lay_out(
+        self, parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> tuple[dict[str, list[Settings]], Places]:
+        """Check a notebook's parameters and lay out the runs: a list of seeds for each row.
+
+        Args:
+            parameters: the notebook's.
+            tuned: what was chosen for single rows; it goes before the parameters.
+
+        A batch holds at least three images a task and there are at least 100 toy faces a task,
+        whatever the settings say: settings files are for three tasks too.
+
+        Raises:
+            ModlibError: an unknown parameter or row, a wrong value, or one that the rows decide.
+        """
+        for name in ("seed", "system"):
+            if name in parameters:
+                raise ModlibError(f"{name} is not a parameter of this study: its rows decide the "
+                                  "systems, and seeds (a list) are the seeds")
+        own, places, shared = split_parameters(parameters, Choice, Places, Settings)
+        own, places = Choice(**own), Places(**places)
+        for name in own.rows or ():
+            if name not in self.rows:
+                raise unknown_name("row", name, self.rows)
+        if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
+            raise ModlibError(
+                f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
+        base = enough_for_its_tasks(shared)
+        names = own.rows or tuple(self.rows)[:self.quick if base.dataset == "toy_faces" else None]
+        runs = {name: [replace(base, seed=seed, **self.changes(name), **(tuned or {}).get(name, {}))
+                       for seed in own.seeds] for name in names}
+        return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
+
+    def by_row(self, records: list[dict[str, Any]]) -> Rows:
+        """Records sorted into rows by the telling settings, each row ordered by seed."""
+        rows: Rows = {name: [] for name in self.rows}
+        for record in sorted(records, key=lambda one: one["settings"]["seed"]):
+            settings = DEFAULTS | record["settings"]
+            for name in self.rows:
+                if all(settings[key] == value for key, value in self.changes(name).items()):
+                    rows[name].append(record)
+                    break
+        return rows
+
+    def published(self, profile: str) -> Rows:
+        """The committed records of a profile, by row; rows without records are empty lists.
+
+        Raises:
+            ModlibError: records of other settings or other data lie among them, or two of one row
+                and seed: they must not be averaged.
+        """
+        folder = f"book/results/{self.folder}"
+        rows = self.by_row(read_records(folder, profile=profile))
+        check_table(rows, Settings, {"seed", *self.telling, *self.tuned}, folder)
+        for name, records in rows.items():
+            check_table({name: records}, Settings, {"seed"}, folder)
+        return rows
+
+
+def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:
+    """Settings whose batch, and whose number of toy faces, are enough for all of their tasks."""
+    base = Settings(**{**shared, "batch_size": RANGES["batch_size"][1]})  # checks all the rest
+    images = shared.get("batch_size", Settings.batch_size)
+    if isinstance(images, int):
+        images = max(images, 3 * len(base.tasks))
+    return replace(base, batch_size=images,
+                   toy_images=max(base.toy_images, 100 * len(base.tasks)))

@@ -1,0 +1,72 @@
+"""Equal tuning: for every system the same few settings, briefly trained, judged on validation."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from modlib.comparison_figures import COLOURS
+from modlib.figures import MARKERS
+from modlib.studies import Rows, Study
+from modlib.twenty_attributes import STUDY as TABLE_3
+
+RATES, MARGINS = (1e-3, 2e-3, 4e-3), (0.2, 0.4)
+CANDIDATES = {f"rate {rate:g}, margin {margin:g}": {"learning_rate": rate, "margin": margin}
+              for rate, margin in product(RATES, MARGINS)}
+SYSTEMS = ("modulated", "branches, 25", "branches, 256", "CSN", "fully shared")
+# A network each is twenty trainings of the fully shared kind, a mask only starts from branches;
+# all else is modulation.
+LIKE = {"independent": "fully shared", "mask only": "branches, 256"} | {
+    name: "fully shared" for name in TABLE_3.rows if name.startswith("fully shared")}
+STUDY = Study("tuning", {
+    f"{system}; {label}": TABLE_3.changes(system) | values
+    for system in SYSTEMS for label, values in CANDIDATES.items()})
+
+
+def valid_accuracy(record: Mapping[str, Any]) -> float:
+    """Mean validation accuracy after the last epoch, in %."""
+    return 100 * float(np.mean(list(record["epochs"][-1]["valid_accuracy"].values())))
+
+
+def scores(rows: Rows) -> pd.DataFrame:
+    """Mean validation accuracy in %, systems by candidates; nan where nothing was run."""
+    table = pd.DataFrame(np.nan, index=list(SYSTEMS), columns=list(CANDIDATES))
+    for name, records in rows.items():
+        if records:
+            system, label = name.split("; ")
+            table.loc[system, label] = np.mean([valid_accuracy(record) for record in records])
+    return table
+
+
+def chosen(rows: Rows) -> dict[str, dict[str, Any]]:
+    """The best candidate for each row of Table 3 whose system was tuned in full; else nothing."""
+    best = {system: CANDIDATES[line.idxmax()] for system, line in scores(rows).iterrows()
+            if not line.isna().any()}
+    return {name: best[like] for name in TABLE_3.rows
+            if (like := name if name in SYSTEMS else LIKE.get(name, "modulated")) in best}
+
+
+def tuning_table(rows: Rows) -> Any:
+    """:func:`scores` for people, the best of each system in bold."""
+    return scores(rows).style.format("{:.1f}", na_rep="not run yet").highlight_max(
+        axis=1, props="font-weight: bold")
+
+
+def draw_scores(ax: Axes, rows: Rows) -> Axes:
+    """A line a system over the candidates, its best one ringed."""
+    table = scores(rows)
+    for number, (system, line) in enumerate(table.iterrows()):
+        if line.isna().all():
+            continue
+        colour = COLOURS[number % len(COLOURS)]
+        ax.plot(range(len(line)), line, color=colour, marker=MARKERS[number % len(MARKERS)],
+                label=system)
+        ax.plot(line.argmax(), line.max(), "o", markersize=14, markerfacecolor="none",
+                markeredgecolor=colour, markeredgewidth=2)
+    ax.set_xticks(range(table.shape[1]), [label.replace(", ", "\n") for label in table])
+    ax.set_ylabel("mean validation accuracy, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax

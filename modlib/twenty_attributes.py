@@ -1,0 +1,174 @@
+"""Twenty attributes, Table 3 of the paper: its systems, what came after them, and the differences.
+
+Source: Zhao et al., ECCV 2018, Table 3 and section 4.2.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.intervals import bootstrap_accuracies, interval
+from modlib.results import resolve
+from modlib.studies import Rows, Study
+from modlib.tables import mean_and_spread
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES
+from modlib.verdicts import Verdict
+
+BUDGET = 128_000  # extra parameters: those of branches of 25 in the paper
+TASKS = tuple(TOY_FACE_ATTRIBUTES[:20])  # the paper's, in its order
+OURS = "modulated"
+PAPER_NAMES = {  # our rows and the paper's
+    OURS: "Ours", "independent": "ITN", "branches, 256": "IB-256", "mask only": "Only mask",
+    "branches, 25": "IB-25", "CSN": "CSN", "fully shared": "FSN"}
+STUDY = Study("twenty_attributes", {
+    OURS: {"system": "modulated"},
+    "branches, 25": {"system": "branches", "branch_size": 25},
+    "fully shared": {"system": "fully_shared"},
+    "branches, 256": {"system": "branches"},
+    "CSN": {"system": "csn"},
+    "mask only": {"system": "mask_only"},
+    "independent": {"system": "independent"},
+    # What the field did after it, on the fully shared network.
+    "fully shared, PCGrad": {"system": "fully_shared", "aggregation": "pcgrad"},
+    "fully shared, MGDA": {"system": "fully_shared", "aggregation": "mgda"},
+    "fully shared, UPGrad": {"system": "fully_shared", "aggregation": "upgrad"},
+    # Beyond the paper: where the same budget of numbers may buy more.
+    "signed scales": {"system": "modulated", "signed_scales": True},
+    "scales from block 3": {"system": "modulated", "modulate_from": 3},
+    "scales from block 2": {"system": "modulated", "modulate_from": 2},
+    "scales and branches of 16": {"system": "modulated_branches", "branch_size": 16},
+    "scales and low rank 4": {"system": "low_rank", "rank": 4},
+    "projection": {"system": "projection"},
+}, tuned=("learning_rate", "margin"))
+
+
+def paper_table() -> dict[str, Any]:
+    """Table 3 as the paper prints it: ``{"rows": {system: {task: %}}, "printed_mean": …}``."""
+    return json.loads(resolve("book/paper_tables.json").read_text())["table_3"]
+
+
+def accuracies(rows: Rows) -> pd.DataFrame:
+    """One line per row, seed and task: test accuracy in %."""
+    return pd.DataFrame(
+        [{"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * value}
+         for name, records in rows.items() for record in records
+         for task, value in record["results"]["test_accuracy"].items()],
+        columns=["row", "seed", "task", "accuracy"])
+
+
+def extra_parameters(record: dict[str, Any]) -> int:
+    """What a system has beyond one fully shared network, counted on its own network."""
+    counts, tasks = record["results"]["parameters"], len(record["settings"]["tasks"])
+    if record["settings"]["system"] == "independent":
+        return counts["total"] // tasks * (tasks - 1)
+    return counts["task"]
+
+
+def mean_table(rows: Rows) -> pd.DataFrame:
+    """Mean accuracy of every row beside the paper's: as printed, and the mean of its own rows."""
+    measured, paper, lines = accuracies(rows), paper_table(), []
+    for name, records in rows.items():
+        means = measured[measured.row == name].groupby("seed").accuracy.mean()
+        theirs = PAPER_NAMES.get(name)
+        printed = theirs and paper["printed_mean"][theirs]
+        own_rows = theirs and np.mean(list(paper["rows"][theirs].values()))
+        lines.append({
+            "": name, "measured": mean_and_spread(means),
+            "seeds": len(means),
+            "extra parameters": f"{extra_parameters(records[0]):,}" if records else "",
+            "paper, mean of its rows": f"{own_rows:.2f}" if theirs else "–",
+            "paper, as printed": f"{printed:.2f}" if theirs else "–",
+            "paper, extra": paper["added_parameters"][theirs] if theirs else "–"})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def attribute_table(rows: Rows) -> pd.DataFrame:
+    """Every attribute and system: the mean over seeds, and the paper's figure in brackets."""
+    measured, paper = accuracies(rows), paper_table()["rows"]
+    means = measured.groupby(["task", "row"]).accuracy.mean()
+    tasks = list(dict.fromkeys(measured.task)) or list(TASKS)
+    columns = {}
+    for name in (name for name in PAPER_NAMES if name in rows):
+        printed = paper[PAPER_NAMES[name]]
+        columns[name] = [
+            (f"{means[task, name]:.1f}" if (task, name) in means.index else "not run yet")
+            + (f" ({printed[task]:.1f})" if task in printed else "") for task in tasks]
+    return pd.DataFrame(columns, index=[task.replace("_", " ") for task in tasks])
+
+
+def differences(rows: Rows, first: str = OURS) -> dict[str, tuple[float, float, float]]:
+    """The mean accuracy of one row minus each other's: value and 95 % interval, in points.
+
+    Images and seeds are drawn again, see :mod:`modlib.intervals`.
+    """
+    draws = bootstrap_accuracies({name: records for name, records in rows.items() if records})
+    if first not in draws:
+        return {}
+    return {name: interval(draws[first].mean(1) - of_row.mean(1))
+            for name, of_row in draws.items() if name != first}
+
+
+def verdicts(rows: Rows) -> list[Verdict]:
+    """The paper's claims about the order of Table 3, each judged by the interval over images."""
+    measured, paper = differences(rows), paper_table()["rows"]
+
+    def mean(name: str) -> float:
+        return float(np.mean(list(paper[PAPER_NAMES[name]].values())))
+
+    return [
+        Verdict(f"{OURS} is better than {name}", *measured.get(name, (np.nan,) * 3),
+                paper=mean(OURS) - mean(name))
+        for name in PAPER_NAMES if name != OURS]
+
+
+def verdict_table(rows: Rows) -> pd.DataFrame:
+    """Differences of the modulated network to every other row, with intervals, for people."""
+    judged = {v.claim.removeprefix(f"{OURS} is better than "): v for v in verdicts(rows)}
+    lines = []
+    for name, (value, low, high) in differences(rows).items():
+        verdict = judged.get(name)
+        lines.append({
+            "": f"{OURS} − {name}", "points": f"{value:+.2f} [{low:+.2f}, {high:+.2f}]",
+            "paper": f"{verdict.paper:+.2f}" if verdict else "–",
+            "the paper's claim": verdict.word if verdict else "–"})
+    if not lines:
+        return pd.DataFrame(columns=["points", "paper", "the paper's claim"])
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def frontier(rows: Rows) -> pd.DataFrame:
+    """Accuracy against what it costs, a line a row: extra parameters, and mean accuracy in %.
+
+    ``best`` says that no other row is better with as few extra parameters.
+    """
+    measured = accuracies(rows)
+    table = pd.DataFrame(
+        [{"row": name, "extra": extra_parameters(records[0]),
+          "accuracy": measured[measured.row == name].accuracy.mean()}
+         for name, records in rows.items() if records],
+        columns=["row", "extra", "accuracy"])
+    table["best"] = [
+        not ((table.extra <= one.extra) & (table.accuracy > one.accuracy)).any()
+        for one in table.itertuples()]
+    return table.sort_values(["extra", "accuracy"], ignore_index=True)
+
+
+def takeaway(rows: Rows) -> str:
+    """What the records say about the paper's claims and about what is best, as Markdown."""
+    judged, points = verdicts(rows), frontier(rows)
+    lines = []
+    for word in ("held", "did not hold", "not decided", "not run yet"):
+        names = [verdict.claim.split(" is better than ")[1] for verdict in judged
+                 if verdict.word == word]
+        if names:
+            lines.append(f"- \"{OURS.capitalize()} is better than …\" **{word}** for: "
+                         f"{'; '.join(names)}.")
+    small = points[points.extra <= BUDGET]
+    if len(small) > 1:
+        best = small.loc[small.accuracy.idxmax()]
+        lines.append(f"- With at most {BUDGET:,} extra parameters, the best of the "
+                     f"{len(small)} systems here is **{best['row']}**: {best.accuracy:.1f} % with "
+                     f"{best.extra:,} of them.")
+    return "\n".join(lines)
