@@ -68,10 +68,13 @@ class Probes:
         images_BCHW, labels_BT, generator = self.batch()
         triplets = triplets_in_batch(labels_BT, self.settings.samples_per_anchor, "holders",
                                      generator)
+
+        def in_float32(embeddings_TBD):  # as in training: only the network is autocast
+            with torch.autocast("cpu", enabled=False):
+                return task_losses_in_batch(embeddings_TBD, triplets, self.settings.margin)
+
         with torch.autocast("cpu", torch.bfloat16):
-            return trunk_output_gramian(
-                self.network, images_BCHW,
-                lambda e: task_losses_in_batch(e, triplets, self.settings.margin))
+            return trunk_output_gramian(self.network, images_BCHW, in_float32)
 
 
 def batched(losses_T, parameters, count: int) -> None:

@@ -1,6 +1,7 @@
 """Figures that compare many systems or many tasks; the style is that of :mod:`modlib.figures`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,18 @@ from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
-from modlib.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, SKY, VERMILION
+from modlib.arrays import from_json
+from modlib.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    new_axes,
+)
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 
@@ -43,7 +55,8 @@ def accuracy_by_attribute(
     ax.axvline(50, color=GREY, linestyle="--", linewidth=1, zorder=1)
     ax.set_xlim(right=100)
     ax.set_xlabel("triplet accuracy, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
+    if rows or paper:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
     return ax
 
 
@@ -52,7 +65,8 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
 
     Args:
         table: columns row, accuracy (%), best (bool), and ``cost``.
-        cost: the column of the horizontal axis, at least 0; its axis is logarithmic above 1.
+        cost: the column of the horizontal axis, at least 0; where it spans more than two decades its
+            axis is logarithmic above 1,000 and straight below.
         label: of the horizontal axis.
     """
     best = table[table.best].sort_values(cost)
@@ -127,3 +141,54 @@ def clustered_heat_map(
     ax.tick_params(axis="x", rotation=90, labelsize=8)
     ax.tick_params(axis="y", rotation=0, labelsize=8)
     return order
+
+
+def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes:
+    """Every task's scales, a line a task and a column a channel, layer beside layer.
+
+    Args:
+        scales: packed arrays (T, C) by stage, as a record holds them.
+        tasks: T names.
+    """
+    by_stage = {name: from_json(packed) for name, packed in scales.items()}
+    sns.heatmap(np.concatenate(list(by_stage.values()), axis=1), ax=ax, cmap="RdBu", center=1,
+                xticklabels=False, yticklabels=[task.replace("_", " ") for task in tasks],
+                cbar_kws={"label": "scale"})
+    start = 0
+    for name, scales_TC in by_stage.items():
+        ax.axvline(start, color="black", linewidth=1.5)
+        ax.text(start + scales_TC.shape[1] / 2, -0.4, name, ha="center", fontsize=9)
+        start += scales_TC.shape[1]
+    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    return ax
+
+
+def neighbour_grid(
+    images_NCHW: np.ndarray, query: int, lines: Mapping[str, tuple[Sequence[int], Sequence[bool]]]
+) -> None:
+    """A query and its neighbours, a line a system and task; wrong ones are crossed.
+
+    Args:
+        images_NCHW: uint8.
+        query: which image is asked with.
+        lines: label → the neighbours, nearest first, and which of them are right.
+    """
+    count = max(len(found) for found, _ in lines.values())
+    axes = new_axes(nrows=len(lines), ncols=count + 1, squeeze=False,
+                    figsize=(1.15 * (count + 2), 1.35 * len(lines)))
+    for axes_of_line, (label, (found, right)) in zip(axes, lines.items(), strict=True):
+        for ax, n, good in zip(axes_of_line, (query, *found), (None, *right), strict=True):
+            ax.imshow(np.moveaxis(images_NCHW[n], 0, -1), interpolation="lanczos")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            colour = {None: "black", True: GREEN, False: VERMILION}[good]
+            for side in ax.spines.values():
+                side.set(visible=True, color=colour, linewidth=3)
+            if good is False:  # not by colour alone
+                ax.plot([0.78, 0.96], [0.96, 0.78], color=VERMILION, linewidth=3,
+                        transform=ax.transAxes)
+                ax.plot([0.78, 0.96], [0.78, 0.96], color=VERMILION, linewidth=3,
+                        transform=ax.transAxes)
+        axes_of_line[0].set_ylabel(label, fontsize=9)
+    axes[0, 0].set_title("query", loc="center", fontsize=9, fontweight="normal")
+    axes[0, 1].set_title("nearest →", loc="center", fontsize=9, fontweight="normal")

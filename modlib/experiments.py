@@ -23,6 +23,7 @@ from modlib.machine import (
     run_facts,
 )
 from modlib.networks import build_network, take_trunk
+from modlib.probes import probe_modes
 from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
@@ -63,7 +64,7 @@ def run(
 
     Args:
         settings: what to run. A system on a trained trunk (``"mask_only"``) first does the run
-            that the trunk comes from, with the same settings, or reads its record.
+            that the trunk comes from, or reads its record.
         places: where data, records and checkpoints are, and the device.
         on_epoch: called with the settings and each epoch's metrics as training yields them.
     """
@@ -74,16 +75,19 @@ def run(
             data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
             where=" in the test split")
         network, origin = new_network(settings).to(device), {}
-        record = run(settings.trunk_from, places) if settings.trunk_from else None
-        get_images = image_getter(data, device)
-        if record:
-            take_trunk(network, trained_network(settings.trunk_from, places, data, get_images))
+        get_images, of_trunk = image_getter(data, device), settings.trunk_from
+        if of_trunk:
+            record = run(of_trunk, places)
+            its_data = data if of_trunk.tasks == settings.tasks else load_data(of_trunk, places)
+            take_trunk(network, trained_network(of_trunk, places, its_data, get_images))
             origin = {"trunk_from": record["name"]}
         epochs = []
         for metrics in train(network, data, settings, checkpoint, get_images):
             epochs.append(metrics)
             if on_epoch:
                 on_epoch(settings, metrics)
+        if settings.final_probes:
+            origin |= {"probes": probe_modes(network, data, get_images, settings)}
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
 
     return kept_record(settings, places, data, work)

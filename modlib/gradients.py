@@ -44,8 +44,9 @@ def task_gradients(losses_T: Tensor, shared: list[nn.Parameter]) -> Tensor:
 
 
 def gramian(gradients_TP: Tensor) -> Tensor:
-    """All inner products of the task gradients: float32 (T, T)."""
-    return gradients_TP @ gradients_TP.T
+    """All inner products of the task gradients: float32 (T, T), under autocast too."""
+    with torch.autocast(gradients_TP.device.type, enabled=False):
+        return gradients_TP @ gradients_TP.T
 
 
 def stage_gramians(gradients_TP: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from modlib.arrays import from_json
-from modlib.errors import ModlibError
+from modlib.arrays import from_json, to_json
+from modlib.errors import ModlibError, unknown_name
 from modlib.evaluation import TEST_SEED, triplets_digest
 from modlib.triplets import fixed_triplets
 
@@ -33,6 +33,31 @@ def record_triplets(record: Mapping[str, Any]) -> np.ndarray:
         raise ModlibError(f"record {record['name']}: its test triplets cannot be drawn again; they "
                           "were drawn by another version of numpy or of modlib")
     return triplets_TK3
+
+
+def restricted(record: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The record as if it had been tested on some of its tasks alone, in the order given.
+
+    A task's triplets depend on its name and labels alone, so they stay the same.
+    """
+    record_triplets(record)  # what could not be drawn again must not get a new digest
+    kept, own = _kept(record), list(record["settings"]["tasks"])
+    for task in tasks:
+        if task not in own:
+            raise unknown_name("task", task, own, f"record {record['name']}")
+    places = [own.index(task) for task in tasks]
+    correct_TK, labels_NT = (from_json(kept[key]) for key in ("correct", "labels"))
+    labels_NT = labels_NT[:, places]
+    triplets_TK3 = fixed_triplets(
+        labels_NT, np.arange(len(labels_NT)), tuple(tasks), correct_TK.shape[1], TEST_SEED)
+    return {
+        **record, "settings": {**record["settings"], "tasks": list(tasks)},
+        "results": {
+            "test_accuracy": {task: record["results"]["test_accuracy"][task] for task in tasks},
+            "test_triplets": {
+                "correct": to_json(correct_TK[places]),
+                "labels": to_json(np.ascontiguousarray(labels_NT)),
+                "digest": triplets_digest(triplets_TK3)}}}
 
 
 def image_weights(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -100,7 +100,7 @@ SYSTEMS = {
     "mask_only": modulated, "modulated": modulated, "projection": projection,
     "modulated_branches": modulated_branches, "low_rank": low_rank,
 }
-TRUNK_FROM = {"mask_only": "branches"}
+TRUNK_FROM = {"mask_only": "branches"}  # on a trunk from elsewhere: usually from that system
 
 
 def build_network(

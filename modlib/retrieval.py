@@ -4,14 +4,19 @@ Source: Zhao et al., ECCV 2018, Figure 4. The query is left out of its own galle
 Shapes: N images, T tasks, D embedding, Q queries, K neighbours.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from modlib.arrays import from_json
 from modlib.errors import ModlibError
 
 DEPTHS = (1, 5, 10)
+MEASURES = (*(f"recall@{depth}" for depth in DEPTHS), "mAP")
 
 
 def retrieval_scores(
@@ -39,19 +44,20 @@ def _scores(embeddings_ND: Tensor, labels_N: Tensor) -> dict[str, Any]:
     from torchmetrics.functional import retrieval
 
     queries = torch.nonzero(labels_N).flatten()
-    names = [*(f"recall@{depth}" for depth in DEPTHS), "mAP"]
     if len(queries) < 2:
-        return {"queries": 0} | dict.fromkeys(names)
+        return {"queries": 0} | dict.fromkeys(MEASURES)
     similarity_QN = embeddings_ND[queries] @ embeddings_ND.T
-    total = torch.zeros(len(names), dtype=torch.float64)
+    total = torch.zeros(len(MEASURES), dtype=torch.float64)
     for query, similarity_N in zip(queries.tolist(), similarity_QN, strict=True):
         others = torch.arange(len(labels_N), device=labels_N.device) != query
-        near, held = similarity_N[others], labels_N[others]
+        held = labels_N[others][similarity_N[others].argsort(descending=True)]
+        # Places, not similarities: torchmetrics takes what has 0 or less for not retrieved.
+        near = torch.arange(len(held), 0, -1, device=held.device).float()
         found = [retrieval.retrieval_hit_rate(near, held, top_k=depth) for depth in DEPTHS]
         found.append(retrieval.retrieval_average_precision(near, held))
         total += torch.stack(found).double().cpu()
     return {"queries": len(queries)} | dict(
-        zip(names, (total / len(queries)).tolist(), strict=True))
+        zip(MEASURES, (total / len(queries)).tolist(), strict=True))
 
 
 def nearest_neighbours(embeddings_ND: Tensor, query: int, count: int) -> Tensor:
@@ -65,3 +71,45 @@ def nearest_neighbours(embeddings_ND: Tensor, query: int, count: int) -> Tensor:
     similarity_N = embeddings_ND @ embeddings_ND[query]
     similarity_N[query] = -torch.inf
     return similarity_N.topk(count).indices
+
+
+def retrieval_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Recall at 1, 5 and 10 and mAP of every row in %, averaged over tasks and seeds."""
+    lines = []
+    for name, records in rows.items():
+        scores = [score for record in records for score in record["results"]["retrieval"].values()
+                  if score["queries"]]
+        lines.append({"": name} | {
+            measure: f"{100 * np.mean([score[measure] for score in scores]):.1f}" if scores
+            else "not run yet" for measure in MEASURES})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def precision_by_task(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """Mean average precision of every task in %, a column a row; and what guessing would give."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, records in rows.items():
+        for task in records[0]["settings"]["tasks"] if records else ():
+            found = [record["results"]["retrieval"][task]["mAP"] for record in records]
+            if None not in found:
+                columns.setdefault(name, {})[task.replace("_", " ")] = f"{100 * np.mean(found):.1f}"
+    some = next((records[0] for records in rows.values() if records), None)
+    if some is None:
+        return pd.DataFrame()
+    labels_NT = from_json(some["results"]["test_triplets"]["labels"])
+    columns["guessing"] = {task.replace("_", " "): f"{100 * share:.1f}" for task, share in zip(
+        some["settings"]["tasks"], labels_NT.mean(0), strict=True)}
+    return pd.DataFrame(columns)
+
+
+def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Which row finds most, and how the modulated network compares with CSN, as Markdown."""
+    means = {name: 100 * float(np.mean([
+        score["mAP"] for record in records for score in record["results"]["retrieval"].values()
+        if score["queries"]])) for name, records in rows.items() if records}
+    if not {"modulated", "CSN"} <= means.keys():
+        return "Not run yet on real faces."
+    best = max(means, key=means.get)
+    return (f"- Mean average precision over the attributes: modulated **{means['modulated']:.1f} "
+            f"%**, CSN **{means['CSN']:.1f} %**.\n"
+            f"- The best of the {len(means)} systems here is {best}, with {means[best]:.1f} %.")

@@ -28,7 +28,7 @@ RANGES = {
     "learning_rate": (1e-9, 100.0), "scale_rate_factor": (0.0, 1e6),
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
     "embedding_norm_weight": (0.0, 1e6), "mask_norm_weight": (0.0, 1e6),
-    "ucr_every": (0, 1_000_000),
+    "ucr_every": (0, 1_000_000), "final_probes": (0, 1_000_000),
     "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
 }
 
@@ -97,6 +97,8 @@ class Settings(RunSettings):
     embedding_size: int = 256
     modulate_from: int = 4  # first modulated block
     branch_size: int = 256  # outputs of a branch, where there are branches
+    trunk_system: Literal["branches", "modulated"] = "branches"  # that "mask_only" starts from
+    trunk_tasks: tuple[str, ...] = ()  # what its trunk was trained for; none: the same tasks
     signed_scales: bool = False  # without the ReLU, where scales are modulation's
     rank: int = 4  # of "low_rank"
     mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  # of "csn"
@@ -131,11 +133,18 @@ class Settings(RunSettings):
     mask_norm_weight: float = 0.0  # CSN's penalty on masks; its code: 5e-4
     # Measurement
     ucr_every: int = 4  # probe every k-th batch; 0: never
+    final_probes: int = 0  # batches that the trained network is probed on, in every mode
     test_triplets: int = 10_000  # per task
     seed: int = 0
 
     def __post_init__(self):
         super().__post_init__()
+        if (self.trunk_system, self.trunk_tasks) != ("branches", ()) and (
+                self.system not in TRUNK_FROM):
+            raise ModlibError(f"trunk_system and trunk_tasks are of system='mask_only'; given "
+                              f"system={self.system!r}")
+        if len(set(self.trunk_tasks)) != len(self.trunk_tasks):
+            raise ModlibError(f"trunk_tasks must be distinct names; given {self.trunk_tasks!r}")
         if self.triplets_per_task < 1:
             raise ModlibError(
                 f"batch_size must be at least 3 × {len(self.tasks)} tasks = "
@@ -152,6 +161,9 @@ class Settings(RunSettings):
         if self.crop < 1 and self.dataset == "toy_faces":
             raise ModlibError(f"crop below 1 needs dataset='celeba': toy faces are drawn, not cut "
                               f"out; given {self.crop}")
+        if self.final_probes and self.system in ("independent", *TRUNK_FROM):
+            raise ModlibError(f"final_probes needs shared parameters to train, and system="
+                              f"{self.system!r} has none; use 0")
         if self.batch_images == "any" and self.batching == "triplets":
             raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
                               "every image is drawn for a task")
@@ -180,10 +192,15 @@ class Settings(RunSettings):
     @property
     def trunk_from(self) -> "Settings | None":
         """The run whose trained trunk this one starts from and keeps frozen, or None."""
-        system = TRUNK_FROM.get(self.system)
+        if self.system not in TRUNK_FROM:
+            return None
+        trunk = replace(self, system=self.trunk_system, tasks=self.trunk_tasks or self.tasks,
+                        trunk_system=Settings.trunk_system, trunk_tasks=Settings.trunk_tasks)
+        if self.trunk_system == "modulated":
+            return trunk
         # Without what only its scales know, so that systems on one trunk train it once.
-        return system and replace(self, system=system, modulate_from=Settings.modulate_from,
-                                  signed_scales=Settings.signed_scales)
+        return replace(trunk, modulate_from=Settings.modulate_from,
+                       signed_scales=Settings.signed_scales)
 
 
 @dataclass(frozen=True)

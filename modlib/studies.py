@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from modlib.errors import ModlibError, unknown_name
+from modlib.networks import TRUNK_FROM
 from modlib.parameters import split_parameters
-from modlib.results import check_table, read_records
+from modlib.results import check_table, plain, read_records
 from modlib.settings import RANGES, Checked, Places, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
@@ -60,12 +61,14 @@ class Study:
         whatever the settings say: settings files are for three tasks too.
 
         Raises:
-            ModlibError: an unknown parameter or row, a wrong value, or one that the rows decide.
+            ModlibError: an unknown parameter or row, a wrong value, or ``seed``, or a system or
+                tasks that the rows decide.
         """
-        for name in ("seed", "system"):
-            if name in parameters:
-                raise ModlibError(f"{name} is not a parameter of this study: its rows decide the "
-                                  "systems, and seeds (a list) are the seeds")
+        for name in ("seed", "system", "tasks"):
+            decided = all(name in changes for changes in self.rows.values())
+            if name in parameters and (name == "seed" or decided):
+                raise ModlibError(f"{name} is not a parameter of this study: its rows decide "
+                                  "what is trained, and seeds (a list) are the seeds")
         own, places, shared = split_parameters(parameters, Choice, Places, Settings)
         own, places = Choice(**own), Places(**places)
         for name in own.rows or ():
@@ -74,19 +77,27 @@ class Study:
         if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
-        base = enough_for_its_tasks(shared)
-        names = own.rows or tuple(self.rows)[:self.quick if base.dataset == "toy_faces" else None]
-        runs = {name: [replace(base, seed=seed, **self.changes(name), **(tuned or {}).get(name, {}))
-                       for seed in own.seeds] for name in names}
+        toy = shared.get("dataset", Settings.dataset) == "toy_faces"
+        names = own.rows or tuple(self.rows)[:self.quick if toy else None]
+        runs = {}
+        for name in names:
+            one = enough_for_its_tasks(
+                shared | self.changes(name) | (tuned or {}).get(name, {}) | self._unprobed(name))
+            runs[name] = [replace(one, seed=seed) for seed in own.seeds]
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
+
+    def _unprobed(self, row: str) -> dict[str, Any]:
+        """What keeps a row without shared parameters to train from being probed at its end."""
+        unshared = self.changes(row).get("system") in ("independent", *TRUNK_FROM)
+        return {"final_probes": 0} if unshared else {}
 
     def by_row(self, records: list[dict[str, Any]]) -> Rows:
         """Records sorted into rows by the telling settings, each row ordered by seed."""
         rows: Rows = {name: [] for name in self.rows}
         for record in sorted(records, key=lambda one: one["settings"]["seed"]):
-            settings = DEFAULTS | record["settings"]
+            settings = plain(DEFAULTS | record["settings"])
             for name in self.rows:
-                if all(settings[key] == value for key, value in self.changes(name).items()):
+                if all(settings[key] == value for key, value in plain(self.changes(name)).items()):
                     rows[name].append(record)
                     break
         return rows
@@ -100,7 +111,7 @@ class Study:
         """
         folder = f"book/results/{self.folder}"
         rows = self.by_row(read_records(folder, profile=profile))
-        check_table(rows, Settings, {"seed", *self.telling, *self.tuned}, folder)
+        check_table(rows, Settings, {"seed", "final_probes", *self.telling, *self.tuned}, folder)
         for name, records in rows.items():
             check_table({name: records}, Settings, {"seed"}, folder)
         return rows

@@ -23,7 +23,7 @@ LIKE = {"independent": "fully shared", "mask only": "branches, 256"} | {
     name: "fully shared" for name in TABLE_3.rows if name.startswith("fully shared")}
 STUDY = Study("tuning", {
     f"{system}; {label}": TABLE_3.changes(system) | values
-    for system in SYSTEMS for label, values in CANDIDATES.items()})
+    for system in SYSTEMS for label, values in CANDIDATES.items()}, quick=len(CANDIDATES))
 
 
 def valid_accuracy(record: Mapping[str, Any]) -> float:
@@ -68,5 +68,6 @@ def draw_scores(ax: Axes, rows: Rows) -> Axes:
                 markeredgecolor=colour, markeredgewidth=2)
     ax.set_xticks(range(table.shape[1]), [label.replace(", ", "\n") for label in table])
     ax.set_ylabel("mean validation accuracy, %")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    if ax.lines:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax

@@ -149,9 +149,9 @@ def frontier(rows: Rows) -> pd.DataFrame:
           "accuracy": measured[measured.row == name].accuracy.mean()}
          for name, records in rows.items() if records],
         columns=["row", "extra", "accuracy"])
-    table["best"] = [
+    table["best"] = np.array([
         not ((table.extra <= one.extra) & (table.accuracy > one.accuracy)).any()
-        for one in table.itertuples()]
+        for one in table.itertuples()], bool)  # of no rows too
     return table.sort_values(["extra", "accuracy"], ignore_index=True)
 
 

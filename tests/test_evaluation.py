@@ -1,10 +1,18 @@
 """Triplet accuracy against a loop; embedding in batches against embedding at once."""
 
+from hashlib import sha256
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from modlib.evaluation import embed_images, triplet_accuracy
+from modlib.evaluation import (
+    embed_images,
+    triplet_accuracy,
+    triplet_successes,
+    triplets_digest,
+)
 from modlib.networks import SYSTEMS, build_network
 from modlib.task_networks import Network
 
@@ -97,24 +105,37 @@ def test_bfloat16_rounds_inside_and_gives_float32_of_length_1():
 # Accuracy
 
 
-def test_triplet_accuracy_equals_a_loop():
+def random_case() -> tuple[Tensor, Tensor, list[list[bool]]]:
+    """Embeddings, triplets, and which of them a loop finds correct."""
     generator = torch.Generator().manual_seed(1)
     embeddings_TND = torch.randn(3, 8, 4, generator=generator)
     triplets_TK3 = torch.randint(0, 8, (3, 50, 3), generator=generator)
-    expected = []
+    correct = []
     for embeddings, triplets in zip(embeddings_TND.tolist(), triplets_TK3.tolist(), strict=True):
-        correct = 0
+        correct.append([])
         for a, p, n in triplets:
             to_positive = sum((x - y) ** 2 for x, y in zip(embeddings[a], embeddings[p],
                                                            strict=True))
             to_negative = sum((x - y) ** 2 for x, y in zip(embeddings[a], embeddings[n],
                                                            strict=True))
-            correct += to_positive < to_negative
-        expected.append(correct / 50)
+            correct[-1].append(to_positive < to_negative)
+    return embeddings_TND, triplets_TK3, correct
+
+
+def test_triplet_accuracy_equals_a_loop():
+    embeddings_TND, triplets_TK3, correct = random_case()
+    expected = [sum(of_task) / 50 for of_task in correct]
     given = triplet_accuracy(embeddings_TND, triplets_TK3)
     assert given.dtype == torch.float64
     assert given.tolist() == pytest.approx(expected, abs=1e-12)
     assert len(set(expected)) > 1
+
+
+def test_triplet_successes_equal_a_loop():
+    embeddings_TND, triplets_TK3, correct = random_case()
+    given = triplet_successes(embeddings_TND, triplets_TK3)
+    assert given.dtype == torch.bool
+    assert given.tolist() == correct
 
 
 def test_a_tie_fails():
@@ -136,3 +157,28 @@ def test_each_task_is_judged_on_its_own_embeddings_and_triplets():
     given = triplet_accuracy(torch.tensor([near, far, near]),
                              torch.tensor([triplets, triplets, [[0, 2, 1]]]))
     assert given.tolist() == [1.0, 0.0, 0.0]
+
+
+# The triplets' digest
+
+TRIPLETS = [[[0, 1, 2], [3, 0, 1]], [[4, 2, 0], [2, 4, 70_000]]]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_the_digest_is_of_the_positions_as_four_bytes_each(dtype):
+    positions = [n for of_task in TRIPLETS for triplet in of_task for n in triplet]
+    content = b"".join(n.to_bytes(4, "little") for n in positions)
+    assert triplets_digest(np.array(TRIPLETS, dtype)) == sha256(content).hexdigest()[:16]
+
+
+def test_the_digest_that_records_hold_does_not_change():
+    assert triplets_digest(np.array([[[0, 1, 2], [3, 0, 1]]])) == "dd901e55986d7c90"
+
+
+def test_another_image_or_order_is_another_digest():
+    triplets_TK3 = np.array(TRIPLETS)
+    replaced = triplets_TK3.copy()
+    replaced[1, 1, 2] += 1
+    others = [triplets_TK3, replaced, triplets_TK3[::-1], triplets_TK3[:, ::-1],
+              triplets_TK3[:, :, [0, 2, 1]]]
+    assert len({triplets_digest(other) for other in others}) == 5

@@ -13,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 import torch
 
 from modlib import experiments, training
+from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.classification import ClassifierSettings, run_classifier
 from modlib.errors import ModlibError
-from modlib.evaluation import embed_images, final_results, triplet_accuracy
+from modlib.evaluation import embed_images, final_results, triplet_accuracy, triplets_digest
 from modlib.experiments import (
     checkpoint_path,
     kept_record,
@@ -30,8 +32,10 @@ from modlib.experiments import (
     run,
     run_many,
 )
+from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network
 from modlib.results import comparable, read_record
+from modlib.retrieval import retrieval_scores
 from modlib.settings import Places
 from modlib.triplets import fixed_triplets
 
@@ -234,6 +238,72 @@ def test_w_distance_is_between_the_scales_that_relu_leaves(loaded, tiny):
     assert second["mean"] == pytest.approx(mean)
     assert third == {"tasks": ["Mouth_Slightly_Open", "Young"], "mean": 0.0, "variance": 0.0}
     assert results["dead_scales"] == 2
+
+
+def with_scales_of_both_signs(settings):
+    network = new_network(settings)
+    generator = torch.Generator().manual_seed(6)
+    for module in network.modules():
+        if isinstance(module, ChannelScale):
+            torch.nn.init.uniform_(module.weight, -0.5, 2.0, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize(("changes", "names"), [
+    ({"system": "modulated"}, ["block4", "block5", "fc"]),
+    ({"system": "modulated", "signed_scales": True}, ["block4", "block5", "fc"]),
+    ({"system": "modulated", "modulate_from": 5}, ["block5", "fc"]),
+    ({"system": "mask_only"}, ["block4", "block5", "fc"]), ({"system": "csn"}, ["fc"]),
+    ({"system": "modulated_branches"}, ["block4", "block5"])])
+def test_the_scales_that_are_kept_are_the_networks(loaded, tiny, changes, names):
+    settings = replace(tiny, **changes)
+    network = with_scales_of_both_signs(settings)
+    results = json.loads(json.dumps(results_of(network, loaded, settings)))
+    assert list(results["scales"]) == names
+    dead = 0
+    for name in names:
+        weight = network.modulation[name].weight.detach()
+        expected = weight if settings.signed_scales else weight.clamp(min=0)
+        assert np.array_equal(from_json(results["scales"][name]), expected.numpy())
+        dead += 0 if settings.signed_scales else int((weight <= 0).sum())
+    assert results["dead_scales"] == dead
+    assert (dead > 0) is not settings.signed_scales
+
+
+@pytest.mark.parametrize("system", ["modulated", "branches", "independent"])
+def test_the_triplets_that_are_kept_are_those_of_the_test_accuracy(loaded, tiny, system):
+    settings = replace(tiny, system=system)
+    network, test = with_scales_of_both_signs(settings), loaded.indices("test")
+    results = json.loads(json.dumps(results_of(network, loaded, settings)))
+    correct_TK = from_json(results["test_triplets"]["correct"])
+    assert (correct_TK.shape, correct_TK.dtype) == ((3, 40), bool)
+    assert 0 < correct_TK.mean() < 1
+    assert correct_TK.mean(1).tolist() == pytest.approx(
+        [results["test_accuracy"][task] for task in tiny.tasks], abs=1e-12)
+    embeddings = embed_images(network, image_getter(loaded, CPU), torch.from_numpy(test))
+    triplets = fixed_triplets(loaded.labels_NT, test, loaded.tasks, 40, seed=2) - test[0]
+    for task, embeddings_ND in enumerate(embeddings):
+        for k, (anchor, positive, negative) in enumerate(triplets[task]):
+            near, far = ((embeddings_ND[anchor] - embeddings_ND[other]).square().sum()
+                         for other in (positive, negative))
+            assert bool(near < far) == correct_TK[task, k]
+    assert results["test_triplets"]["digest"] == triplets_digest(triplets)
+
+
+def test_the_labels_that_are_kept_are_the_test_splits(loaded, tiny):
+    kept = results_of(new_network(tiny), loaded, tiny)["test_triplets"]["labels"]
+    assert np.array_equal(from_json(kept), loaded.labels_NT[60:])
+
+
+@pytest.mark.parametrize("system", ["modulated", "branches"])
+def test_retrieval_is_that_of_the_whole_test_split(loaded, tiny, system):
+    settings = replace(tiny, system=system)
+    network, test = with_scales_of_both_signs(settings), loaded.indices("test")
+    given = json.loads(json.dumps(results_of(network, loaded, settings)))["retrieval"]
+    embeddings = embed_images(network, image_getter(loaded, CPU), torch.from_numpy(test))
+    labels_NT = loaded.labels_NT[60:]
+    assert [given[task]["queries"] for task in tiny.tasks] == labels_NT.sum(0).tolist()
+    assert given == retrieval_scores(embeddings, torch.from_numpy(labels_NT), tiny.tasks)
 
 
 OWN = {  # numbers a task has for itself; a trunk of width 0.1 has 13 channels, and 16 at its end

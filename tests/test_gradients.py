@@ -12,6 +12,7 @@ from modlib.gradients import (
     UcrCounter,
     cosines,
     gramian,
+    stage_gramians,
     task_gradients,
     trunk_output_gramian,
     update_compliance_ratio,
@@ -178,6 +179,36 @@ def test_cosines_of_large_and_small_gradients_are_finite_and_within_1():
     torch.testing.assert_close(given, torch.tensor([[1.0, 1, -1], [1, 1, -1], [-1, -1, 1]]))
 
 
+# The Gramian's summands, stage by stage
+
+
+def test_stage_gramians_by_hand():
+    given = stage_gramians(GRADIENTS_TP, [1, 2])
+    first = [[9.0, 18, -9, 0, 0], [18, 36, -18, 0, 0], [-9, -18, 9, 0, 0],
+             [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    second = [[16.0, 32, -16, 0, 0], [32, 64, -32, 0, 0], [-16, -32, 16, 0, 0],
+              [0, 0, 0, 4, 0], [0, 0, 0, 0, 0]]
+    assert torch.equal(given, torch.tensor([first, second]))
+
+
+@pytest.mark.parametrize("sizes", [[50], [7, 1, 30, 12], (20, 30), {"a": 49, "b": 1}.values()])
+def test_the_sum_over_stages_is_the_gramian(sizes):
+    gradients_TP = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    given = stage_gramians(gradients_TP, sizes)
+    assert (given.shape, given.dtype) == ((len(sizes), 4, 4), torch.float32)
+    torch.testing.assert_close(given.sum(0), gramian(gradients_TP), rtol=1e-5, atol=1e-5)
+
+
+def test_stage_gramians_equal_a_loop_over_the_stages_parameters():
+    rows, sizes = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32), [5, 12, 3]
+    given, start = stage_gramians(torch.from_numpy(rows), sizes), 0
+    for stage, size in enumerate(sizes):
+        own = rows[:, start:start + size].tolist()
+        expected = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in own] for a in own]
+        np.testing.assert_allclose(given[stage].numpy(), expected, rtol=1e-5, atol=1e-5)
+        start += size
+
+
 # Counting
 
 
@@ -247,6 +278,33 @@ def test_a_gramian_that_is_not_finite_is_refused_when_counts_are_asked_for(numbe
     assert counter.batches == 5
     with pytest.raises(ModlibError, match="gradient is not finite"):
         ask(counter)
+
+
+def counted_by_stage() -> UcrCounter:
+    """Three batches of two tasks on two stages of one and two parameters."""
+    counter = UcrCounter(2)
+    for rows in (
+        [[1.0, 2.0, 0.0], [1.0, -3.0, 0.0]],  # 01: 1 and −6
+        [[1.0, 2.0, 1.0], [0.0, 1.0, 1.0]],  # 01: 0 and 3; the second task's first is zero
+        [[1.0, 1.0, 1.0], [2.0, 1.0, -2.0]],  # 01: 2 and −1
+    ):
+        gradients_TP = torch.tensor(rows)
+        counter.add(gramian(gradients_TP), stage_gramians(gradients_TP, [1, 2]))
+    return counter
+
+
+def test_stage_counts_by_hand():
+    positive_STT, negative_STT = counted_by_stage().stage_counts()
+    assert positive_STT.tolist() == [[[3, 2], [2, 2]], [[3, 1], [1, 3]]]
+    assert negative_STT.tolist() == [[[0, 0], [0, 0]], [[0, 2], [2, 0]]]
+
+
+def test_counting_stages_apart_leaves_the_counts_of_the_whole_as_they_are():
+    counter = counted_by_stage()  # 01: −5, 3 and 1
+    assert counter.batches == 3
+    assert counter.positive_TT.tolist() == [[3, 2], [2, 3]]
+    assert counter.negative_TT.tolist() == [[0, 1], [1, 0]]
+    assert counted().stages == []
 
 
 # The ratio and its interval

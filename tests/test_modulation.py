@@ -22,23 +22,29 @@ from torch.func import functional_call, grad, vmap
 from modlib.errors import ModlibError
 from modlib.insertion import insert_modulation
 from modlib.modulated_network import ModulatedNetwork
-from modlib.modulation import ChannelProjection, ChannelScale, check_task_indices, patches
+from modlib.modulation import (
+    ChannelProjection,
+    ChannelScale,
+    LowRankProjection,
+    check_task_indices,
+    patches,
+)
 
 TASKS = ("Smiling", "Young", "Bald")
 FEATURES = [(5, 4), (5, 4, 3, 2)]  # (B, C) and (B, C, H, W)
 PROJECTED = [(4, 4), (4, 6), (4, 2)]  # C and D
 
 
-def scale_of(weight: Tensor) -> ChannelScale:
-    scale = ChannelScale(*weight.shape)
+def scale_of(weight: Tensor, signed: bool = False) -> ChannelScale:
+    scale = ChannelScale(*weight.shape, signed)
     scale.weight = nn.Parameter(weight.clone())
     return scale
 
 
-def random_scale(dtype: torch.dtype = torch.float32) -> ChannelScale:
+def random_scale(dtype: torch.dtype = torch.float32, signed: bool = False) -> ChannelScale:
     """Three tasks, four channels; scales of both signs, none near the kink at 0."""
     weight = torch.tensor([[0.5, 1.5, -0.7, 2.0], [1.1, -0.2, 0.9, 0.3], [0.6, 0.4, 1.3, -1.0]])
-    return scale_of(weight.to(dtype))
+    return scale_of(weight.to(dtype), signed)
 
 
 def random_features(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -1179,3 +1185,183 @@ def test_for_each_task_equals_a_call_with_every_tasks_indices(shape, kind):
     features = torch.cat([random_features(shape) + t for t in range(3)])
     torch.testing.assert_close(
         own.for_each_task(features), own(features, torch.arange(3).repeat_interleave(5)))
+
+
+# Scales with a sign
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+def test_new_signed_scales_change_nothing(shape):
+    scale, features = ChannelScale(3, 4, signed=True), random_features(shape)
+    assert torch.equal(scale(features, torch.tensor([0, 1, 2, 1, 0])), features)
+    assert torch.equal(scale.for_all_tasks(features), torch.cat([features] * 3))
+
+
+def signed_image(scale: ChannelScale, image: Tensor, task: int) -> Tensor:
+    return torch.stack([channel * w for channel, w in
+                        zip(image, scale.weight[task].tolist(), strict=True)])
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+def test_signed_scales_multiply_each_channel_by_what_they_are(shape):
+    scale, features, tasks = random_scale(signed=True), random_features(shape), [2, 0, 1, 1, 0]
+    assert (scale.weight < 0).any()
+    assert torch.equal(scale.scales(), scale.weight)
+    loop = torch.stack([signed_image(scale, image, task)
+                        for image, task in zip(features, tasks, strict=True)])
+    torch.testing.assert_close(scale(features, torch.tensor(tasks)), loop)
+    every = torch.stack([signed_image(scale, image, task)
+                         for task in range(3) for image in features])
+    torch.testing.assert_close(scale.for_all_tasks(features), every)
+    own = random_features((15, *shape[1:]))  # other features for each task
+    loop = torch.stack([signed_image(scale, image, b // 5) for b, image in enumerate(own)])
+    torch.testing.assert_close(scale.for_each_task(own), loop)
+
+
+@pytest.mark.parametrize("call", ["forward", "for_all_tasks", "for_each_task"])
+def test_signed_weights_of_0_and_below_have_gradients_and_none_is_dead(call):
+    scale = scale_of(torch.tensor([[1.0, 0.0, -2.0]]), signed=True)
+    features = torch.ones(2, 3)
+    given = (scale(features, torch.tensor([0, 0])) if call == "forward"
+             else getattr(scale, call)(features))
+    given.sum().backward()
+    assert torch.equal(given, torch.tensor([[1.0, 0.0, -2.0]] * 2))
+    assert torch.equal(scale.weight.grad, torch.tensor([[2.0, 2.0, 2.0]]))
+    assert scale.dead() == 0
+
+
+@pytest.mark.parametrize(("signed", "expected"), [(True, 0.5), (False, 0.0)])
+def test_a_signed_scale_passes_0_and_comes_back_where_another_stays(signed, expected):
+    scale = ChannelScale(1, 1, signed)
+    optimiser = torch.optim.SGD(scale.parameters(), lr=0.4)
+    for wanted in [-1.0] * 20 + [0.5] * 20:
+        output = scale(torch.ones(1, 1), torch.tensor([0]))
+        optimiser.zero_grad()
+        (output - wanted).square().sum().backward()
+        optimiser.step()
+    assert scale.scales().item() == pytest.approx(expected)
+    assert scale.dead() == int(not signed)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_filters_take_signed_scales_too(kernel):
+    scale, convolution = random_scale(torch.float64, signed=True), random_convolution(kernel)
+    with torch.no_grad():
+        scale.weight[1, 2] = 0
+    features = random_features((5, 4, 6, 5), torch.float64)
+    given = scale.for_all_tasks_then(convolution, features)
+    loop = torch.cat([convolution(signed_image(scale, image, task)[None])
+                      for task in range(3) for image in features])
+    torch.testing.assert_close(given, loop, rtol=1e-12, atol=1e-12)
+    mix = random_features(tuple(given.shape), torch.float64)
+    gradient, expected = (
+        torch.autograd.grad((output * mix).sum(), scale.weight)[0]
+        for output in (given, convolution(features.repeat(3, 1, 1, 1) * scale.weight
+                                          .repeat_interleave(5, 0)[:, :, None, None])))
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    assert torch.count_nonzero(gradient) == 12
+
+
+# Mixing of low rank
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_low_rank(rank: int, dtype: torch.dtype = torch.float32) -> LowRankProjection:
+    """Three tasks, four channels; scales of both signs, so that the ReLU is seen."""
+    module = LowRankProjection(3, 4, rank, seeded())
+    nn.init.normal_(module.up, generator=seeded(2))
+    module.scale = random_scale()
+    return module.to(dtype)
+
+
+def mix_one_image(module: LowRankProjection, image: Tensor, task: int) -> Tensor:
+    """Its channels scaled, plus what goes down to R numbers and up again."""
+    scaled = torch.stack([channel * max(0.0, w) for channel, w in
+                          zip(image, module.scale.weight[task].tolist(), strict=True)])
+    return scaled + project_one_image(
+        project_one_image(image, module.down[task]), module.up[task])
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("shape", FEATURES)
+def test_a_new_projection_of_low_rank_changes_nothing(shape, rank):
+    module, features = LowRankProjection(3, 4, rank, seeded()), random_features(shape)
+    assert torch.count_nonzero(module.down) == 3 * 4 * rank
+    assert torch.equal(module(features, torch.tensor([2, 0, 1, 1, 0])), features)
+    assert torch.equal(module.for_all_tasks(features), torch.cat([features] * 3))
+    own = torch.cat([features, features + 1, features + 2])
+    assert torch.equal(module.for_each_task(own), own)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("shape", FEATURES)
+def test_a_projection_of_low_rank_equals_a_loop_over_images(shape, rank, channels_last):
+    module, features, tasks = random_low_rank(rank), random_features(shape), [2, 0, 1, 1, 0]
+    own = random_features((15, *shape[1:]))  # other features for each task
+    if channels_last and features.ndim == 4:
+        features, own = (x.contiguous(memory_format=torch.channels_last) for x in (features, own))
+    for given, images, tasks_of_images in (
+        (module(features, torch.tensor(tasks)), features, tasks),
+        (module.for_all_tasks(features), torch.cat([features] * 3), [0] * 5 + [1] * 5 + [2] * 5),
+        (module.for_each_task(own), own, [0] * 5 + [1] * 5 + [2] * 5),
+    ):
+        loop = torch.stack([mix_one_image(module, image, task)
+                            for image, task in zip(images, tasks_of_images, strict=True)])
+        torch.testing.assert_close(given, loop)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_a_matrix_less_its_scales_has_rank_r(rank):
+    module = LowRankProjection(3, 6, rank, seeded())
+    nn.init.normal_(module.up, generator=seeded(2))
+    nn.init.uniform_(module.scale.weight, 0.5, 2.0, generator=seeded(3))
+    matrices_TCC = module.matrices().detach().double()
+    assert matrices_TCC.shape == (3, 6, 6)
+    for matrix_CC, scale_C in zip(matrices_TCC, module.scale.weight.detach(), strict=True):
+        # U · V was rounded to float32.
+        mixing_CC = matrix_CC - torch.diag(scale_C.double())
+        assert torch.linalg.matrix_rank(mixing_CC, atol=1e-5) == rank
+        assert torch.linalg.matrix_rank(matrix_CC, atol=1e-5) > rank
+
+
+def test_low_rank_takes_a_scale_and_two_times_r_numbers_a_channel():
+    sizes = {name: tuple(p.shape) for name, p in random_low_rank(2).named_parameters()}
+    assert sizes == {"scale.weight": (3, 4), "down": (3, 4, 2), "up": (3, 2, 4)}
+
+
+def test_low_rank_draws_its_first_factor_from_the_generator():
+    torch.manual_seed(1)
+    first = LowRankProjection(20, 64, 8, seeded()).down
+    torch.manual_seed(2)
+    again, other = (LowRankProjection(20, 64, 8, seeded(seed)).down for seed in (1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+    assert first.std().item() == pytest.approx(1 / 8, rel=0.03)
+    assert first.mean().item() == pytest.approx(0, abs=0.005)
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+def test_gradients_of_a_projection_of_low_rank(shape):
+    module = random_low_rank(2, torch.float64)
+    features, task_B = random_features(shape, torch.float64), torch.tensor([2, 0, 1, 1, 0])
+    inputs = (features.requires_grad_(), *module.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: module(x, task_B), inputs)
+    assert torch.autograd.gradcheck(lambda x, *_: module.for_all_tasks(x), inputs)
+    own = random_features((6, *shape[1:]), torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, *_: module.for_each_task(x), (own, *module.parameters()))
+
+
+@pytest.mark.parametrize("shape", FEATURES)
+def test_what_mixes_for_a_task_without_images_gets_no_gradient(shape):
+    module = random_low_rank(2)
+    module(random_features(shape), torch.tensor([1] * 5)).square().sum().backward()
+    for parameter in (module.down, module.up, module.scale.weight):
+        assert torch.count_nonzero(parameter.grad[[0, 2]]) == 0
+        assert torch.count_nonzero(parameter.grad[1]) > 0
+    assert torch.equal(module.scale.weight.grad[1] == 0, module.scale.weight[1] <= 0)

@@ -24,6 +24,7 @@ from torch import nn
 
 from modlib import networks
 from modlib.errors import ModlibError
+from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, TRUNK_FROM, build_network, take_trunk
 from modlib.task_networks import count_parameters
 from modlib.trunk import normalise_pixels
@@ -68,6 +69,13 @@ def test_modulating_20_tasks_from_block4_takes_10_240_parameters(paper_network):
     ("branches", {}, 1_310_720),
     ("branches", {"branch_size": 25}, 128_000),
     ("projection", {}, 1_966_080),
+    ("modulated", {"signed_scales": True}, 10_240),
+    ("modulated_branches", {}, 20 * (128 + 128 + 256 * 256)),
+    ("modulated_branches", {"branch_size": 25}, 20 * (128 + 128 + 256 * 25)),
+    ("modulated_branches", {"modulate_from": 2}, 20 * (64 + 3 * 128 + 256 * 256)),
+    ("low_rank", {}, 20 * (128 + 128 + 256) * (1 + 2 * 4)),
+    ("low_rank", {"rank": 1}, 20 * (128 + 128 + 256) * (1 + 2 * 1)),
+    ("low_rank", {"rank": 16, "modulate_from": 5}, 20 * (128 + 256) * (1 + 2 * 16)),
 ])
 def test_20_tasks_add_these_parameters_to_one_full_network(system, changes, more):
     network = build_network(system, TWENTY, **changes)
@@ -148,6 +156,18 @@ def test_forward_and_gradients_equal_the_table_2_reference(system, modulate_from
         assert_near(g, e)
 
 
+@pytest.mark.parametrize("system", ["modulated", "modulated_branches", "mask_only"])
+def test_networks_with_signed_scales_equal_the_table_2_reference(system):
+    network, images = in_float64(small(system, signed_scales=True)).eval(), pixels(6)
+    assert (network.task_scales() < 0).any()
+    every = network.embed_all_tasks(images)
+    for task in range(3):
+        task_B = torch.full((6,), task)
+        expected = reference(network, images, task_B, stages_of_tasks(system, 4))
+        assert_near(network(images, task_B), expected)
+        assert_near(every[task], expected)
+
+
 def test_independent_forward_takes_a_batch_without_some_task():
     network = in_float64(small("independent")).eval()
     images = pixels(3)
@@ -188,7 +208,7 @@ def test_embeddings_are_float32_of_length_1(system, precision):
         torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(embeddings.shape[:-1]))
 
 
-@pytest.mark.parametrize("system", ["modulated", "projection"])
+@pytest.mark.parametrize("system", ["modulated", "projection", "low_rank"])
 def test_modulation_and_projection_start_as_the_function_of_the_fully_shared_network(system):
     images, task_B = pixels(6), torch.tensor([0, 0, 1, 1, 2, 2])
     own = build_network(system, TASKS, **SMALL, modulate_from=2, seed=5)
@@ -231,7 +251,8 @@ def test_the_initial_trunk_is_the_same_for_every_system_of_one_seed(system):
 
 @pytest.mark.parametrize("changes", [
     {"system": "fully_shared"}, {"system": "branches"},
-    {"system": "csn", "mask_initialisation": "normal"}])
+    {"system": "csn", "mask_initialisation": "normal"}, {"system": "low_rank"},
+    {"system": "modulated_branches"}])
 def test_initial_weights_depend_on_the_global_seed_in_no_way_and_leave_it_alone(changes):
     torch.manual_seed(1)
     first = build_network(tasks=TASKS, **SMALL, **changes).state_dict()
@@ -286,6 +307,40 @@ def test_branches_are_drawn_from_the_same_truncated_normal_and_differ_by_task():
     assert not torch.equal(weight[0], weight[1])
     other = build_network("branches", TASKS, image_size=48, width=0.1, seed=2)
     assert not torch.equal(weight, other.modulation["fc"].weight)
+
+
+def test_branches_after_scales_start_as_branches_alone():
+    alone, after = (build_network(system, TASKS, **SMALL, seed=1)
+                    for system in ("branches", "modulated_branches"))
+    assert torch.equal(after.modulation["fc"].weight, alone.modulation["fc"].weight)
+    assert torch.equal(after.task_scales(), torch.ones(3, 26 + 26))
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_low_rank_starts_with_drawn_factors_that_lead_to_zeros(rank):
+    one, other = (build_network("low_rank", TASKS, **SMALL, rank=rank, seed=s).modulation
+                  for s in (1, 2))
+    assert one["block4"].down.shape == (3, 26, rank)
+    for name, module in one.items():
+        assert torch.equal(module.scale.weight, torch.ones_like(module.scale.weight))
+        assert not module.up.any()
+        assert not torch.equal(module.down, other[name].down)
+    assert not torch.equal(one["block4"].down, one["block5"].down)
+
+
+@pytest.mark.parametrize("system", ["modulated", "modulated_branches", "mask_only"])
+def test_scales_are_signed_where_it_is_asked_for_and_only_there(system):
+    for signed in (True, False):
+        network = build_network(system, TASKS, **SMALL, signed_scales=signed)
+        scales = [m for m in network.modules() if isinstance(m, ChannelScale)]
+        assert [scale.signed for scale in scales] == [signed] * len(scales) != []
+    default = build_network(system, TASKS, **SMALL)
+    assert not default.modulation["block4"].signed
+
+
+def test_masks_of_the_embedding_are_never_signed():
+    network = build_network("csn", TASKS, **SMALL, signed_scales=True)
+    assert not network.modulation["fc"].signed
 
 
 def test_scales_start_at_1(paper_network):
@@ -384,6 +439,10 @@ def test_only_systems_on_a_trained_trunk_are_frozen():
     ({"embedding_size": 16.0}, ["embedding_size", "a whole number", "16.0"]),
     ({"branch_size": 0}, ["branch_size", "at least 1", "given 0"]),
     ({"branch_size": "25"}, ["branch_size", "a whole number", "'25'"]),
+    ({"rank": 0}, ["rank", "at least 1", "given 0"]),
+    ({"system": "low_rank", "rank": -3}, ["rank", "at least 1", "given -3"]),
+    ({"system": "low_rank", "rank": 4.0}, ["rank", "a whole number", "4.0"]),
+    ({"rank": None}, ["rank", "a whole number", "None"]),
     ({"mask_initialisation": "normals"},
      ["mask_initialisation", "'normals'", "did you mean 'normal'"]),
     ({"system": "csn", "embedding_size": 2}, ["csn", "embedding_size", "a task, 3", "given 2"]),

@@ -1,5 +1,6 @@
 """Learning rates fall as the schedule says, and the scales have a rate of their own."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,11 @@ from modlib.experiments import new_network
 from modlib.networks import SYSTEMS, build_network
 from modlib.optimisers import build_optimiser, rate_multiplier, set_rates
 
-WITH_SCALES = ("csn", "mask_only", "modulated")
+SCALES = {  # their parameters' names
+    "csn": r"modulation\.fc\.weight", "mask_only": r"modulation\.(block4|block5|fc)\.weight",
+    "modulated": r"modulation\.(block4|block5|fc)\.weight",
+    "modulated_branches": r"modulation\.(block4|block5)\.weight",
+    "low_rank": r"modulation\.(block4|block5|fc)\.scale\.weight"}
 
 
 @pytest.mark.parametrize(("schedule", "epoch", "progress", "expected"), [
@@ -54,7 +59,9 @@ def test_scales_and_masks_and_only_they_have_their_own_rate(tiny, system):
     network = new_network(replace(tiny, system=system))
     groups = {group["factor"]: group["params"]
               for group in build_optimiser(network, tiny).param_groups}
-    scales = network.task_parameters() if system in WITH_SCALES else []
+    scales = [parameter for name, parameter in network.named_parameters()
+              if re.fullmatch(SCALES.get(system, ""), name)]
+    assert bool(scales) == (system in SCALES)
     assert ids(groups.get(tiny.scale_rate_factor, [])) == ids(scales)
     others = ids(p for p in network.parameters() if id(p) not in ids(scales))
     assert ids(groups.get(1.0, [])) == ([] if system == "mask_only" else others)

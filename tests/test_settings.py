@@ -21,7 +21,8 @@ OTHER_VALUES = {
     "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
     "crop": 0.8, "toy_images": 60, "system": "fully_shared", "initialisation": "kaiming",
     "width": 1.0, "embedding_size": 8,
-    "modulate_from": 5, "branch_size": 25, "signed_scales": True, "rank": 2,
+    "modulate_from": 5, "branch_size": 25, "trunk_system": "modulated",
+    "trunk_tasks": ("Bald",), "signed_scales": True, "rank": 2,
     "mask_initialisation": "normal", "bn_decay": 0.5,
     "batching": "triplets", "triplet_choice": "symmetric",
     "batch_size": 90, "batch_images": "any", "samples_per_anchor": 1, "margin": 0.5,
@@ -30,10 +31,11 @@ OTHER_VALUES = {
     "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
     "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
     "compiled": True, "aggregation": "upgrad", "regulariser_weight": 1.0, "regulariser_beta": 2.0,
-    "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "test_triplets": 5,
-    "seed": 3,
+    "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "final_probes": 2,
+    "test_triplets": 5, "seed": 3,
 }
-NEEDS = {"compiled": {"ucr_every": 0}, "crop": {"dataset": "celeba"},
+NEEDS = {"trunk_system": {"system": "mask_only"}, "trunk_tasks": {"system": "mask_only"},
+         "compiled": {"ucr_every": 0}, "crop": {"dataset": "celeba"},
          "embedding_norm_weight": {"system": "csn"}, "mask_norm_weight": {"system": "csn"}}
 
 
@@ -185,16 +187,42 @@ def test_compiled_steps_cannot_be_looked_into(other):
         Settings(compiled=True, **other)
 
 
+MASKS = Settings(**OTHER_VALUES | {
+    "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0, "compiled": False,
+    "batching": "shared", "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0, "final_probes": 0,
+    "trunk_system": "branches", "trunk_tasks": ()})
+
+
 def test_masks_alone_take_their_trunk_from_branches_with_all_else_of_the_trunk_equal():
-    masks = Settings(**OTHER_VALUES | {
-        "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0, "compiled": False,
-        "batching": "shared", "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0})
-    branches = masks.trunk_from
+    branches = MASKS.trunk_from
     assert branches.system == "branches"
     assert branches.modulate_from == DEFAULTS["modulate_from"]  # one trunk for masks of any block
     assert not branches.signed_scales
-    assert replace(branches, system="mask_only", modulate_from=masks.modulate_from,
-                   signed_scales=masks.signed_scales) == masks
+    assert replace(branches, system="mask_only", modulate_from=MASKS.modulate_from,
+                   signed_scales=MASKS.signed_scales) == MASKS
+
+
+def test_masks_may_take_the_trunk_of_a_modulated_network_of_other_tasks():
+    later = replace(MASKS, trunk_system="modulated", trunk_tasks=("Bald", "Bangs", "Goatee"))
+    trunk = later.trunk_from
+    assert (trunk.system, trunk.tasks, trunk.trunk_tasks) == ("modulated", later.trunk_tasks, ())
+    assert trunk.trunk_from is None
+    assert replace(trunk, system="mask_only", tasks=later.tasks, trunk_system="modulated",
+                   trunk_tasks=later.trunk_tasks) == later
+
+
+def test_a_trunk_of_its_own_needs_no_other():
+    with pytest.raises(ModlibError, match=r"are of system='mask_only'; given system='modulated'"):
+        Settings(trunk_tasks=("Bald",))
+    with pytest.raises(ModlibError, match="trunk_tasks must be distinct names"):
+        Settings(system="mask_only", trunk_tasks=("Bald", "Bald"))
+
+
+@pytest.mark.parametrize("system", ["independent", "mask_only"])
+def test_final_probes_ask_for_something_shared_to_train(system):
+    assert Settings(final_probes=3).final_probes == 3
+    with pytest.raises(ModlibError, match=f"final_probes needs shared.*system='{system}'"):
+        Settings(final_probes=3, system=system)
 
 
 def test_no_other_system_takes_its_trunk_from_another_run():
@@ -234,7 +262,8 @@ def test_a_record_of_settings_gives_the_settings_back():
                         ("csn", ("regulariser_weight",))):
         settings = Settings(**OTHER_VALUES | dict.fromkeys(off, 0.0) | {
             "aggregation": "mean", "system": system, "tasks": ["A", "B", "C"],
-            "compiled": False, "batching": "shared"})
+            "compiled": False, "batching": "shared", "trunk_system": "branches",
+            "trunk_tasks": []})
         assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
@@ -313,7 +342,8 @@ SINCE = {  # settings that committed records lack, with what was done before the
     "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0, "hinge_mean": "all",
     "shift": 0, "zoom": 0.0, "colour_jitter": 0.0, "compiled": False,
     "crop": 1.0, "initialisation": "normal", "batch_images": "triplets",
-    "signed_scales": False, "rank": 4}
+    "signed_scales": False, "rank": 4, "trunk_system": "branches", "trunk_tasks": (),
+    "final_probes": 0}
 
 
 def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_default():

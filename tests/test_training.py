@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from modlib import checkpoints, task_networks, training
+from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.experiments import new_network
 from modlib.gradients import UcrCounter
 from modlib.modulation import ChannelScale
-from modlib.networks import SYSTEMS
+from modlib.networks import SYSTEMS, build_network
 from modlib.settings import Settings
-from modlib.training import total_loss, train, training_step
+from modlib.training import stage_sizes, total_loss, train, training_step
 from modlib.triplets import epoch_batches, fixed_triplets, triplets_in_batch
+
+TRUNK = ("conv1", "block2", "block3", "block4", "block5", "fc")
 
 
 def network_of(settings, seed=None):
@@ -370,6 +373,22 @@ def test_a_counted_step_counts_its_gradients_signs_and_moves_as_any_other(
         [int(torch.dot(a, b).sign()) for b in flat] for a in flat]
 
 
+@pytest.mark.parametrize("system", ["fully_shared", "modulated", "low_rank"])
+def test_a_counted_step_keeps_the_inner_products_over_each_stages_parameters(
+        tiny, planted, system):
+    settings = replace(tiny, system=system, margin=4.0)
+    batch, counter = batch_of(settings, planted), UcrCounter(3)
+    changes_of_a_step(settings, batch, counter)
+    [stages_STT] = counter.stages
+    of_task = gradients_by_task(settings, batch)
+    for stage, given_TT in zip(TRUNK, stages_STT, strict=True):
+        flat = [torch.cat([g[name].flatten() for name in g if name.startswith(f"stages.{stage}.")])
+                for g in of_task]
+        expected_TT = torch.tensor([[torch.dot(a, b) for b in flat] for a in flat])
+        assert expected_TT.diagonal().min() > 0
+        assert (given_TT - expected_TT).abs().max() <= 1e-4 * expected_TT.abs().max(), stage
+
+
 def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monkeypatch):
     settings, states = replace(tiny, aggregation="pcgrad"), []
     aggregate = training.aggregate_gradients
@@ -382,6 +401,16 @@ def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monke
     monkeypatch.setattr(training, "aggregate_gradients", look)
     trained(replace(settings, epochs=1), planted)
     assert len({tuple(state.tolist()) for state in states}) == 4  # before and after each step
+
+
+def test_the_full_networks_stages_have_these_many_shared_parameters():
+    """Filters of 3 by 3 without bias, and two numbers a channel of each batch norm."""
+    def block(c, d):
+        return 9 * c * d + 2 * 9 * d * d + 3 * 2 * d
+
+    assert stage_sizes(build_network("modulated", ("Smiling", "Young"))) == {
+        "conv1": 9 * 3 * 32 + 2 * 32, "block2": block(32, 64), "block3": block(64, 128),
+        "block4": block(128, 128), "block5": block(128, 128), "fc": 7 * 7 * 128 * 256 + 2 * 256}
 
 
 # The penalties of CSN
@@ -491,6 +520,29 @@ def test_ucr_counts_add_up_to_the_probed_batches(tiny, planted):
         assert len(epoch["ucr"]) == 3
         for pair in epoch["ucr"]:
             assert pair["positive"] + pair["negative"] + pair["zero"] == 2
+
+
+def test_an_epoch_counts_every_stage_of_the_trunk_apart(tiny, planted):
+    _, epochs = trained(replace(tiny, batches_per_epoch=4, ucr_every=3), planted)
+    for epoch in epochs:
+        assert set(epoch["ucr_stages"]) == {"stages", "counts"}
+        assert epoch["ucr_stages"]["stages"] == list(TRUNK)
+        counts_2STT = from_json(epoch["ucr_stages"]["counts"])
+        assert (counts_2STT.shape, counts_2STT.dtype) == ((2, 6, 3, 3), np.int32)
+        assert counts_2STT.min() == 0
+        assert counts_2STT.sum(0).max() == epoch["ucr_batches"] == 2
+        assert np.array_equal(counts_2STT, counts_2STT.swapaxes(2, 3))
+        positive_STT, negative_STT = counts_2STT
+        for task in range(3):  # no gradient is against itself
+            assert (positive_STT[:, task, task] == 2).all()
+            assert (negative_STT[:, task, task] == 0).all()
+
+
+@pytest.mark.parametrize("changes", [
+    {"ucr_every": 0}, {"system": "independent"}, {"system": "mask_only"}])
+def test_without_probes_there_are_no_counts_by_stage(tiny, planted, changes):
+    _, epochs = trained(replace(tiny, **changes), planted)
+    assert not any("ucr_stages" in epoch for epoch in epochs)
 
 
 def test_ucr_counts_are_the_plain_loops_signs(float64, tiny, planted):

@@ -1,0 +1,99 @@
+"""How differently two tasks scale the channels, and whether that tells how the tasks relate.
+
+Source: Zhao et al., ECCV 2018, section 4.2: the element-wise |W_i − W_j| over all modulated layers.
+Shapes: T tasks, C channels of all modulated layers, N images.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from modlib.arrays import from_json
+from modlib.results import resolve
+
+DRAWS = 1000
+
+
+def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:
+    """The scales of a record's tasks, float32 (T, C): of one stage, or of all side by side."""
+    kept = record["results"]["scales"]
+    return np.concatenate([from_json(kept[name]) for name in ([stage] if stage else kept)], axis=1)
+
+
+def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.ndarray:
+    """Mean |W_i − W_j| of every pair of tasks, float (T, T), averaged over the records."""
+    of_records = []
+    for record in records:
+        scales_TC = scales(record, stage)
+        of_records.append(np.abs(scales_TC[:, None] - scales_TC[None]).mean(2))
+    return np.mean(of_records, axis=0)
+
+
+def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """Mean and variance of |W_i − W_j|, and the mean of W_i − W_j: per layer and over all."""
+    paper = json.loads(resolve("book/paper_tables.json").read_text())["figures"]["w_distance"]
+    lines = []
+    for first, second in pairs:
+        for stage in (*records[0]["results"]["scales"], None) if records else ():
+            found = []
+            for record in records:
+                tasks = record["settings"]["tasks"]
+                i, j = (scales(record, stage)[tasks.index(task)] for task in (first, second))
+                found.append([np.abs(i - j).mean(), np.abs(i - j).var(), (i - j).mean()])
+            mean, variance, signed = np.mean(found, axis=0)
+            printed = paper.get(f"{first}/{second}") if stage is None else None
+            lines.append({
+                "pair": f"{first} / {second}".replace("_", " "), "layer": stage or "all",
+                "mean": f"{mean:.3f}", "variance": f"{variance:.3f}",
+                "signed mean": f"{signed:+.3f}",
+                "paper": f"{printed['mean']} (variance {printed['variance']})" if printed else "–"})
+    if not lines:
+        return pd.DataFrame(columns=["mean", "variance", "signed mean", "paper"])
+    return pd.DataFrame(lines).set_index(["pair", "layer"])
+
+
+def label_correlation(record: dict[str, Any]) -> np.ndarray:
+    """Pearson's correlation of every two attributes over the test images (phi): float (T, T)."""
+    labels_NT = from_json(record["results"]["test_triplets"]["labels"])
+    return np.corrcoef(labels_NT.T.astype(float))
+
+
+def rank_agreement(
+    first_TT: np.ndarray, second_TT: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's rank correlation of two symmetric tables over the pairs of tasks.
+
+    The pairs are not independent: each task stands in T − 1 of them. So tasks are drawn again,
+    and pairs of a task with itself are left out.
+
+    Returns:
+        the correlation and its 95 % percentile interval; nan where a table is constant or unknown.
+    """
+    pairs = np.triu_indices(len(first_TT), 1)
+    if not (np.isfinite(first_TT[pairs]).all() and np.isfinite(second_TT[pairs]).all()):
+        return float("nan"), float("nan"), float("nan")
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(draws):
+        tasks = rng.integers(0, len(first_TT), len(first_TT))
+        i, j = tasks[pairs[0]], tasks[pairs[1]]
+        kept = i != j
+        if np.ptp(first_TT[i, j][kept]) and np.ptp(second_TT[i, j][kept]):
+            drawn.append(stats.spearmanr(first_TT[i, j][kept], second_TT[i, j][kept]).statistic)
+    value = float(stats.spearmanr(first_TT[pairs], second_TT[pairs]).statistic)
+    low, high = np.quantile(drawn, (0.025, 0.975)) if drawn else (np.nan, np.nan)
+    return value, float(low), float(high)
+
+
+def agreement_table(tables: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Rank agreement of every two of several tables over pairs of tasks, for people."""
+    names, lines = list(tables), []
+    for n, first in enumerate(names):
+        for second in names[n + 1:]:
+            value, low, high = rank_agreement(tables[first], tables[second])
+            lines.append({"": f"{first} and {second}", "rank correlation":
+                          "not run yet" if np.isnan(value) else
+                          f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)

@@ -1,0 +1,55 @@
+"""Hand-made records of a study, as its runs would leave them, for the tests of what they say."""
+
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from modlib.arrays import to_json
+from modlib.evaluation import TEST_SEED, triplets_digest
+from modlib.results import plain, write_json
+from modlib.settings import Settings
+from modlib.studies import Study
+from modlib.triplets import fixed_triplets
+
+TASKS = ("Smiling", "Young")
+IMAGES, COUNT = 40, 300  # of the test split, and of its triplets for each task
+LABELS = np.random.default_rng(5).random((IMAGES, 2)) < 0.4
+TRIPLETS = fixed_triplets(LABELS, np.arange(IMAGES), TASKS, COUNT, TEST_SEED)
+NETWORK = 1_000_000  # parameters of a fully shared network of these records
+OWN = {"fully_shared": 0, "branches": 500}  # parameters of the tasks' own, by system; else 40
+
+
+def record(study: Study, row: str, seed: int = 0, accuracy: int = 80, valid: float = 70,
+           **changes) -> dict:
+    """A record with an ``accuracy`` of that many % for smiling on the test split, 10 less for
+    young, and a mean accuracy of ``valid`` % on the validation split; other settings may change."""
+    values = {"profile": "mine", "tasks": TASKS, "seed": seed} | study.changes(row) | changes
+    settings = Settings(**values)
+    rng = np.random.default_rng([seed, crc32(row.encode())])
+    correct_TK = np.stack([100 * rng.permutation(COUNT) < right * COUNT
+                           for right in (accuracy, accuracy - 10)])
+    own = OWN.get(settings.system, 40)
+    parameters = {"total": NETWORK + own, "shared": NETWORK, "task": own}
+    if settings.system == "independent":
+        parameters = {"total": 2 * NETWORK, "shared": 0, "task": 2 * NETWORK}
+    return {
+        "version": 1, "name": settings.run_name("data"), "status": "done",
+        "settings": plain(settings.as_dict()),
+        "data": {"fingerprint": "data", "source": "drawn", "images": {"train": 9}},
+        "results": {
+            "test_accuracy": {"Smiling": accuracy / 100, "Young": (accuracy - 10) / 100},
+            "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(LABELS),
+                              "digest": triplets_digest(TRIPLETS)},
+            "parameters": parameters},
+        "epochs": [
+            {"valid_accuracy": dict.fromkeys(TASKS, 0.99)},
+            {"valid_accuracy": {"Smiling": valid / 100 + 0.01, "Young": valid / 100 - 0.01}}],
+        "run": {"training_seconds": 120.0},
+    }
+
+
+def publish(folder: Path, records: list[dict]) -> None:
+    """Write records into a folder, each in a file of its own."""
+    for number, one in enumerate(records):
+        write_json(folder / f"{number}.json", one)

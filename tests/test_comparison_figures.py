@@ -1,0 +1,269 @@
+"""Every figure that compares draws what it was given, also where there are gaps or nothing."""
+
+import warnings
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.cluster.hierarchy import leaves_list, linkage
+
+from modlib import figures
+from modlib.comparison_figures import (
+    accuracy_by_attribute,
+    clustered_heat_map,
+    cost_frontier,
+    split_heat_map,
+    task_order,
+)
+from modlib.twenty_attributes import frontier
+
+MEASURED = pd.DataFrame(
+    [("ours", 0, "Smiling", 90.0), ("ours", 1, "Smiling", 94.0), ("ours", 0, "Young", 80.0),
+     ("ours", 0, "Wavy_Hair", 85.0), ("shared", 0, "Smiling", 70.0), ("shared", 0, "Young", 60.0)],
+    columns=["row", "seed", "task", "accuracy"])
+PAPER = {"ours": {"Smiling": 93.77, "Young": 84.87}, "shared": {"Young": 61.55}}
+POINTS = pd.DataFrame(
+    [("shared", 0, 74.0, True), ("masks", 5_000, 73.0, False), ("scales", 10_000, 88.0, True),
+     ("networks", 51_000_000, 87.0, False)], columns=["row", "extra", "accuracy", "best"])
+UPPER = np.array([[0, 51.0, 68.0], [51.0, 0, 55.0], [68.0, 55.0, 0]])
+LOWER = np.array([[0, 48.0, 26.0], [48.0, 0, 45.0], [26.0, 45.0, 0]])
+TASKS = ("Smiling", "Wavy_Hair", "Young")
+# Two pairs that are near each other, {0, 3} and {1, 4}, and one task far from all.
+DISTANCE = np.array([
+    [0.0, 5.0, 9.0, 1.0, 6.0],
+    [5.0, 0.0, 9.5, 5.5, 2.0],
+    [9.0, 9.5, 0.0, 8.0, 8.5],
+    [1.0, 5.5, 8.0, 0.0, 4.0],
+    [6.0, 2.0, 8.5, 4.0, 0.0]])
+FIVE = ("Smiling", "Wavy_Hair", "Young", "Mouth_Slightly_Open", "Bangs")
+
+
+@pytest.fixture(autouse=True)
+def canvas():
+    """A backend without a screen, the book's style, and no figure or style left behind."""
+    plt.switch_backend("Agg")
+    with mpl.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return figures.new_axes()
+
+
+def drawn(ax, marker, filled) -> list[tuple[float, float]]:
+    """Where a marker is, from bottom to top, hollow or filled; the legend's are nowhere."""
+    points = [point for line in ax.lines
+              if line.get_marker() == marker and (line.get_markerfacecolor() != "none") == filled
+              for point in line.get_xydata()]
+    return [tuple(point) for point in sorted(points, key=lambda point: point[1])]
+
+
+def names(labels) -> list[str]:
+    return [label.get_text() for label in labels]
+
+
+def legend(ax) -> list[str]:
+    return names(ax.get_legend().get_texts())
+
+
+def cells(ax) -> np.ma.MaskedArray:
+    """The values of a square heat map, row by row from the top."""
+    values = ax.collections[0].get_array()
+    side = round(values.size ** 0.5)
+    return values.reshape(side, side)
+
+
+# Accuracy by attribute
+
+
+def test_marks_are_means_over_seeds_in_the_order_of_the_first_row(ax):
+    assert accuracy_by_attribute(ax, MEASURED, ["ours", "shared"]) is ax
+    assert names(ax.get_yticklabels()) == ["Young", "Wavy Hair", "Smiling"]
+    assert drawn(ax, "o", True) == [(80, 0), (85, 1), (92, 2)]
+    [young, (unknown, _), smiling] = drawn(ax, "s", True)
+    assert (young, smiling) == ((60, 0), (70, 2))
+    assert np.isnan(unknown)  # the shared row has no accuracy for wavy hair
+    assert legend(ax) == ["ours", "shared"]
+
+
+def test_the_first_row_that_was_run_sorts_the_attributes(ax):
+    accuracy_by_attribute(ax, MEASURED, ["not run", "shared", "ours"])
+    assert names(ax.get_yticklabels())[:2] == ["Young", "Smiling"]
+    assert legend(ax) == ["shared", "ours"]
+    assert drawn(ax, "o", True)[:2] == [(60, 0), (70, 1)]
+
+
+def test_only_the_rows_that_are_asked_for_are_drawn(ax):
+    accuracy_by_attribute(ax, MEASURED, ["shared"])
+    assert legend(ax) == ["shared"]
+
+
+def test_hollow_marks_are_where_the_paper_prints_a_value(ax):
+    accuracy_by_attribute(ax, MEASURED, ["ours", "shared"], PAPER)
+    assert drawn(ax, "o", False)[::2] == [(84.87, 0), (93.77, 2)]
+    assert drawn(ax, "s", False)[0] == (61.55, 0)
+    assert np.isnan([drawn(ax, "o", False)[1][0], *(x for x, _ in drawn(ax, "s", False)[1:])]).all()
+    assert legend(ax) == ["ours", "shared", "the paper's"]
+
+
+def test_a_row_that_the_paper_lacks_has_no_hollow_marks(ax):
+    accuracy_by_attribute(ax, MEASURED, ["ours", "shared"], {"ours": PAPER["ours"]})
+    assert drawn(ax, "s", False) == []
+
+
+def test_guessing_is_at_50(ax):
+    accuracy_by_attribute(ax, MEASURED, ["ours"])
+    [line] = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert list(line.get_xdata()) == [50, 50]
+
+
+# Accuracy against a cost
+
+
+def test_every_system_is_a_named_point_where_it_belongs(ax):
+    assert cost_frontier(ax, POINTS, "extra", "numbers") is ax
+    assert {text.get_text(): text.xy for text in ax.texts} == {
+        one.row: (one.extra, one.accuracy) for one in POINTS.itertuples()}
+    points = {marker: {tuple(line.get_xydata()[0]) for line in ax.lines
+                       if line.get_marker() == marker} for marker in ("o", "s")}
+    assert points == {"o": {(0, 74), (10_000, 88)}, "s": {(5_000, 73), (51_000_000, 87)}}
+    assert ax.get_xlabel() == "numbers"
+
+
+def test_the_step_goes_through_the_best_from_left_to_right(ax):
+    cost_frontier(ax, POINTS[::-1], "extra", "")
+    [step] = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+    assert step.get_xydata().tolist() == [[0, 74], [10_000, 88]]
+
+
+@pytest.mark.parametrize(("costs", "scale"), [
+    ([0, 1, 2, 3], "symlog"), ([1, 2, 3, 101], "symlog"), ([2, 3, 4, 150], "linear")])
+def test_costs_far_apart_or_of_nothing_have_a_logarithmic_axis(ax, costs, scale):
+    cost_frontier(ax, POINTS.assign(extra=costs), "extra", "")
+    assert ax.get_xscale() == scale
+
+
+# Pairs of tasks
+
+
+def test_one_table_is_above_the_diagonal_and_one_below(ax):
+    assert split_heat_map(ax, UPPER, LOWER, TASKS, ("ours", "shared")) is ax
+    shown = cells(ax)
+    assert np.array_equal(np.ma.getmaskarray(shown), np.eye(3, dtype=bool))
+    for i in range(3):
+        for j in range(3):
+            if i != j:
+                assert shown[i, j] == (UPPER if i < j else LOWER)[i, j]
+    assert ax.get_title(loc="left") == "above the diagonal: ours; below: shared"
+    assert names(ax.get_yticklabels()) == ["Smiling", "Wavy Hair", "Young"]
+
+
+def test_the_colours_reach_as_far_on_both_sides_of_the_centre(ax):
+    split_heat_map(ax, UPPER, LOWER, TASKS, ("", ""))
+    norm = ax.collections[0].norm
+    assert (norm.vmin, norm.vmax) == (26, 74)  # 26 is the farthest from 50
+
+
+def test_a_pair_that_was_not_measured_is_left_blank(ax):
+    upper = UPPER.copy()
+    upper[0, 2] = np.nan
+    split_heat_map(ax, upper, LOWER, TASKS, ("", ""))
+    blank = np.ma.getmaskarray(cells(ax))
+    assert np.argwhere(blank).tolist() == [[0, 0], [0, 2], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(("count", "written"), [(8, 56), (9, 0)])
+def test_values_are_written_where_there_is_room(ax, count, written):
+    table = np.full((count, count), 60.0)
+    split_heat_map(ax, table, table, [str(n) for n in range(count)], ("", ""))
+    assert len(ax.texts) == written
+
+
+# Clusters of tasks
+
+
+def condensed(distance_TT) -> list[float]:
+    count = len(distance_TT)
+    return [distance_TT[i, j] for i in range(count) for j in range(i + 1, count)]
+
+
+def test_clusters_are_those_of_scipy():
+    expected = linkage(condensed(DISTANCE), "average", optimal_ordering=True)
+    assert np.array_equal(task_order(DISTANCE), expected)
+
+
+def test_the_order_of_the_tasks_is_scipys_leaves_from_the_top():
+    tree, ax = figures.new_axes(ncols=2)
+    order = clustered_heat_map(tree, ax, DISTANCE, FIVE, "distance")
+    assert order == leaves_list(
+        linkage(condensed(DISTANCE), "average", optimal_ordering=True))[::-1].tolist()
+    assert {frozenset(order[n:n + 2]) for n in range(4)} >= {frozenset({0, 3}), frozenset({1, 4})}
+    assert 2 in (order[0], order[-1])
+
+
+def test_the_heat_map_has_the_given_distances_in_that_order():
+    tree, ax = figures.new_axes(ncols=2)
+    order = clustered_heat_map(tree, ax, DISTANCE, FIVE, "distance")
+    shown = cells(ax)
+    for row, i in enumerate(order):
+        for column, j in enumerate(order):
+            assert shown[row, column] == DISTANCE[i, j] or (row == column and shown.mask[row, row])
+    assert names(ax.get_yticklabels()) == [FIVE[n].replace("_", " ") for n in order]
+    assert names(ax.get_xticklabels()) == names(ax.get_yticklabels())
+
+
+def test_the_tree_stands_beside_the_rows_of_its_tasks():
+    tree, ax = figures.new_axes(ncols=2)
+    clustered_heat_map(tree, ax, DISTANCE, FIVE, "distance")
+    assert names(tree.get_yticklabels())[::-1] == names(ax.get_yticklabels())
+    assert tree.get_ylim()[0] < tree.get_ylim()[1]  # its first leaf is at the bottom,
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the heat map's first row at the top
+
+
+def test_what_is_given_is_left_as_it_was(ax):
+    given = [array + np.eye(len(array)) for array in (UPPER, LOWER, DISTANCE)]
+    kept = [array.copy() for array in given]
+    split_heat_map(ax, given[0], given[1], TASKS, ("", ""))
+    clustered_heat_map(*figures.new_axes(ncols=2), given[2], FIVE, "")
+    task_order(given[2])
+    for array, before in zip(given, kept, strict=True):
+        assert np.array_equal(array, before)
+
+
+# All
+
+NAN = np.full((3, 3), np.nan)
+DRAWINGS = {
+    "accuracy_by_attribute": lambda ax: accuracy_by_attribute(
+        ax, MEASURED, ["ours", "shared"], PAPER),
+    "accuracy_by_attribute, no records": lambda ax: accuracy_by_attribute(
+        ax, MEASURED[:0], ["ours", "shared"]),
+    "accuracy_by_attribute, no records, the paper": lambda ax: accuracy_by_attribute(
+        ax, MEASURED[:0], ["ours", "shared"], PAPER),
+    "cost_frontier": lambda ax: cost_frontier(ax, POINTS, "extra", "numbers"),
+    "cost_frontier, no records": lambda ax: cost_frontier(
+        ax, frontier({}), "extra", "numbers"),
+    "split_heat_map": lambda ax: split_heat_map(ax, UPPER, LOWER, TASKS, ("", "")),
+    "split_heat_map, no records": lambda ax: split_heat_map(ax, NAN, NAN, TASKS, ("", "")),
+    "split_heat_map, all at the centre": lambda ax: split_heat_map(
+        ax, np.full((3, 3), 50.0), np.full((3, 3), 50.0), TASKS, ("", "")),
+    "clustered_heat_map": lambda ax: clustered_heat_map(
+        ax, ax.figure.add_subplot(), DISTANCE, FIVE, "distance"),
+    "clustered_heat_map, two tasks": lambda ax: clustered_heat_map(
+        ax, ax.figure.add_subplot(), DISTANCE[:2, :2], FIVE[:2], "distance"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_rendered_without_a_warning(name, ax):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # of seaborn's own making
+        DRAWINGS[name](ax)
+        ax.figure.canvas.draw()
+    assert np.asarray(ax.figure.canvas.buffer_rgba())[..., :3].std() > 0  # not a blank sheet

@@ -1,0 +1,204 @@
+"""Equal tuning: the candidates, what is chosen on the validation split, and where it is shown."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from study_records import record
+
+from modlib import twenty_attributes
+from modlib.comparison_figures import COLOURS
+from modlib.figures import new_axes
+from modlib.tuning import (
+    CANDIDATES,
+    STUDY,
+    SYSTEMS,
+    chosen,
+    draw_scores,
+    scores,
+    tuning_table,
+    valid_accuracy,
+)
+
+NOTHING = {row: [] for row in STUDY.rows}
+LABELS = list(CANDIDATES)
+FULL = {"modulated": [70, 71, 75, 72, 73, 74], "fully shared": [66, 65, 64, 63, 62, 61]}
+PART = {"CSN": [80, 79]}  # of the first two candidates only
+BEST = {"modulated": {"learning_rate": 2e-3, "margin": 0.2},
+        "fully shared": {"learning_rate": 1e-3, "margin": 0.2}}
+
+
+def of(system, values, seed=0) -> list[dict]:
+    """Records of a system's first candidates with these validation accuracies in %."""
+    return [record(STUDY, f"{system}; {label}", seed, valid=value)
+            for label, value in zip(LABELS, values, strict=False)]
+
+
+@pytest.fixture
+def rows():
+    """Two systems run in full, one in part, two not at all."""
+    return STUDY.by_row([one for system, values in (FULL | PART).items()
+                         for one in of(system, values)])
+
+
+@pytest.fixture
+def ax():
+    plt.switch_backend("Agg")
+    yield new_axes()
+    plt.close("all")
+
+
+# The candidates
+
+
+def test_the_candidates_are_three_rates_by_two_margins():
+    assert {(one["learning_rate"], one["margin"]) for one in CANDIDATES.values()} == {
+        (1e-3, 0.2), (1e-3, 0.4), (2e-3, 0.2), (2e-3, 0.4), (4e-3, 0.2), (4e-3, 0.4)}
+    assert CANDIDATES["rate 0.004, margin 0.4"] == {"learning_rate": 4e-3, "margin": 0.4}
+
+
+def test_every_system_has_every_candidate_and_is_otherwise_as_in_table_3():
+    runs, _ = STUDY.lay_out({"tasks": ["Smiling", "Young"], "dataset": "celeba"})
+    table_3, _ = twenty_attributes.STUDY.lay_out(
+        {"tasks": ["Smiling", "Young"], "dataset": "celeba"},
+        {system: CANDIDATES["rate 0.004, margin 0.4"] for system in SYSTEMS})
+    assert len(runs) == len(SYSTEMS) * 6
+    for system in SYSTEMS:
+        assert runs[f"{system}; rate 0.004, margin 0.4"] == table_3[system]
+
+
+def test_every_record_goes_to_its_own_row():
+    records = {row: record(STUDY, row) for row in STUDY.rows}
+    assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+# Scores
+
+
+def test_a_score_is_the_mean_over_tasks_after_the_last_epoch():
+    one = {"epochs": [{"valid_accuracy": {"Smiling": 0.9, "Young": 0.9}},
+                      {"valid_accuracy": {"Smiling": 0.8, "Young": 0.5}}]}
+    assert valid_accuracy(one) == pytest.approx(65)
+
+
+def test_scores_are_systems_by_candidates_with_gaps_where_nothing_was_run(rows):
+    table = scores(rows)
+    assert (list(table.index), list(table)) == (list(SYSTEMS), LABELS)
+    for system in SYSTEMS:
+        values = (FULL | PART).get(system, [])
+        assert table.loc[system].tolist() == pytest.approx(
+            values + [np.nan] * (6 - len(values)), nan_ok=True)
+
+
+def test_a_score_is_the_mean_over_seeds():
+    rows = STUDY.by_row(of("CSN", [70, 60]) + of("CSN", [74, 61], seed=1))
+    assert scores(rows).loc["CSN"].tolist()[:2] == pytest.approx([72, 60.5])
+
+
+# What is chosen
+
+
+def test_the_best_candidate_is_chosen_for_the_rows_of_the_systems_run_in_full(rows):
+    found = chosen(rows)
+    modulated = ["modulated", "signed scales", "scales from block 3", "scales from block 2",
+                 "scales and branches of 16", "scales and low rank 4", "projection"]
+    shared = ["fully shared", "fully shared, PCGrad", "fully shared, MGDA", "fully shared, UPGrad",
+              "independent"]
+    assert found == (dict.fromkeys(modulated, BEST["modulated"])
+                     | dict.fromkeys(shared, BEST["fully shared"]))
+
+
+def test_a_system_run_in_part_is_not_chosen_for_until_its_last_candidate(rows):
+    assert "CSN" not in chosen(rows)
+    all_but_last, whole = (
+        {row: many for row, many in STUDY.by_row(of("CSN", values)).items() if many}
+        for values in ([60, 61, 62, 63, 64], [60, 61, 62, 63, 64, 65]))
+    assert "CSN" not in chosen(rows | all_but_last)
+    assert chosen(rows | whole)["CSN"] == {"learning_rate": 4e-3, "margin": 0.4}
+
+
+def test_a_mask_on_trained_branches_takes_the_settings_of_branches():
+    values = {"branches, 256": [1, 2, 3, 4, 9, 5], "branches, 25": [1, 2, 3, 9, 4, 5]}
+    found = chosen(STUDY.by_row([one for system in values for one in of(system, values[system])]))
+    assert found == {
+        "branches, 25": {"learning_rate": 2e-3, "margin": 0.4},
+        "branches, 256": {"learning_rate": 4e-3, "margin": 0.2},
+        "mask only": {"learning_rate": 4e-3, "margin": 0.2}}
+
+
+def test_the_test_split_decides_nothing(rows):
+    for label, accuracy in zip(LABELS, (50, 60, 10, 95, 70, 80), strict=True):
+        for one in rows[f"modulated; {label}"]:
+            one["results"]["test_accuracy"] = {"Smiling": accuracy / 100, "Young": accuracy / 100}
+    assert chosen(rows)["modulated"] == BEST["modulated"]
+
+
+def test_nothing_is_chosen_from_nothing():
+    assert chosen(NOTHING) == {}
+    assert scores(NOTHING).isna().all(axis=None)
+
+
+def test_table_3_is_run_with_what_was_chosen(rows):
+    runs, _ = twenty_attributes.STUDY.lay_out(
+        {"tasks": ["Smiling", "Young"], "dataset": "celeba", "learning_rate": 3e-3, "margin": 0.3},
+        chosen(rows))
+    used = {row: (one.learning_rate, one.margin) for row, [one] in runs.items()}
+    assert (used["independent"], used["projection"], used["CSN"]) == (
+        (1e-3, 0.2), (2e-3, 0.2), (3e-3, 0.3))
+
+
+# Shown
+
+
+def cells(rows) -> dict[str, list[str]]:
+    """The cells of the table by system, as LaTeX: public, and it says what is bold."""
+    lines = tuning_table(rows).to_latex(convert_css=True).splitlines()
+    split = [[cell.strip() for cell in line.removesuffix(r" \\").split(" & ")] for line in lines]
+    return {first: others for first, *others in split if first in SYSTEMS}
+
+
+def test_the_table_has_one_decimal_and_each_systems_best_in_bold(rows):
+    shown = cells(rows)
+    assert shown["modulated"] == ["70.0", "71.0", r"\bfseries 75.0", "72.0", "73.0", "74.0"]
+    assert shown["fully shared"][:2] == [r"\bfseries 66.0", "65.0"]
+    assert shown["CSN"] == [r"\bfseries 80.0", "79.0", *["not run yet"] * 4]
+    assert shown["branches, 25"] == ["not run yet"] * 6
+
+
+def test_the_table_of_nothing_says_so():
+    assert cells(NOTHING) == {system: ["not run yet"] * 6 for system in SYSTEMS}
+
+
+def drawn(ax) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in ax.lines
+            if not line.get_label().startswith("_")}
+
+
+def test_a_line_a_system_is_drawn_with_a_ring_around_its_best(ax, rows):
+    assert draw_scores(ax, rows) is ax
+    values = drawn(ax)
+    assert values.keys() == FULL.keys() | PART.keys()
+    for system, expected in (FULL | PART).items():
+        assert values[system][:len(expected)] == pytest.approx(expected)
+        assert np.isnan(values[system][len(expected):]).all()
+    rings = sorted(tuple(point) for line in ax.lines if line.get_markersize() == 14
+                   for point in line.get_xydata())
+    assert rings == [pytest.approx((0, 66)), pytest.approx((0, 80)), pytest.approx((2, 75))]
+
+
+def test_the_candidates_stand_below_the_axis(ax, rows):
+    draw_scores(ax, rows)
+    assert list(ax.get_xticks()) == [0, 1, 2, 3, 4, 5]
+    assert ax.get_xticklabels()[5].get_text() == "rate 0.004\nmargin 0.4"
+
+
+def test_a_system_keeps_its_colour_when_others_are_not_run(ax):
+    draw_scores(ax, STUDY.by_row(of("fully shared", FULL["fully shared"])))
+    assert {line.get_color() for line in ax.lines if line.get_label() == "fully shared"} == {
+        COLOURS[SYSTEMS.index("fully shared")]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_drawn_of_nothing(ax):
+    draw_scores(ax, NOTHING)
+    ax.figure.canvas.draw()
+    assert len(ax.lines) == 0

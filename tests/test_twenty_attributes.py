@@ -1,0 +1,315 @@
+"""Table 3: the paper's figures, and what the tables and sentences say of hand-made records."""
+
+import numpy as np
+import pytest
+from study_records import COUNT, IMAGES, NETWORK, TRIPLETS, record
+
+from modlib.arrays import from_json
+from modlib.evaluation import parameter_counts
+from modlib.intervals import DRAWS
+from modlib.networks import SYSTEMS, build_network
+from modlib.twenty_attributes import (
+    OURS,
+    PAPER_NAMES,
+    STUDY,
+    TASKS,
+    accuracies,
+    attribute_table,
+    differences,
+    extra_parameters,
+    frontier,
+    mean_table,
+    paper_table,
+    takeaway,
+    verdict_table,
+    verdicts,
+)
+
+NOTHING = {row: [] for row in STUDY.rows}
+# % for smiling over two seeds, one below and one above; 10 less for young, so 5 less in the mean.
+SMILING = {OURS: 80, "branches, 25": 79, "fully shared": 60, "independent": 96, "signed scales": 90}
+
+
+def two_seeds(row, accuracy) -> list[dict]:
+    return [record(STUDY, row, seed, accuracy + change) for seed, change in ((1, 1), (0, -1))]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Five rows of two seeds each; the others were not run."""
+    return STUDY.by_row([one for row, value in SMILING.items() for one in two_seeds(row, value)])
+
+
+@pytest.fixture(scope="module")
+def all_rows():
+    """Every row, each with two seeds."""
+    return STUDY.by_row([one for number, row in enumerate(STUDY.rows)
+                         for one in two_seeds(row, 60 + 2 * number)])
+
+
+# The systems and the paper
+
+
+def test_every_row_is_told_from_every_other():
+    records = {row: record(STUDY, row) for row in STUDY.rows}
+    assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+def test_each_of_the_papers_systems_is_one_of_our_rows():
+    paper = paper_table()
+    for part in ("rows", "printed_mean", "added_parameters"):
+        assert sorted(paper[part]) == sorted(PAPER_NAMES.values())
+    assert set(PAPER_NAMES) <= set(STUDY.rows)
+
+
+@pytest.mark.parametrize(("system", "mean"), [
+    ("Ours", 87.96), ("CSN", 77.68), ("ITN", 87.44), ("FSN", 74.37), ("IB-256", 86.80),
+    ("IB-25", 78.55), ("Only mask", 81.01),
+])
+def test_the_papers_rows_have_twenty_tasks_and_these_means(system, mean):
+    row = paper_table()["rows"][system]
+    assert tuple(row) == TASKS
+    assert len(TASKS) == 20
+    assert round(sum(row.values()) / 20, 2) == mean
+
+
+# Accuracy
+
+
+def test_accuracies_are_one_line_a_row_seed_and_task_in_percent():
+    one, other = record(STUDY, "CSN", 0, 71), record(STUDY, "CSN", 3, 75)
+    table = accuracies(NOTHING | {"CSN": [one, other]})
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("CSN", 0, "Smiling", pytest.approx(71)), ("CSN", 0, "Young", pytest.approx(61)),
+        ("CSN", 3, "Smiling", pytest.approx(75)), ("CSN", 3, "Young", pytest.approx(65))]
+
+
+def test_without_records_accuracies_have_their_columns():
+    assert list(accuracies(NOTHING)) == ["row", "seed", "task", "accuracy"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_extra_parameters_are_those_beyond_one_fully_shared_network(system):
+    tasks = ("Smiling", "Young", "Bald")
+    counts = {name: parameter_counts(build_network(
+        name, tasks, image_size=48, width=0.05, embedding_size=16, branch_size=4))
+        for name in {system, "fully_shared"}}
+    one = {"results": {"parameters": counts[system]},
+           "settings": {"system": system, "tasks": list(tasks)}}
+    assert extra_parameters(one) == counts[system]["total"] - counts["fully_shared"]["total"]
+
+
+def test_a_network_for_each_of_two_tasks_has_one_network_extra():
+    assert extra_parameters(record(STUDY, "independent")) == NETWORK
+
+
+# Tables
+
+
+def test_the_mean_table_has_means_over_tasks_and_their_spread_over_seeds(rows):
+    table = mean_table(rows)
+    assert list(table.index) == list(STUDY.rows)
+    assert table.loc[OURS].to_dict() == {
+        "measured": "75.0 ± 1.4", "seeds": 2, "extra parameters": "40",
+        "paper, mean of its rows": "87.96", "paper, as printed": "84.86", "paper, extra": "10k"}
+    assert table.loc["independent", ["measured", "extra parameters", "paper, extra"]].tolist() == [
+        "91.0 ± 1.4", "1,000,000", "51M"]
+    assert set(table.loc["signed scales"].iloc[3:]) == {"–"}
+
+
+def test_the_mean_table_says_what_was_not_run(rows):
+    line = mean_table(rows).loc["CSN"]
+    assert line.tolist() == ["not run yet", 0, "", "77.68", "72.81", "3k"]
+
+
+def test_a_row_without_records_changes_no_other_line(rows):
+    others = [row for row in STUDY.rows if row != "fully shared"]
+    without = mean_table(rows | {"fully shared": []})
+    assert without.loc["fully shared", "measured"] == "not run yet"
+    assert without.loc[others].equals(mean_table(rows).loc[others])
+
+
+def test_the_mean_table_of_all_records_has_no_gap(all_rows):
+    table = mean_table(all_rows)
+    means = [60 + 2 * number - 5 for number in range(len(STUDY.rows))]
+    assert list(table.measured) == [f"{mean:.1f} ± 1.4" for mean in means]
+    assert "" not in set(table["extra parameters"])
+
+
+def test_the_attribute_table_has_the_papers_figures_in_brackets(rows):
+    table = attribute_table(rows)
+    assert list(table.columns) == list(PAPER_NAMES)
+    assert table[OURS].to_dict() == {"Smiling": "80.0 (93.8)", "Young": "70.0 (84.9)"}
+    assert table["CSN"].tolist() == ["not run yet (75.6)", "not run yet (60.6)"]
+
+
+def test_the_attribute_table_holds_only_the_given_rows(rows):
+    chosen = {row: rows[row] for row in ("fully shared", OURS, "signed scales")}
+    assert list(attribute_table(chosen)) == [OURS, "fully shared"]
+
+
+def test_an_attribute_that_the_paper_lacks_has_no_brackets():
+    one = record(STUDY, OURS)
+    one["results"]["test_accuracy"] = {"Big_Nose": 0.625, "Young": 0.75}
+    assert attribute_table({OURS: [one]})[OURS].to_dict() == {
+        "Big Nose": "62.5", "Young": "75.0 (84.9)"}
+
+
+def test_the_attribute_table_of_no_records_has_the_papers_twenty():
+    table = attribute_table(NOTHING)
+    assert list(table.index) == [task.replace("_", " ") for task in TASKS]
+    assert all(cell.startswith("not run yet (") for cell in table.to_numpy().ravel())
+
+
+# Differences
+
+
+def looped_difference(first, second) -> tuple[float, ...]:
+    """The difference of two rows of two seeds, and its interval: a loop over the draws."""
+    def accuracy(records, weights_N, seeds):
+        return 100 * np.mean([
+            np.average(from_json(records[seed]["results"]["test_triplets"]["correct"])[task],
+                       weights=weights_N[TRIPLETS[task]].prod(1))
+            for seed in seeds for task in (0, 1)])
+
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        weights_N = np.bincount(rng.integers(0, IMAGES, IMAGES), minlength=IMAGES)
+        seeds = [int(2 * place) for place in rng.random(2)]
+        drawn.append(accuracy(first, weights_N, seeds) - accuracy(second, weights_N, seeds))
+    all_once = accuracy(first, np.ones(IMAGES), (0, 1)) - accuracy(second, np.ones(IMAGES), (0, 1))
+    return (all_once, *np.percentile(drawn, (2.5, 97.5)))
+
+
+def test_a_difference_and_its_interval_equal_a_loop(rows):
+    assert differences(rows)["fully shared"] == pytest.approx(
+        looped_difference(rows[OURS], rows["fully shared"]), rel=1e-5)
+
+
+def test_differences_are_those_of_the_first_row_to_every_other(rows):
+    values = {row: value for row, (value, *_) in differences(rows).items()}
+    assert values == pytest.approx(
+        {"branches, 25": 1, "fully shared": 20, "independent": -16, "signed scales": -10}, abs=1e-4)
+    assert differences(rows, "independent")["fully shared"][0] == pytest.approx(36)
+
+
+def test_there_is_no_difference_to_a_row_without_records(rows):
+    assert "fully shared" not in differences(rows | {"fully shared": []})
+    assert differences(rows | {OURS: []}) == {}
+    assert differences(NOTHING) == {}
+
+
+def test_the_papers_claims_are_judged_by_the_interval(rows):
+    judged = {one.claim: one for one in verdicts(rows)}
+    assert {claim.removeprefix("modulated is better than "): one.word
+            for claim, one in judged.items()} == {
+        "independent": "did not hold", "branches, 256": "not run yet", "mask only": "not run yet",
+        "branches, 25": "not decided", "CSN": "not run yet", "fully shared": "held"}
+    assert judged["modulated is better than fully shared"].paper == pytest.approx(
+        87.96 - 74.37, abs=0.01)
+
+
+def test_the_verdict_table_has_a_line_for_every_other_row_that_was_run(rows):
+    table = verdict_table(rows)
+    assert list(table.index) == [f"modulated − {row}" for row in
+                                 ("branches, 25", "fully shared", "independent", "signed scales")]
+    value, low, high = looped_difference(rows[OURS], rows["fully shared"])
+    assert table.loc["modulated − fully shared"].tolist() == [
+        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]", "+13.59", "held"]
+    assert table.loc["modulated − signed scales"].tolist()[1:] == ["–", "–"]
+
+
+def test_the_verdict_table_of_all_records_compares_with_all_other_rows(all_rows):
+    table = verdict_table(all_rows)
+    assert list(table.index) == [f"modulated − {row}" for row in STUDY.rows if row != OURS]
+    assert (table["paper"] != "–").sum() == len(PAPER_NAMES) - 1
+
+
+@pytest.mark.parametrize("missing", [row for row in SMILING if row != OURS])
+def test_the_verdict_table_without_one_row_has_the_other_lines(rows, missing):
+    whole, without = verdict_table(rows), verdict_table(rows | {missing: []})
+    assert without.equals(whole.drop(f"modulated − {missing}"))
+
+
+@pytest.mark.parametrize("missing", [list(STUDY.rows), [OURS]])
+def test_the_verdict_table_of_nothing_to_compare_is_empty_and_has_its_columns(rows, missing):
+    table = verdict_table(rows | {row: [] for row in missing})
+    assert list(table) == ["points", "paper", "the paper's claim"]
+    assert table.empty
+
+
+# Accuracy against its price
+
+
+def test_the_frontier_is_what_no_other_row_beats_for_as_little(rows):
+    table = frontier(rows)
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("fully shared", 0, pytest.approx(55), True), (OURS, 40, pytest.approx(75), False),
+        ("signed scales", 40, pytest.approx(85), True),
+        ("branches, 25", 500, pytest.approx(74), False),
+        ("independent", NETWORK, pytest.approx(91), True)]
+
+
+def test_the_frontier_of_all_records_equals_a_loop(all_rows):
+    lines = list(frontier(all_rows).itertuples())
+    assert sorted(one.row for one in lines) == sorted(STUDY.rows)
+    for one in lines:
+        beaten = [other for other in lines
+                  if other.extra <= one.extra and other.accuracy > one.accuracy]
+        assert one.best == (not beaten)
+
+
+def test_equals_are_both_on_the_frontier():
+    table = frontier({OURS: [record(STUDY, OURS)], "CSN": [record(STUDY, "CSN")]})
+    assert list(table.best) == [True, True]
+
+
+def test_the_frontier_without_its_best_row_is_taken_by_the_next(rows):
+    table = frontier(rows | {"signed scales": []}).set_index("row")
+    assert table.best.to_dict() == {
+        "fully shared": True, OURS: True, "branches, 25": False, "independent": True}
+
+
+def test_the_frontier_of_no_records_is_empty_and_has_its_columns():
+    best = frontier(NOTHING)[frontier(NOTHING).best]
+    assert list(best) == ["row", "extra", "accuracy", "best"]
+    assert best.empty
+
+
+# Sentences
+
+
+def test_the_takeaway_sorts_the_claims_by_what_became_of_them(rows):
+    assert takeaway(rows).splitlines() == [
+        '- "Modulated is better than …" **held** for: fully shared.',
+        '- "Modulated is better than …" **did not hold** for: independent.',
+        '- "Modulated is better than …" **not decided** for: branches, 25.',
+        '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.',
+        "- With at most 128,000 extra parameters, the best of the 4 systems here is "
+        "**signed scales**: 85.0 % with 40 of them."]
+
+
+def test_the_takeaway_of_all_records_leaves_nothing_unsaid(all_rows):
+    said = takeaway(all_rows)
+    assert "not run yet" not in said
+    assert "of the 15 systems here is **projection**" in said
+
+
+def test_the_takeaway_without_ours_decides_no_claim(rows):
+    first, last = takeaway(rows | {OURS: []}).splitlines()
+    assert first.startswith('- "Modulated is better than …" **not run yet** for: independent;')
+    assert "best of the 3 systems here is **signed scales**" in last
+
+
+@pytest.mark.parametrize("few", [{}, {OURS: [record(STUDY, OURS)]}])
+def test_the_takeaway_of_fewer_than_two_systems_names_no_best(few):
+    [line] = takeaway(NOTHING | few).splitlines()
+    assert line == ('- "Modulated is better than …" **not run yet** for: independent; '
+                    "branches, 256; mask only; branches, 25; CSN; fully shared.")
+
+
+def test_hand_made_records_have_the_accuracy_that_their_triplets_say(rows):
+    [first, _] = rows[OURS]
+    correct_TK = from_json(first["results"]["test_triplets"]["correct"])
+    assert correct_TK.sum(1).tolist() == [79 * COUNT // 100, 69 * COUNT // 100]
+    assert correct_TK.shape == (2, COUNT)
