@@ -65,8 +65,8 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
 
     Args:
         table: columns row, accuracy (%), best (bool), and ``cost``.
-        cost: the column of the horizontal axis, at least 0; where it spans more than two decades its
-            axis is logarithmic above 1,000 and straight below.
+        cost: the column of the horizontal axis, at least 0; where it spans more than two decades
+            its axis is logarithmic above 1,000 and straight below.
         label: of the horizontal axis.
     """
     best = table[table.best].sort_values(cost)

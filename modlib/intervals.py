@@ -65,6 +65,19 @@ def image_weights(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.bincount(rng.integers(0, count, count), minlength=count)
 
 
+def triplet_weights(
+    triplets_TK3: np.ndarray, images: int, rng: np.random.Generator
+) -> np.ndarray:
+    """How often each triplet counts when its images are drawn again: float32 (T, K).
+
+    Images that leave a task without any triplet are drawn afresh: few images may hold a rare one.
+    """
+    while True:
+        weights_TK = image_weights(images, rng).astype(np.float32)[triplets_TK3].prod(2)
+        if weights_TK.any(1).all():
+            return weights_TK
+
+
 def bootstrap_accuracies(
     records: Mapping[str, Sequence[Mapping[str, Any]]], draws: int = DRAWS, seed: int = 0
 ) -> dict[str, np.ndarray]:
@@ -100,8 +113,7 @@ def bootstrap_accuracies(
     results = {name: [100 * correct_RTK.mean((0, 2))] for name, correct_RTK in correct.items()}
     rng = np.random.default_rng(seed)
     for _ in range(draws):
-        weights_N = image_weights(images, rng).astype(np.float32)
-        weights_TK = weights_N[triplets_TK3].prod(2)
+        weights_TK = triplet_weights(triplets_TK3, images, rng)
         places = rng.random(max(map(len, correct.values())))
         for name, correct_RTK in correct.items():
             drawn = (places[:len(correct_RTK)] * len(correct_RTK)).astype(int)

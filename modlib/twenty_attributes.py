@@ -4,6 +4,7 @@ Source: Zhao et al., ECCV 2018, Table 3 and section 4.2.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -138,21 +139,29 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def frontier(rows: Rows) -> pd.DataFrame:
-    """Accuracy against what it costs, a line a row: extra parameters, and mean accuracy in %.
+def frontier(
+    rows: Rows, cost: str = "extra", costs: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """Mean accuracy in % against what it costs, a line a row.
 
-    ``best`` says that no other row is better with as few extra parameters.
+    Args:
+        cost: name of the column of costs.
+        costs: what each row costs, rows without one are left out; None: its extra parameters.
+
+    Returns:
+        columns row, ``cost``, accuracy, and ``best``: no row that costs as little is better.
     """
-    measured = accuracies(rows)
+    means = accuracies(rows).groupby("row").accuracy.mean()
+    if costs is None:
+        costs = {name: extra_parameters(records[0]) for name, records in rows.items() if records}
     table = pd.DataFrame(
-        [{"row": name, "extra": extra_parameters(records[0]),
-          "accuracy": measured[measured.row == name].accuracy.mean()}
-         for name, records in rows.items() if records],
-        columns=["row", "extra", "accuracy"])
-    table["best"] = np.array([
-        not ((table.extra <= one.extra) & (table.accuracy > one.accuracy)).any()
-        for one in table.itertuples()], bool)  # of no rows too
-    return table.sort_values(["extra", "accuracy"], ignore_index=True)
+        [{"row": name, cost: costs[name], "accuracy": means[name]}
+         for name, records in rows.items() if records and name in costs],
+        columns=["row", cost, "accuracy"])
+    table["best"] = pd.Series([
+        not ((table[cost] <= one[cost]) & (table.accuracy > one.accuracy)).any()
+        for _, one in table.iterrows()], dtype=bool)
+    return table.sort_values([cost, "accuracy"], ignore_index=True)
 
 
 def takeaway(rows: Rows) -> str:

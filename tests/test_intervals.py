@@ -82,6 +82,14 @@ def test_draws_equal_a_loop_over_triplets():
         assert given[name][0] == pytest.approx(100 * np.mean(many, (0, 2)), rel=1e-6)
 
 
+def test_a_draw_that_leaves_a_task_without_triplets_is_drawn_afresh():
+    labels = LABELS.copy()
+    labels[:, 0] = np.arange(IMAGES) < 2  # two holders: half of the draws lack one of them
+    correct = chance(0, 0.8)
+    draws = bootstrap_accuracies({"a": [record(correct, labels=labels)]}, 50)["a"]
+    assert np.isfinite(draws).all()
+
+
 def test_equal_systems_differ_by_nothing_in_every_draw():
     draws = bootstrap_accuracies({"a": [record(chance(1, 0.8))], "b": [record(chance(1, 0.8))]}, 20)
     assert np.array_equal(draws["a"], draws["b"])

@@ -16,12 +16,13 @@ import papermill
 import pytest
 import yaml
 
-from modlib import any_network, time_to_accuracy
+from modlib import ablations, any_network, later_tasks, time_to_accuracy, tuning, twenty_attributes
 from modlib.any_network import ClassifierStudy
 from modlib.classifiers import ClassifierSettings
 from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
+from modlib.studies import Choice
 from modlib.three_attributes import Study, study
 from modlib.time_to_accuracy import TimeStudy
 
@@ -32,8 +33,11 @@ SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8")
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
 SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
+STUDIES = {  # notebooks that lay out a modlib.studies.Study
+    "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
+    "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
-    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy)
+    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice)
     for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
@@ -108,6 +112,10 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
         return
+    if table := STUDIES.get(notebook.stem[:2]):
+        runs, _ = table.lay_out(values)
+        assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
+        return
     own, where, settings = split_parameters(values, Study, Places, Settings)
     Places(**where)
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
@@ -140,6 +148,9 @@ def test_nbval_runs_every_cell(notebook, tmp_path):
         assert len(records(tmp_path, any_network.FOLDER)) == 3
     if notebook == SPEED:
         assert len(records(tmp_path, time_to_accuracy.FOLDER)) == 2
+    if table := STUDIES.get(notebook.stem[:2]):
+        wanted = own_parameters(notebook)["rows"] or list(table.rows)[:table.quick]
+        assert len(records(tmp_path, table.folder)) == len(wanted)
 
 
 @pytest.mark.parametrize("start", ["", "notebooks"])
