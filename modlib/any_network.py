@@ -27,7 +27,7 @@ NAMES = SHORT_NAMES | {"Wavy_Hair": "wavy hair"}
 FREE = {"system", "seed"}
 NOT_USED = {  # in settings files, for triplets
     "width", "bn_decay", "batching", "test_triplets", "hinge_mean", "shift", "zoom",
-    "colour_jitter", "crop", "batch_images", "initialisation"}
+    "colour_jitter", "crop", "batch_images", "initialisation", "final_probes"}
 
 
 @dataclass(frozen=True)

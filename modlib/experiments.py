@@ -86,7 +86,7 @@ def run(
             epochs.append(metrics)
             if on_epoch:
                 on_epoch(settings, metrics)
-        if settings.final_probes:
+        if settings.final_probes and network.shared_parameters():
             origin |= {"probes": probe_modes(network, data, get_images, settings)}
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from modlib import twenty_attributes
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, new_network
@@ -63,6 +64,12 @@ def with_added_tasks(
         weights = [scale.weight.detach(), added.modulation[name].weight.detach()]
         scale.weight = torch.nn.Parameter(torch.cat(weights))
     return joint
+
+
+def accuracies(rows: Rows) -> pd.DataFrame:
+    """One line per row, seed and held-out task: test accuracy in %."""
+    table = twenty_attributes.accuracies(rows)
+    return table[table.task.isin(HELD_OUT)]
 
 
 def trained_addition(

@@ -133,7 +133,7 @@ class Settings(RunSettings):
     mask_norm_weight: float = 0.0  # CSN's penalty on masks; its code: 5e-4
     # Measurement
     ucr_every: int = 4  # probe every k-th batch; 0: never
-    final_probes: int = 0  # batches that the trained network is probed on, in every mode
+    final_probes: int = 0  # batches that the trained network is probed on in every mode
     test_triplets: int = 10_000  # per task
     seed: int = 0
 
@@ -161,9 +161,6 @@ class Settings(RunSettings):
         if self.crop < 1 and self.dataset == "toy_faces":
             raise ModlibError(f"crop below 1 needs dataset='celeba': toy faces are drawn, not cut "
                               f"out; given {self.crop}")
-        if self.final_probes and self.system in ("independent", *TRUNK_FROM):
-            raise ModlibError(f"final_probes needs shared parameters to train, and system="
-                              f"{self.system!r} has none; use 0")
         if self.batch_images == "any" and self.batching == "triplets":
             raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
                               "every image is drawn for a task")

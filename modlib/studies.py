@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from modlib.errors import ModlibError, unknown_name
-from modlib.networks import TRUNK_FROM
 from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_records
 from modlib.settings import RANGES, Checked, Places, Settings
@@ -81,15 +80,9 @@ class Study:
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
         runs = {}
         for name in names:
-            one = enough_for_its_tasks(
-                shared | self.changes(name) | (tuned or {}).get(name, {}) | self._unprobed(name))
+            one = enough_for_its_tasks(shared | self.changes(name) | (tuned or {}).get(name, {}))
             runs[name] = [replace(one, seed=seed) for seed in own.seeds]
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
-
-    def _unprobed(self, row: str) -> dict[str, Any]:
-        """What keeps a row without shared parameters to train from being probed at its end."""
-        unshared = self.changes(row).get("system") in ("independent", *TRUNK_FROM)
-        return {"final_probes": 0} if unshared else {}
 
     def by_row(self, records: list[dict[str, Any]]) -> Rows:
         """Records sorted into rows by the telling settings, each row ordered by seed."""
@@ -111,7 +104,7 @@ class Study:
         """
         folder = f"book/results/{self.folder}"
         rows = self.by_row(read_records(folder, profile=profile))
-        check_table(rows, Settings, {"seed", "final_probes", *self.telling, *self.tuned}, folder)
+        check_table(rows, Settings, {"seed", *self.telling, *self.tuned}, folder)
         for name, records in rows.items():
             check_table({name: records}, Settings, {"seed"}, folder)
         return rows

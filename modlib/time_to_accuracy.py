@@ -31,7 +31,7 @@ VARIANTS = {  # what each changes in the recipe
     "symmetric triplets": {"triplet_choice": "symmetric"},
     "one sample an anchor": {"samples_per_anchor": 1},
     "batches of 180 images": {"batch_size": 180},
-    "batches of any images": {"batch_images": "any"},
+    "batches of any images": {"batch_images": "any", "batching": "shared"},
     "Kaiming initialisation": {"initialisation": "kaiming"},
     "quarter width": {"width": 0.25},
     "48×48 pixels": {"image_size": 48},

@@ -189,7 +189,7 @@ def test_compiled_steps_cannot_be_looked_into(other):
 
 MASKS = Settings(**OTHER_VALUES | {
     "system": "mask_only", "aggregation": "mean", "regulariser_weight": 0.0, "compiled": False,
-    "batching": "shared", "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0, "final_probes": 0,
+    "batching": "shared", "embedding_norm_weight": 0.0, "mask_norm_weight": 0.0,
     "trunk_system": "branches", "trunk_tasks": ()})
 
 
@@ -216,13 +216,6 @@ def test_a_trunk_of_its_own_needs_no_other():
         Settings(trunk_tasks=("Bald",))
     with pytest.raises(ModlibError, match="trunk_tasks must be distinct names"):
         Settings(system="mask_only", trunk_tasks=("Bald", "Bald"))
-
-
-@pytest.mark.parametrize("system", ["independent", "mask_only"])
-def test_final_probes_ask_for_something_shared_to_train(system):
-    assert Settings(final_probes=3).final_probes == 3
-    with pytest.raises(ModlibError, match=f"final_probes needs shared.*system='{system}'"):
-        Settings(final_probes=3, system=system)
 
 
 def test_no_other_system_takes_its_trunk_from_another_run():

@@ -142,14 +142,6 @@ def test_a_batch_is_enough_for_a_rows_own_tasks():
         "few": (18, 300), "many": (60, 2000)}
 
 
-def test_rows_without_shared_parameters_to_train_are_not_probed_at_their_end():
-    systems = ("modulated", "independent", "mask_only")
-    study = Study("", {system: {"system": system} for system in systems})
-    runs, _ = study.lay_out(CELEBA | {"final_probes": 5})
-    assert {row: one.final_probes for row, [one] in runs.items()} == {
-        "modulated": 5, "independent": 0, "mask_only": 0}
-
-
 def test_a_system_that_the_rows_leave_open_is_a_parameter():
     study = Study("", {"narrow": {"width": 0.1}, "wide": {"width": 0.5}})
     runs, _ = study.lay_out(CELEBA | {"system": "csn"})
