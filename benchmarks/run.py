@@ -67,7 +67,8 @@ def main() -> None:
         print(json.dumps(result))
         return
     started, rows, curves, output = time.perf_counter(), [], {}, resolve(arguments.output)
-    facts = run_facts([{"seconds": 1, "images": 0}], torch.device("cpu"), 0, git_commit())
+    facts = run_facts([{"seconds": 1, "images": 0}], torch.device("cpu"), 0,
+                      git_commit("benchmarks", "notebooks/settings"))
     facts = {key: facts[key] for key in ("device", "versions", "git_commit")}
     for name in arguments.only:
         result = one(name, data_root)

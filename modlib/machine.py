@@ -56,8 +56,12 @@ def run_facts(
     }
 
 
-def git_commit() -> str:
-    """modlib's commit, with ``-dirty`` when its files differ; ``unknown`` outside its checkout."""
+def git_commit(*folders: str) -> str:
+    """modlib's commit, with ``-dirty`` when its files differ; ``unknown`` outside its checkout.
+
+    Args:
+        folders: what else must not differ, below the project's root.
+    """
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -66,7 +70,7 @@ def git_commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return "unknown"
-        changed = git("status", "--porcelain", "--", "modlib")
+        changed = git("status", "--porcelain", "--", "modlib", *folders)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -112,7 +112,7 @@ def test_data_that_exist_are_handed_to_every_benchmark(monkeypatch, tmp_path):
 
     with monkeypatch.context() as patched:
         patched.setattr(bench.subprocess, "run", run_nothing)
-        patched.setattr(bench, "git_commit", lambda: "commit")
+        patched.setattr(bench, "git_commit", lambda *folders: "commit")
         arguments = ("--data", str(tmp_path), "--output", str(tmp_path / RECORD))
         assert status(patched, *arguments, "--only", "growth", "memory_of_no_kind") == 2
         assert status(patched, *arguments, "--only", "growth", "compiled") == 0
