@@ -70,6 +70,7 @@ def test_the_commit_of_a_changed_modlib_is_marked(tmp_path, monkeypatch):
     assert git_commit() == commit
     (tmp_path / "_toc.yml").write_text("changed, but not of modlib")
     assert git_commit() == commit
+    assert git_commit("_toc.yml") == f"{commit}-dirty"
     source.write_text("a = 2\n")
     assert git_commit() == f"{commit}-dirty"
 
