@@ -23,8 +23,8 @@ from modlib.machine import git_commit, run_facts
 from modlib.results import resolve, write_json
 from modlib.speed import RECORD, number
 
-NAMES = ("start_up", "batching", "conventional", "inference", "systems", "precision", "compiled",
-         "allocator", "ucr_probe", "data_path", "growth", "time_to_accuracy")
+NAMES = ("start_up", "batching", "conventional", "inference", "systems", "precision", "tricks",
+         "compiled", "allocator", "ucr_probe", "data_path", "growth", "time_to_accuracy")
 SUBSET = "../shared/data/celeba-19k.zip"  # a random part of CelebA, where it lies beside
 
 
