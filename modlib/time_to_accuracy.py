@@ -10,7 +10,8 @@ import pandas as pd
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_records
-from modlib.settings import RANGES, Checked, Places, Settings
+from modlib.settings import Checked, Places, Settings
+from modlib.studies import enough_for_its_tasks
 from modlib.tables import mean_and_spread
 
 FOLDER = "time_to_accuracy"  # below the folder of results
@@ -80,12 +81,7 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
     if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
         raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
     places = Places(**places)
-    base = Settings(**shared | {"batch_size": RANGES["batch_size"][1]})  # checks all the rest
-    images = shared.get("batch_size", Settings.batch_size)
-    if isinstance(images, int):
-        images = max(images, 3 * len(base.tasks))
-    base = replace(base, batch_size=images,
-                   toy_images=max(base.toy_images, 100 * len(base.tasks)))
+    base = enough_for_its_tasks(shared)
     toy = base.dataset == "toy_faces"
     names = own.variants or ((RECIPE, TRIPLETS) if toy else tuple(VARIANTS))
     runs = {name: [replace(base, seed=seed, **changes(name, base.as_dict()))
