@@ -53,7 +53,8 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSetti
     own, places, shared = split_parameters(
         {name: value for name, value in parameters.items() if name not in NOT_USED},
         ClassifierStudy, Places, ClassifierSettings)
-    Settings(**{name: value for name, value in parameters.items() if name in NOT_USED})
+    Settings(**{name: value for name, value in parameters.items()
+                if name in NOT_USED or name == "dataset"})
     own = ClassifierStudy(**own)
     if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
         raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")

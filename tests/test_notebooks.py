@@ -29,6 +29,7 @@ from modlib.time_to_accuracy import TimeStudy
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
+FORTY = ROOT / "notebooks/settings/celeba_cpu_40.yml"  # for 03 alone: it names tasks and rows
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
@@ -107,6 +108,8 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
+    if profile == FORTY and not notebook.stem.startswith("03"):
+        pytest.skip("this profile names the rows and tasks of 03")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
     if notebook in (ANY_NETWORK, SPEED):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
@@ -121,7 +124,8 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", [one for one in PROFILES if one != FORTY],
+                         ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):
     values = own_parameters(TABLE_1) | yaml.safe_load(profile.read_text("utf8"))
     rows, _ = study(values)
