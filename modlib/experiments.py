@@ -13,7 +13,7 @@ import torch
 from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
-from modlib.evaluation import TEST_SEED, final_results
+from modlib.evaluation import TEST_SEED, final_results, parameter_counts
 from modlib.image_cache import available_cores
 from modlib.machine import (
     choose_device,
@@ -71,9 +71,9 @@ def run(
     data = load_data(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
-        test_triplets = fixed_triplets(  # before training: what cannot be tested is told now
+        test_triplets = settings.final_test and fixed_triplets(
             data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
-            where=" in the test split")
+            where=" in the test split")  # before training: what cannot be tested is told now
         network, origin = new_network(settings).to(device), {}
         get_images, of_trunk = image_getter(data, device), settings.trunk_from
         if of_trunk:
@@ -88,6 +88,8 @@ def run(
                 on_epoch(settings, metrics)
         if settings.final_probes and network.shared_parameters():
             origin |= {"probes": probe_modes(network, data, get_images, settings)}
+        if not settings.final_test:
+            return epochs, origin | {"parameters": parameter_counts(network)}
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
 
     return kept_record(settings, places, data, work)

@@ -50,10 +50,11 @@ def probe_modes(
     probed = replace(settings, batching="shared", batch_images="triplets",
                      batches_per_epoch=settings.final_probes)
     signs: dict[str, list[np.ndarray]] = {}
-    network = copy.deepcopy(network)  # train mode moves the running averages
+    # Copies: train mode moves the running averages, and the frozen ones must not have been moved.
+    network, frozen = copy.deepcopy(network).train(), copy.deepcopy(network).eval()
     # An epoch after the last: batches that training has not drawn.
     for batch in draw_batches(data, get_images, probed, settings.epochs):
-        for mode, gramian_TT in _gramians(network, *batch, probed):
+        for mode, gramian_TT in _gramians(network, frozen, *batch, probed):
             signs.setdefault(mode, []).append(gramian_TT.sign().cpu().numpy())
     pairs = np.triu_indices(len(settings.tasks), 1)
     joint_NP = np.stack(signs[JOINT])[:, *pairs]
@@ -65,16 +66,14 @@ def probe_modes(
 
 
 def _gramians(
-    network: SharedTrunkNetwork, images_BCHW: Tensor, labels_BT: Tensor,
-    generator: torch.Generator, settings: Settings,
+    network: SharedTrunkNetwork, frozen: SharedTrunkNetwork, images_BCHW: Tensor,
+    labels_BT: Tensor, generator: torch.Generator, settings: Settings,
 ) -> Iterator[tuple[str, Tensor]]:
-    shared, before = network.shared_parameters(), generator.get_state()
-    for mode, training in ((JOINT, True), (FROZEN, False)):
-        network.train(training)
+    before = generator.get_state()
+    for mode, one in ((JOINT, network), (FROZEN, frozen)):
         losses_T = batch_task_losses(
-            network, images_BCHW, labels_BT, settings, generator.set_state(before))
-        yield mode, gramian(task_gradients(losses_T, shared))
-    network.train()
+            one, images_BCHW, labels_BT, settings, generator.set_state(before))
+        yield mode, gramian(task_gradients(losses_T, one.shared_parameters()))
     autocast = partial(torch.autocast, images_BCHW.device.type, torch.bfloat16,
                        settings.precision == "bfloat16")
     losses = []
@@ -85,7 +84,7 @@ def _gramians(
         losses.append(task_losses_from_triplets(
             embeddings_BD.reshape(1, -1, 3, embeddings_BD.shape[-1]), settings.margin,
             settings.hinge_mean)[0])
-    yield OWN, gramian(task_gradients(torch.stack(losses), shared))
+    yield OWN, gramian(task_gradients(torch.stack(losses), network.shared_parameters()))
     triplets = triplets_in_batch(labels_BT, settings.samples_per_anchor, settings.triplet_choice,
                                  generator.set_state(before))
 

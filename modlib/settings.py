@@ -134,7 +134,8 @@ class Settings(RunSettings):
     # Measurement
     ucr_every: int = 4  # probe every k-th batch; 0: never
     final_probes: int = 0  # batches that the trained network is probed on in every mode
-    test_triplets: int = 10_000  # per task
+    test_triplets: int = 10_000  # per task, and as many to validate on
+    final_test: bool = True  # False: validation alone, the test split is not looked at
     seed: int = 0
 
     def __post_init__(self):
@@ -164,11 +165,13 @@ class Settings(RunSettings):
         if self.batch_images == "any" and self.batching == "triplets":
             raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
                               "every image is drawn for a task")
-        if self.compiled and (self.ucr_every or self.aggregation != "mean" or self.has_csn_penalty):
+        if self.compiled and (self.ucr_every or self.final_probes or self.aggregation != "mean"
+                              or self.has_csn_penalty):
             raise ModlibError(
-                "compiled=True needs ucr_every=0, aggregation='mean' and no penalties of CSN's: "
-                "what torch compiles can go backwards once and has no place to look inside; given "
-                f"ucr_every={self.ucr_every}, aggregation={self.aggregation!r}")
+                "compiled=True needs ucr_every=0, final_probes=0, aggregation='mean' and no "
+                "penalties of CSN's: what torch compiles can go backwards once and has no place to "
+                f"look inside; given ucr_every={self.ucr_every}, "
+                f"final_probes={self.final_probes}, aggregation={self.aggregation!r}")
         if self.aggregation != "mean" and self.has_csn_penalty:
             raise ModlibError(f"aggregation={self.aggregation!r} weighs task losses alone and "
                               "leaves no place for CSN's penalties; use 'mean'")

@@ -54,7 +54,7 @@ class Study:
 
         Args:
             parameters: the notebook's.
-            tuned: what was chosen for single rows; it goes before the parameters.
+            tuned: what was chosen for each row on real faces; there it goes before the parameters.
 
         A batch holds at least three images a task and there are at least 100 toy faces a task,
         whatever the settings say: settings files are for three tasks too.
@@ -77,10 +77,11 @@ class Study:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
         toy = shared.get("dataset", Settings.dataset) == "toy_faces"
+        tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
         runs = {}
         for name in names:
-            one = enough_for_its_tasks(shared | self.changes(name) | (tuned or {}).get(name, {}))
+            one = enough_for_its_tasks(shared | self.changes(name) | tuned.get(name, {}))
             runs[name] = [replace(one, seed=seed) for seed in own.seeds]
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
 
@@ -114,7 +115,8 @@ def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:
     """Settings whose batch, and whose number of toy faces, are enough for all of their tasks."""
     base = Settings(**{**shared, "batch_size": RANGES["batch_size"][1]})  # checks all the rest
     images = shared.get("batch_size", Settings.batch_size)
+    tasks = max(len(base.tasks), len(base.trunk_tasks))
     if isinstance(images, int):
-        images = max(images, 3 * len(base.tasks))
+        images = max(images, 3 * tasks)
     return replace(base, batch_size=images,
-                   toy_images=max(base.toy_images, 100 * len(base.tasks)))
+                   toy_images=max(base.toy_images, 100 * tasks))

@@ -13,17 +13,17 @@ from modlib.figures import MARKERS
 from modlib.studies import Rows, Study
 from modlib.twenty_attributes import STUDY as TABLE_3
 
-RATES, MARGINS = (1e-3, 2e-3, 4e-3), (0.2, 0.4)
+RATES, MARGINS = (1e-3, 2e-3, 4e-3, 8e-3), (0.2, 0.4)
 CANDIDATES = {f"rate {rate:g}, margin {margin:g}": {"learning_rate": rate, "margin": margin}
-              for rate, margin in product(RATES, MARGINS)}
+              for margin, rate in product(MARGINS, RATES)}
 SYSTEMS = ("modulated", "branches, 25", "branches, 256", "CSN", "fully shared")
 # A network each is twenty trainings of the fully shared kind, a mask only starts from branches;
 # all else is modulation.
 LIKE = {"independent": "fully shared", "mask only": "branches, 256"} | {
     name: "fully shared" for name in TABLE_3.rows if name.startswith("fully shared")}
 STUDY = Study("tuning", {
-    f"{system}; {label}": TABLE_3.changes(system) | values
-    for system in SYSTEMS for label, values in CANDIDATES.items()}, quick=len(CANDIDATES))
+    f"{system}; {label}": TABLE_3.changes(system) | values | {"final_test": False}
+    for system in SYSTEMS for label, values in CANDIDATES.items()}, quick=len(RATES))
 
 
 def valid_accuracy(record: Mapping[str, Any]) -> float:

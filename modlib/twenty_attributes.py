@@ -23,7 +23,7 @@ OURS = "modulated"
 PAPER_NAMES = {  # our rows and the paper's
     OURS: "Ours", "independent": "ITN", "branches, 256": "IB-256", "mask only": "Only mask",
     "branches, 25": "IB-25", "CSN": "CSN", "fully shared": "FSN"}
-STUDY = Study("twenty_attributes", {
+ROWS = {
     OURS: {"system": "modulated"},
     "branches, 25": {"system": "branches", "branch_size": 25},
     "fully shared": {"system": "fully_shared"},
@@ -36,12 +36,17 @@ STUDY = Study("twenty_attributes", {
     "fully shared, MGDA": {"system": "fully_shared", "aggregation": "mgda"},
     "fully shared, UPGrad": {"system": "fully_shared", "aggregation": "upgrad"},
     # Beyond the paper: where the same budget of numbers may buy more.
+    "modulated, one rate": {"system": "modulated", "scale_rate_factor": 1.0},
     "signed scales": {"system": "modulated", "signed_scales": True},
     "scales from block 3": {"system": "modulated", "modulate_from": 3},
     "scales from block 2": {"system": "modulated", "modulate_from": 2},
     "scales and branches of 16": {"system": "modulated_branches", "branch_size": 16},
     "scales and low rank 4": {"system": "low_rank", "rank": 4},
     "projection": {"system": "projection"},
+}
+# Scales and masks have ten times the network's rate: at the same rate they hardly move.
+STUDY = Study("twenty_attributes", {
+    name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()
 }, tuned=("learning_rate", "margin"))
 
 

@@ -80,7 +80,8 @@ def rank_agreement(
         tasks = rng.integers(0, len(first_TT), len(first_TT))
         i, j = tasks[pairs[0]], tasks[pairs[1]]
         kept = i != j
-        if np.ptp(first_TT[i, j][kept]) and np.ptp(second_TT[i, j][kept]):
+        # of few tasks it may be one and the same that is drawn every time
+        if kept.any() and np.ptp(first_TT[i, j][kept]) and np.ptp(second_TT[i, j][kept]):
             drawn.append(stats.spearmanr(first_TT[i, j][kept], second_TT[i, j][kept]).statistic)
     value = float(stats.spearmanr(first_TT[pairs], second_TT[pairs]).statistic)
     low, high = np.quantile(drawn, (0.025, 0.975)) if drawn else (np.nan, np.nan)

@@ -1,5 +1,6 @@
 """Hand-made records of a study, as its runs would leave them, for the tests of what they say."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -47,6 +48,28 @@ def record(study: Study, row: str, seed: int = 0, accuracy: int = 80, valid: flo
             {"valid_accuracy": {"Smiling": valid / 100 + 0.01, "Young": valid / 100 - 0.01}}],
         "run": {"training_seconds": 120.0},
     }
+
+
+def labels_of(tasks: Sequence[str]) -> np.ndarray:
+    """Of the test images; an attribute's labels depend on its name alone."""
+    return np.stack([np.random.default_rng([5, crc32(task.encode())]).random(IMAGES) < 0.4
+                     for task in tasks], axis=1)
+
+
+def wide_record(study: Study, row: str, accuracy: Mapping[str, int], seed: int = 0,
+                **changes) -> dict:
+    """A record of other tasks: ``accuracy`` in % of each on the test split, in their order."""
+    tasks, labels_NT = tuple(accuracy), labels_of(tuple(accuracy))
+    one = record(study, row, seed, **({"tasks": tasks} | changes))
+    rng = np.random.default_rng([seed, crc32(row.encode())])
+    correct_TK = np.stack([100 * rng.permutation(COUNT) < right * COUNT
+                           for right in accuracy.values()])
+    triplets = fixed_triplets(labels_NT, np.arange(IMAGES), tasks, COUNT, TEST_SEED)
+    one["results"] |= {
+        "test_accuracy": {task: right / 100 for task, right in accuracy.items()},
+        "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(labels_NT),
+                          "digest": triplets_digest(triplets)}}
+    return one
 
 
 def publish(folder: Path, records: list[dict]) -> None:

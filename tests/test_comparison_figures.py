@@ -10,10 +10,13 @@ import pytest
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from modlib import figures
+from modlib.arrays import to_json
 from modlib.comparison_figures import (
     accuracy_by_attribute,
     clustered_heat_map,
     cost_frontier,
+    neighbour_grid,
+    scale_map,
     split_heat_map,
     task_order,
 )
@@ -235,6 +238,83 @@ def test_what_is_given_is_left_as_it_was(ax):
         assert np.array_equal(array, before)
 
 
+# Scales
+
+BLOCK5 = np.array([[1.0, 0.5], [2.0, 0.0], [1.0, 1.0]], np.float32)
+FC = np.array([[0.25, 1.0, 1.5], [1.0, 1.0, 1.0], [3.0, 1.0, 0.75]], np.float32)
+SCALES = {"block5": to_json(BLOCK5), "fc": to_json(FC)}
+
+
+def test_scales_are_a_line_a_task_and_a_column_a_channel(ax):
+    assert scale_map(ax, SCALES, TASKS) is ax
+    shown = ax.collections[0].get_array().reshape(3, 5)
+    for t in range(3):
+        assert shown[t].tolist() == [*BLOCK5[t], *FC[t]]
+    assert names(ax.get_yticklabels()) == ["Smiling", "Wavy Hair", "Young"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first task at the top
+
+
+def test_a_scale_that_changes_nothing_is_white(ax):
+    mesh = scale_map(ax, SCALES, TASKS).collections[0]
+    assert mesh.cmap(mesh.norm(1.0))[:3] == pytest.approx((1, 1, 1), abs=0.05)
+    assert mesh.cmap(mesh.norm(0.0))[0] > 0.5 > mesh.cmap(mesh.norm(0.0))[2]  # red below
+
+
+def test_each_layer_begins_at_a_line_and_is_named_over_its_middle(ax):
+    scale_map(ax, SCALES, TASKS)
+    assert [line.get_xdata()[0] for line in ax.lines] == [0, 2]
+    assert {text.get_text(): text.get_position()[0] for text in ax.texts} == {
+        "block5": 1, "fc": 3.5}
+
+
+# Neighbours
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), dtype=np.uint8)
+FOUND = {"Smiling\nours": ([4, 1, 0], [True, False, True]),
+         "Smiling\nCSN": ([5, 4, 3], [False, False, True])}
+
+
+@pytest.fixture
+def grid():
+    """The panels of ``FOUND``, asked with image 2, line by line."""
+    neighbour_grid(IMAGES, 2, FOUND)
+    panels = plt.gcf().axes
+    return [panels[:4], panels[4:]]
+
+
+def crosses(ax) -> int:
+    return sum(line.get_transform() == ax.transAxes for line in ax.lines)
+
+
+def test_each_line_is_the_query_and_its_neighbours_nearest_first(grid):
+    for line, (found, _) in zip(grid, FOUND.values(), strict=True):
+        for panel, n in zip(line, (2, *found), strict=True):
+            [image] = panel.images
+            for channel in range(3):
+                assert np.array_equal(image.get_array()[..., channel], IMAGES[n, channel])
+
+
+def test_wrong_neighbours_are_crossed_and_framed_in_another_colour(grid):
+    for line, (_, right) in zip(grid, FOUND.values(), strict=True):
+        assert [crosses(panel) for panel in line] == [0, *(0 if good else 2 for good in right)]
+        frames = [{mpl.colors.to_hex(side.get_edgecolor()) for side in panel.spines.values()}
+                  for panel in line]
+        assert frames == [{"#000000"}, *(
+            {(figures.GREEN if good else figures.VERMILION).lower()} for good in right)]
+        assert all(side.get_visible() for panel in line for side in panel.spines.values())
+
+
+def test_lines_and_columns_are_named_once(grid):
+    assert [line[0].get_ylabel() for line in grid] == list(FOUND)
+    titles = [[panel.get_title() for panel in line] for line in grid]
+    assert titles == [["query", "nearest →", "", ""], ["", "", "", ""]]
+
+
+def test_one_line_with_one_neighbour_is_a_grid_too():
+    neighbour_grid(IMAGES, 0, {"": ([3], [True])})
+    assert len(plt.gcf().axes) == 2
+
+
 # All
 
 NAN = np.full((3, 3), np.nan)
@@ -256,6 +336,8 @@ DRAWINGS = {
         ax, ax.figure.add_subplot(), DISTANCE, FIVE, "distance"),
     "clustered_heat_map, two tasks": lambda ax: clustered_heat_map(
         ax, ax.figure.add_subplot(), DISTANCE[:2, :2], FIVE[:2], "distance"),
+    "scale_map": lambda ax: scale_map(ax, SCALES, TASKS),
+    "scale_map, all at 1": lambda ax: scale_map(ax, {"fc": to_json(np.ones_like(FC))}, TASKS),
 }
 
 

@@ -31,7 +31,9 @@ from modlib.experiments import (
     record_path,
     run,
     run_many,
+    trained_network,
 )
+from modlib.later_tasks import trained_addition, with_added_tasks
 from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network
 from modlib.results import comparable, read_record
@@ -431,6 +433,71 @@ def test_masks_cut_halfway_go_on_to_the_record_of_an_unbroken_run(
 
 
 # Done runs, killed runs
+
+# Tasks that are added to a modulated trunk
+
+@pytest.fixture
+def addition(tiny):
+    """Young, on the trunk of a network that learned smile and mouth open."""
+    return replace(tiny, system="mask_only", tasks=("Young",), trunk_system="modulated",
+                   trunk_tasks=("Smiling", "Mouth_Slightly_Open"))
+
+
+def data_for(loaded, settings):
+    columns = [loaded.tasks.index(task) for task in settings.tasks]
+    return replace(loaded, tasks=settings.tasks, labels_NT=loaded.labels_NT[:, columns])
+
+
+def test_added_tasks_first_have_the_run_done_that_their_trunk_comes_from(
+        loaded, addition, places, tmp_path, trained_epochs):
+    record, base = run(addition, places), addition.trunk_from
+    assert (base.system, base.tasks) == ("modulated", ("Smiling", "Mouth_Slightly_Open"))
+    assert trained_epochs == [("modulated", 0), ("modulated", 1), *MASKS]
+    assert record["results"]["trunk_from"] == base.run_name(loaded.fingerprint)
+    assert list(record["results"]["test_accuracy"]) == ["Young"]
+    made = read_record(record_path(base, places, loaded.fingerprint))
+    assert comparable(made) == comparable(run(base, elsewhere(places, tmp_path)))
+
+
+def test_the_added_runs_trunk_is_the_base_runs_to_the_last_bit(loaded, addition, places):
+    run(addition, places)
+    own, base = (checkpoint_path(one, places, loaded.fingerprint)
+                 for one in (addition, addition.trunk_from))
+    trunk = weights_in(base, "stages.")
+    assert trunk.keys() == weights_in(own, "stages.").keys()
+    for name, value in weights_in(own, "stages.").items():
+        assert torch.equal(value, trunk[name]), name
+    fresh = new_network(addition.trunk_from).state_dict()
+    assert all(not torch.equal(value, fresh[name]) for name, value in trunk.items())
+    scales = weights_in(own, "modulation.")
+    assert all(value.shape[0] == 1 and (value != 1).any() for value in scales.values())
+
+
+def test_old_and_added_tasks_have_one_network_and_the_embeddings_of_their_own_runs(
+        loaded, addition, places):
+    """By the trunk's last checkpoint and that of the addition, to the last bit."""
+    record, base = run(addition, places), addition.trunk_from
+    get_images = image_getter(loaded, CPU)
+    before = trained_network(base, places, data_for(loaded, base), get_images).eval()
+    data = data_for(loaded, addition)
+    added = trained_addition(addition, before, places, data, get_images).eval()
+    joint = with_added_tasks(before, added).eval()
+    images = get_images(torch.from_numpy(loaded.indices("test")))
+    with torch.no_grad():
+        for task, (network, place) in enumerate([(before, 0), (before, 1), (added, 0)]):
+            expected = network(images, torch.full((len(images),), place))
+            assert torch.equal(joint(images, torch.full((len(images),), task)), expected)
+    triplets = fixed_triplets(data.labels_NT, data.indices("test"), data.tasks,
+                              addition.test_triplets, 2)
+    results = final_results(added, data, addition, get_images, triplets)
+    assert {key: record["results"][key] for key in results} == results
+
+
+def test_one_base_serves_many_additions(loaded, addition, places, trained_epochs):
+    run(addition, places)
+    run(replace(addition, tasks=("Smiling",)), places)
+    assert trained_epochs == [("modulated", 0), ("modulated", 1), *MASKS, *MASKS]
+
 
 def test_a_run_that_is_done_is_not_done_again(loaded, tiny, places, monkeypatch):
     first = run(tiny, places)

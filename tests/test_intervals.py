@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from modlib.arrays import to_json
+from modlib.arrays import from_json, to_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, triplets_digest
 from modlib.experiments import new_network
-from modlib.intervals import bootstrap_accuracies, image_weights, interval, record_triplets
+from modlib.intervals import (
+    bootstrap_accuracies,
+    image_weights,
+    interval,
+    record_triplets,
+    restricted,
+    triplet_weights,
+)
 from modlib.triplets import fixed_triplets
 
 TASKS = ("Smiling", "Young")
@@ -51,10 +58,86 @@ def test_an_old_record_is_refused_by_name():
         record_triplets({"name": "old", "settings": {"tasks": TASKS}, "results": {}})
 
 
+# Some of a record's tasks
+
+
+def whole_record() -> dict:
+    one = record(chance(1, 0.8))
+    one["results"] |= {"test_accuracy": {"Smiling": 0.75, "Young": 0.5}, "retrieval": {}}
+    return one
+
+
+@pytest.mark.parametrize("tasks", [("Young",), ("Young", "Smiling"), TASKS])
+def test_a_restricted_record_has_the_triplets_and_outcomes_of_its_tasks(tasks):
+    one, places = whole_record(), [TASKS.index(task) for task in tasks]
+    some = restricted(one, tasks)
+    assert some["settings"]["tasks"] == list(tasks)
+    assert np.array_equal(record_triplets(some), TRIPLETS[places])
+    kept = some["results"]["test_triplets"]
+    assert np.array_equal(from_json(kept["correct"]), chance(1, 0.8)[places])
+    assert np.array_equal(from_json(kept["labels"]), LABELS[:, places])
+    assert list(some["results"]["test_accuracy"].items()) == [
+        (task, {"Smiling": 0.75, "Young": 0.5}[task]) for task in tasks]
+
+
+def test_a_restricted_record_is_one_that_was_tested_on_these_tasks_alone():
+    alone = record(chance(2, 0.6)[1:], "alone")
+    alone["settings"]["tasks"] = ["Young"]
+    labels_N1 = LABELS[:, 1:].copy()
+    alone["results"]["test_triplets"] |= {
+        "labels": to_json(labels_N1),
+        "digest": triplets_digest(
+            fixed_triplets(labels_N1, np.arange(IMAGES), ("Young",), COUNT, TEST_SEED))}
+    given = bootstrap_accuracies({"a": [restricted(whole_record(), ["Young"])], "b": [alone]}, 20)
+    both = bootstrap_accuracies({"a": [record(chance(1, 0.8))], "b": [record(chance(2, 0.6))]}, 20)
+    for name in ("a", "b"):
+        assert given[name][:, 0] == pytest.approx(both[name][:, 1])
+
+
+def test_restricting_leaves_the_record_as_it_is():
+    one, untouched = whole_record(), whole_record()
+    restricted(one, ["Young"])
+    assert one == untouched
+
+
+def test_only_a_records_own_tasks_can_be_chosen():
+    with pytest.raises(ModlibError, match=r"'Yung'.*did you mean 'Young'"):
+        restricted(whole_record(), ["Yung"])
+
+
+def test_what_cannot_be_drawn_again_gets_no_new_digest():
+    one = whole_record()
+    one["results"]["test_triplets"]["digest"] = "0" * 16
+    with pytest.raises(ModlibError, match="cannot be drawn again"):
+        restricted(one, ["Young"])
+
+
+# Draws
+
+
 def test_as_many_images_are_drawn_as_there_are():
     weights_N = image_weights(50, np.random.default_rng(0))
     assert (len(weights_N), weights_N.sum()) == (50, 50)
     assert weights_N.max() > 1
+
+
+def test_a_triplet_counts_as_often_as_the_product_of_its_images():
+    weights_TK = triplet_weights(TRIPLETS, IMAGES, np.random.default_rng(3))
+    assert (weights_TK.shape, weights_TK.dtype) == ((2, COUNT), np.float32)
+    drawn = np.random.default_rng(3).integers(0, IMAGES, IMAGES).tolist()
+    for task in range(2):
+        for k, (anchor, positive, negative) in enumerate(TRIPLETS[task].tolist()):
+            assert weights_TK[task, k] == (
+                drawn.count(anchor) * drawn.count(positive) * drawn.count(negative))
+    assert weights_TK.min() == 0 and weights_TK.max() > 1
+
+
+def test_no_task_is_left_without_a_triplet():
+    """Each has one: of 26 draws of five images one holds all that the two ask for."""
+    triplets_TK3 = np.array([[[0, 1, 2]], [[2, 3, 4]]])
+    rng = np.random.default_rng(0)
+    drawn = [triplet_weights(triplets_TK3, 5, rng) for _ in range(20)]
+    assert np.min(drawn) >= 1
 
 
 def test_draws_equal_a_loop_over_triplets():

@@ -3,13 +3,21 @@
 from itertools import pairwise
 from math import cos, radians, sin
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from modlib.arrays import to_json
 from modlib.errors import ModlibError
-from modlib.retrieval import nearest_neighbours, retrieval_scores
+from modlib.retrieval import (
+    nearest_neighbours,
+    precision_by_task,
+    retrieval_scores,
+    retrieval_table,
+    takeaway,
+)
 
 TASKS = ("Smiling", "Young", "Bald")
 NAMES = ("recall@1", "recall@5", "recall@10", "mAP")
@@ -163,3 +171,88 @@ def test_looking_for_neighbours_leaves_the_embeddings_as_they_are():
 def test_more_neighbours_than_there_are_others_or_none_are_refused(count):
     with pytest.raises(ModlibError, match=f"count must be 1 to 4; given {count}"):
         nearest_neighbours(random_embeddings(5)[0], 0, count)
+
+
+# Tables of records
+
+
+def scores(*values: float) -> dict:
+    """Recall at 1, 5 and 10 and mAP of ten queries; of none where nothing is given."""
+    return {"queries": 10 if values else 0} | dict(
+        zip(NAMES, values or [None] * 4, strict=True))
+
+
+def record(tasks=TASKS, **by_task) -> dict:
+    """Scores by task, ``(nothing)`` for the others; one, two and three of four hold the tasks."""
+    labels_NT = np.arange(4)[:, None] <= np.arange(3)[None]
+    columns = [TASKS.index(task) for task in tasks]
+    return {"settings": {"tasks": list(tasks)}, "results": {
+        "retrieval": {task: by_task.get(task, scores()) for task in tasks},
+        "test_triplets": {"labels": to_json(labels_NT[:, columns].copy())}}}
+
+
+ROWS = {
+    "modulated": [record(Smiling=scores(0.5, 0.7, 0.9, 0.4), Young=scores(0.3, 0.5, 0.7, 0.2)),
+                  record(Smiling=scores(0.1, 0.3, 0.5, 0.6), Young=scores(0.7, 0.9, 1.0, 0.4))],
+    "not run": [],
+    "CSN": [record(Smiling=scores(0.2, 0.3, 0.4, 0.1), Young=scores(0.2, 0.3, 0.4, 0.3),
+                   Bald=scores(0.2, 0.3, 0.4, 0.8))]}
+
+
+def test_the_table_averages_over_tasks_and_seeds_that_have_queries():
+    table = retrieval_table(ROWS)
+    assert list(table.index) == list(ROWS)
+    assert table.loc["modulated"].to_dict() == {
+        "recall@1": "40.0", "recall@5": "60.0", "recall@10": "77.5", "mAP": "40.0"}
+    assert table.loc["CSN"].tolist() == ["20.0", "30.0", "40.0", "40.0"]
+    assert table.loc["not run"].tolist() == ["not run yet"] * 4
+
+
+def test_a_row_without_any_query_has_no_figures():
+    assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["not run yet"] * 4
+
+
+def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
+    table = precision_by_task(ROWS)
+    assert list(table) == ["modulated", "CSN", "guessing"]  # no column of nothing
+    assert table["CSN"].to_dict() == {"Smiling": "10.0", "Young": "30.0", "Bald": "80.0"}
+    assert table["guessing"].to_dict() == {"Smiling": "25.0", "Young": "50.0", "Bald": "75.0"}
+    assert table["modulated"].dropna().to_dict() == {"Smiling": "50.0", "Young": "30.0"}
+
+
+def test_guessing_finds_the_share_of_holders():
+    """Mean average precision of a random order of many, as of 40 % holders."""
+    rng = torch.Generator().manual_seed(0)
+    labels_N1 = torch.rand(400, 1, generator=rng) < 0.4
+    embeddings_ND = normalize(torch.randn(400, 64, generator=rng), dim=1)
+    found = retrieval_scores(embeddings_ND[None], labels_N1, ("Bald",))["Bald"]
+    one = record()
+    one["settings"]["tasks"] = ["Bald"]
+    one["results"] = {"retrieval": {"Bald": found},
+                      "test_triplets": {"labels": to_json(labels_N1.numpy())}}
+    guessed, measured = (float(precision_by_task({"random": [one]}).loc["Bald", name])
+                         for name in ("guessing", "random"))
+    assert measured == pytest.approx(guessed, abs=1.5)
+
+
+def test_names_of_tasks_are_written_with_spaces():
+    one = record(("Bald",), Bald=scores(0, 0, 0, 0.5))
+    one["settings"]["tasks"], one["results"]["retrieval"] = ["Wavy_Hair"], {
+        "Wavy_Hair": scores(0, 0, 0, 0.5)}
+    assert precision_by_task({"one": [one]}).loc["Wavy Hair"].tolist() == ["50.0", "75.0"]
+
+
+def test_precision_of_no_records_is_empty():
+    assert precision_by_task({"modulated": [], "CSN": []}).empty
+
+
+def test_the_takeaway_names_the_best_and_compares_with_csn():
+    rows = ROWS | {"branches": [record(Smiling=scores(0, 0, 0, 0.9))]}
+    assert takeaway(rows).splitlines() == [
+        "- Mean average precision over the attributes: modulated **40.0 %**, CSN **40.0 %**.",
+        "- The best of the 3 systems here is branches, with 90.0 %."]
+
+
+@pytest.mark.parametrize("missing", ["modulated", "CSN"])
+def test_the_takeaway_needs_both_systems(missing):
+    assert takeaway(ROWS | {missing: []}) == "Not run yet on real faces."

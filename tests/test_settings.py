@@ -32,7 +32,7 @@ OTHER_VALUES = {
     "scale_rate_factor": 1.0, "schedule": "cosine", "precision": "float32",
     "compiled": True, "aggregation": "upgrad", "regulariser_weight": 1.0, "regulariser_beta": 2.0,
     "embedding_norm_weight": 5e-3, "mask_norm_weight": 5e-4, "ucr_every": 1, "final_probes": 2,
-    "test_triplets": 5, "seed": 3,
+    "test_triplets": 5, "final_test": False, "seed": 3,
 }
 NEEDS = {"trunk_system": {"system": "mask_only"}, "trunk_tasks": {"system": "mask_only"},
          "compiled": {"ucr_every": 0}, "crop": {"dataset": "celeba"},
@@ -180,7 +180,8 @@ def test_masks_start_as_one_of_the_ways_that_networks_know(how):
 
 
 @pytest.mark.parametrize("other", [
-    {"ucr_every": 4}, {"ucr_every": 0, "aggregation": "mgda"},
+    {"ucr_every": 4}, {"ucr_every": 0, "final_probes": 1},
+    {"ucr_every": 0, "aggregation": "mgda"},
     {"ucr_every": 0, "system": "csn", "mask_norm_weight": 1e-3}])
 def test_compiled_steps_cannot_be_looked_into(other):
     with pytest.raises(ModlibError, match=r"^compiled=True needs ucr_every=0"):
@@ -336,7 +337,7 @@ SINCE = {  # settings that committed records lack, with what was done before the
     "shift": 0, "zoom": 0.0, "colour_jitter": 0.0, "compiled": False,
     "crop": 1.0, "initialisation": "normal", "batch_images": "triplets",
     "signed_scales": False, "rank": 4, "trunk_system": "branches", "trunk_tasks": (),
-    "final_probes": 0}
+    "final_probes": 0, "final_test": True}
 
 
 def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_default():

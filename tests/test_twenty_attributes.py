@@ -276,6 +276,30 @@ def test_the_frontier_of_no_records_is_empty_and_has_its_columns():
     assert best.empty
 
 
+COSTS = {OURS: 3.5, "branches, 25": 1.5, "fully shared": 1.0, "independent": 3.5, "CSN": 0.1}
+
+
+def test_the_frontier_of_given_costs_has_the_rows_that_have_one(rows):
+    """Signed scales have no cost, and CSN was not run."""
+    table = frontier(rows, "seconds", COSTS)
+    assert list(table) == ["row", "seconds", "accuracy", "best"]
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("fully shared", 1.0, pytest.approx(55), True),
+        ("branches, 25", 1.5, pytest.approx(74), True),
+        (OURS, 3.5, pytest.approx(75), False), ("independent", 3.5, pytest.approx(91), True)]
+
+
+def test_other_costs_put_other_rows_on_the_frontier(rows):
+    table = frontier(rows, "seconds", COSTS | {"independent": 0.5}).set_index("row")
+    assert table.index[table.best].tolist() == ["independent"]
+
+
+def test_without_a_cost_of_any_row_the_frontier_is_empty(rows):
+    table = frontier(rows, "seconds", {"CSN": 1.0})
+    assert list(table) == ["row", "seconds", "accuracy", "best"]
+    assert table.empty
+
+
 # Sentences
 
 
@@ -292,7 +316,7 @@ def test_the_takeaway_sorts_the_claims_by_what_became_of_them(rows):
 def test_the_takeaway_of_all_records_leaves_nothing_unsaid(all_rows):
     said = takeaway(all_rows)
     assert "not run yet" not in said
-    assert "of the 15 systems here is **projection**" in said
+    assert f"of the {len(STUDY.rows) - 1} systems here is **projection**" in said
 
 
 def test_the_takeaway_without_ours_decides_no_claim(rows):

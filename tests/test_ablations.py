@@ -1,0 +1,238 @@
+"""Tables 4 and 5: the paper's figures, and what the tables and sentences say of records."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from study_records import record, wide_record
+
+from modlib.ablations import (
+    OURS,
+    PAPER_NAMES,
+    SHARED,
+    STUDY,
+    TASKS,
+    accuracy_table,
+    paper_table,
+    probe_table,
+    takeaway,
+    ucr_by_epoch,
+    ucr_by_stage,
+    ucr_matrix,
+    ucr_sentence,
+    ucr_table,
+)
+from modlib.arrays import to_json
+from modlib.twenty_attributes import differences
+
+NOTHING = {row: [] for row in STUDY.rows}
+PAIR, OTHER, THIRD = ("Smiling", "Bald"), ("Big_Lips", "Bald"), ("Smiling", "Big_Nose")
+# % of every task, over two seeds, one below and one above.
+MEANS = {OURS: 80, SHARED: 60, "from block 5": 70, "from block 3": 81, "signed scales": 90}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Five rows of two seeds each; the others were not run."""
+    records = [wide_record(STUDY, row, dict.fromkeys(TASKS, mean + change), seed)
+               for row, mean in MEANS.items() for seed, change in ((1, 1), (0, -1))]
+    for epoch in (epoch for one in records for epoch in one["epochs"]):
+        epoch["ucr"] = []
+    return STUDY.by_row(records)
+
+
+def probed(*epochs, tasks=TASKS) -> dict:
+    """A record of epochs of ``{pair: (positive, negative, zero)}``."""
+    return {"settings": {"tasks": list(tasks)}, "results": {}, "epochs": [
+        {"ucr": [{"tasks": list(pair)} | dict(zip(("positive", "negative", "zero"), counts,
+                                                  strict=True))
+                 for pair, counts in epoch.items()]} for epoch in epochs]}
+
+
+def with_probes(**shares) -> dict:
+    """Both systems' records of one epoch: counts of positive signs in 100 batches, by pair."""
+    return NOTHING | {row: [probed({pair: (positive, 100 - positive, 0) for pair, positive
+                                    in zip((PAIR, OTHER, THIRD), shares[name], strict=False)})]
+                      for row, name in ((OURS, "ours"), (SHARED, "shared"))}
+
+
+# The systems and the paper
+
+
+def test_every_row_is_told_from_every_other():
+    records = {row: record(STUDY, row) for row in STUDY.rows}
+    assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+def test_each_of_the_papers_systems_is_one_of_our_rows():
+    assert sorted(PAPER_NAMES.values()) == sorted(paper_table(5)["printed_mean"])
+    assert set(PAPER_NAMES) <= set(STUDY.rows)
+
+
+def test_the_papers_means_are_those_of_its_rows():
+    for name, row in paper_table(5)["rows"].items():
+        assert tuple(row) == TASKS
+        assert paper_table(5)["printed_mean"][name] == pytest.approx(
+            sum(row.values()) / 7, abs=0.015)
+
+
+def test_the_paper_prints_every_pair_and_ours_higher_in_all():
+    pairs = paper_table(4)["pairs"]
+    assert [tuple(pair.split("/")) for pair in pairs] == list(combinations(TASKS, 2))
+    assert all(printed["Ours"] > printed["FSN"] for printed in pairs.values())
+
+
+# Table 5
+
+
+def test_the_accuracy_table_has_means_over_tasks_and_their_spread_over_seeds(rows):
+    table = accuracy_table(rows)
+    assert list(table.index) == list(STUDY.rows)
+    assert table.loc[OURS].to_dict() == {
+        "measured": "80.0 ± 1.4", "against from block 4": "", "extra parameters": "40",
+        "dead scales": "", "paper": "82.75"}
+    assert table.loc["signed scales", ["measured", "paper"]].tolist() == ["90.0 ± 1.4", "–"]
+    assert table.loc[SHARED, "extra parameters"] == "0"
+
+
+def test_the_accuracy_table_says_what_was_not_run(rows):
+    assert accuracy_table(rows).loc["CSN"].tolist() == ["not run yet", "", "", "", "81.20"]
+
+
+def test_differences_are_of_each_row_from_ours(rows):
+    table = accuracy_table(rows)["against from block 4"]
+    for row, (value, low, high) in differences(rows, OURS).items():  # of ours from each row
+        assert table[row] == f"{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]"
+    assert table[SHARED].startswith("-20.00 [-2")
+    assert set(accuracy_table(rows | {OURS: []})["against from block 4"]) == {""}
+
+
+def test_dead_scales_are_a_mean_over_seeds():
+    records = [wide_record(STUDY, OURS, {"Bald": 80}, seed) for seed in (0, 1)]
+    for one, dead in zip(records, (3, 7), strict=True):
+        one["results"]["dead_scales"] = dead
+    assert accuracy_table(NOTHING | {OURS: records}).loc[OURS, "dead scales"] == "5"
+
+
+# Update compliance
+
+
+def test_the_matrix_adds_up_records_and_epochs():
+    tasks = ("Smiling", "Bald", "Big_Nose")
+    records = [probed({PAIR: (3, 1, 4), THIRD: (0, 2, 0)}, {PAIR: (0, 1, 0)}, tasks=tasks),
+               probed({PAIR[::-1]: (1, 0, 0)}, tasks=tasks)]
+    nan = np.nan
+    assert ucr_matrix(records) == pytest.approx(
+        np.array([[nan, 40, 0], [40, nan, nan], [0, nan, nan]]), nan_ok=True)
+    assert ucr_matrix(records, with_zeros=False)[0, 1] == pytest.approx(100 * 4 / 6)
+
+
+def test_the_matrix_of_no_records_is_unknown():
+    assert ucr_matrix([]).shape == (7, 7)
+    assert np.isnan(ucr_matrix([])).all()
+
+
+def test_the_table_has_every_pairs_ratio_with_wilsons_interval():
+    """50 of 100: 40.4 to 59.6 %; 0 of 100: at most 3.7 %."""
+    table = ucr_table(with_probes(ours=[50], shared=[0]))
+    assert len(table) == 21
+    assert table.loc["Smiling / Bald"].to_dict() == {
+        OURS: "50.0 [40.4, 59.6]", f"{OURS}, paper": "67.8",
+        SHARED: "0.0 [0.0, 3.7]", f"{SHARED}, paper": "32.3"}
+    assert table.loc["Smiling / Big Nose", [OURS, SHARED]].tolist() == ["not run yet"] * 2
+
+
+def test_the_table_of_no_records_has_the_papers_figures():
+    table = ucr_table(NOTHING)
+    assert set(table[OURS]) | set(table[SHARED]) == {"not run yet"}
+    assert table.loc["Big Lips / Big Nose", f"{OURS}, paper"] == "55.2"
+
+
+def test_curves_are_means_over_the_pairs_of_each_epoch():
+    first = probed({PAIR: (3, 1, 4), THIRD: (1, 0, 0)}, {PAIR: (0, 1, 0), THIRD: (1, 1, 0)})
+    curves = ucr_by_epoch([first, probed({})])
+    assert curves[0] == pytest.approx([(37.5 + 100) / 2, 25])
+    assert np.isnan(curves[1][0])
+    assert ucr_by_epoch([]) == []
+
+
+def staged(*epochs) -> dict:
+    """A record of epochs, each: batches, and by stage the positive counts of the three pairs."""
+    kept = []
+    for batches, stages in epochs:
+        positive_STT = np.full((len(stages), 3, 3), 99, np.int32)  # but for pairs nothing counts
+        for stage, counts in enumerate(stages.values()):
+            positive_STT[stage][np.triu_indices(3, 1)] = counts
+        kept.append({"ucr_batches": batches, "ucr_stages": {
+            "stages": list(stages),
+            "counts": to_json(np.stack([positive_STT, np.full_like(positive_STT, 77)]))}})
+    return {"epochs": [*kept, {"ucr_batches": 0}]}
+
+
+def test_stages_are_added_up_over_pairs_epochs_and_records():
+    ratios = ucr_by_stage([
+        staged((4, {"conv1": (4, 2, 0), "fc": (1, 1, 1)}), (2, {"conv1": (2, 2, 2), "fc": 0})),
+        staged((4, {"conv1": (0, 0, 0), "fc": (4, 4, 4)}))])
+    assert {stage: (ratio.value, ratio.count) for stage, ratio in ratios.items()} == {
+        "conv1": (12 / 30, 30), "fc": (15 / 30, 30)}
+
+
+def test_records_without_stages_have_none():
+    assert ucr_by_stage([staged()]) == {}
+
+
+def probed_at_the_end(batches: int, **modes) -> dict:
+    """By mode: the positive counts of three pairs, and the agreement."""
+    found = {}
+    for mode, (counts, agreement) in modes.items():
+        counts_2TT = np.full((2, 3, 3), 99, np.int32)
+        counts_2TT[0][np.triu_indices(3, 1)] = counts
+        found[mode] = {"counts": to_json(counts_2TT), "agreement": agreement}
+    return {"results": {"probes": {"batches": batches, "modes": found}}}
+
+
+def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
+    table = probe_table(NOTHING | {
+        OURS: [probed_at_the_end(10, joint=((10, 5, 0), 1.0), own=((3, 3, 3), 0.5)),
+               probed_at_the_end(10, joint=((10, 10, 1), 1.0), own=((0, 0, 0), 0.7))],
+        SHARED: [probed_at_the_end(4, joint=((4, 4, 4), 1.0)), {"results": {}}]})
+    assert {place: tuple(line) for place, *line in table.itertuples()} == {
+        (OURS, "joint"): (60, 100), (OURS, "own"): (15, 60), (SHARED, "joint"): (100, 100)}
+
+
+def test_without_probes_their_table_is_empty_and_has_its_columns():
+    table = probe_table(NOTHING | {OURS: [{"results": {}}]})
+    assert table.empty
+    assert list(table) == ["UCR %", "signs as in the joint batch, %"]
+
+
+# Sentences
+
+
+def test_the_sentence_counts_pairs_by_their_intervals():
+    """One surely higher, one higher or not, one surely lower."""
+    assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
+        "Modulation raised the ratio in **2 of 3 pairs**; in 1 of them the two intervals do not "
+        "touch. In 1 pairs it is lower beyond its interval. The paper: higher in all 21.")
+
+
+@pytest.mark.parametrize("missing", [OURS, SHARED])
+def test_the_sentence_needs_both_systems(missing):
+    rows = with_probes(ours=[90], shared=[10]) | {missing: []}
+    assert ucr_sentence(rows) == "Not run yet."
+
+
+def test_the_takeaway_has_a_line_for_each_change_that_was_run(rows):
+    *changes, ucr = takeaway(rows).splitlines()
+    assert [line.split("** [")[0] for line in changes] == [
+        "- Modulating after the last block alone, against *from block 4*: **-10.00 points",
+        "- Modulating from block 3, against *from block 4*: **+1.00 points",
+        "- Modulating scales without the ReLU, against *from block 4*: **+10.00 points"]
+    value, low, high = differences(rows, OURS)["from block 5"]
+    assert changes[0].endswith(f"**{-value:+.2f} points** [{-high:+.2f}, {-low:+.2f}].")
+    assert ucr == f"- {ucr_sentence(rows)}"
+
+
+@pytest.mark.parametrize("missing", [list(STUDY.rows), [OURS]])
+def test_the_takeaway_of_nothing_to_compare_says_so(rows, missing):
+    assert takeaway(rows | {row: [] for row in missing}) == "- Not run yet."

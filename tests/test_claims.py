@@ -1,0 +1,310 @@
+"""The claims page: nothing is left out where nothing was run, and words follow the intervals."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_records import publish, wide_record
+from table_1_records import record as table_1_record
+
+from modlib import ablations, claims, later_tasks, twenty_attributes
+from modlib.arrays import from_json, to_json
+from modlib.claims import ONE_PASS, WORDS, all_claims, answers, claims_table, summary
+from modlib.results import write_json
+from modlib.studies import Study
+from modlib.systems import extra_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+TWENTY, SEVEN = twenty_attributes.TASKS, ablations.TASKS
+COUNTED = "parameters for 20 tasks"
+SLIGHTLY = "Modulation is slightly better than a network for each task"
+MASKS = "Scales learnt on a frozen trunk do worse"
+INTERFERENCE = "With 20 tasks CSN suffers from interference"
+FACE_SHAPE, BEARDS = "Against a network each, modulation gains on face shape", "gains on beards"
+FORTY = "With 40 attributes modulation is better than branches of 25"
+EVERY_PAIR = "Modulation raises the update compliance ratio of every pair of tasks"
+SCALES = "differ more in their scales than related ones"
+TIME = "All tasks of an image cost about 15 % more time than one"
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Counted once: twenty networks take seconds to build."""
+    return extra_parameters(20)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, counted):
+    """A project's root without records; its ``book/results``."""
+    (tmp_path / "modlib").mkdir()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    shutil.copy(ROOT / "book/paper_tables.json", tmp_path / "book")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(claims, "extra_parameters", lambda tasks: counted)
+    return tmp_path / "book/results"
+
+
+def publish_rows(folder: Path, study: Study, accuracy: dict, tasks=TWENTY,
+                 profile="celeba_cpu_20", seeds=(0, 1)) -> list[dict]:
+    """Records of some rows: by row, the accuracy in % of all tasks, or of each by name."""
+    records = []
+    for row, value in accuracy.items():
+        of_tasks = value if isinstance(value, dict) else dict.fromkeys(tasks, value)
+        records += [wide_record(study, row, of_tasks, seed, profile=profile) for seed in seeds]
+    for number, one in enumerate(records):
+        one["epochs"] = [{"ucr": []}]
+        one["run"]["git_commit"] = "0123456789abcdef-dirty"
+        one["results"]["scales"] = {"fc": to_json(scales_of(one["settings"]["tasks"], 0.0, number))}
+    publish(folder / study.folder, records)
+    return records
+
+
+def scales_of(tasks, gap: float, seed: int = 0):
+    """Young is ``gap`` and a little more away from smile, mouth open nothing but a little."""
+    scales_TC = np.ones((len(tasks), 8), np.float32)
+    if "Young" in tasks and "Mouth_Slightly_Open" in tasks:
+        scales_TC[tasks.index("Young")] += gap + 0.01 * seed
+        scales_TC[tasks.index("Mouth_Slightly_Open")] += 0.001
+    return scales_TC
+
+
+def claim(text: str) -> claims.Claim:
+    """The one whose text holds this."""
+    [found] = [one for one in all_claims() if text in one.text]
+    return found
+
+
+# Nothing was run
+
+
+def test_without_records_every_claim_is_there_and_not_run_yet(folder):
+    every = all_claims()
+    assert len(every) >= 15
+    assert {one.word for one in every if COUNTED not in one.text} == {"not run yet"}
+    assert {one.measured for one in every if COUNTED not in one.text} == {""}
+    assert len({one.text for one in every}) == len(every)
+
+
+def test_parameters_are_judged_without_any_record(folder):
+    """Within 5 %. A mask of 256 numbers for each of 20 tasks is 5,120, and not the printed 3k."""
+    judged = {one.text.split()[0]: (one.measured, one.paper, one.word) for one in all_claims()
+              if COUNTED in one.text}
+    assert judged == {
+        "Ours": ("10,240 by count", "10k", "held"), "CSN": ("5,120 by count", "3k", "did not hold"),
+        "IB-25": ("128,000 by count", "128k", "held"),
+        "IB-256": ("1,310,720 by count", "1.3M", "held"),
+        "ITN": ("56,150,624 by count", "51M", "did not hold")}
+    assert 20 * (128 + 128 + 256) == 10_240 and 20 * 256 * 256 == 1_310_720
+
+
+def test_without_records_the_page_can_be_built(folder):
+    every = all_claims()
+    table = claims_table(every)
+    assert len(table) == len(every)
+    assert table.notna().all(axis=None) and (table != "").all(axis=None)
+    assert set(table[table.verdict == "not run yet"].measured) == {"–"}
+    assert summary(every) == (f"Of {len(every)} claims: **3 held**, **2 did not hold**, "
+                              f"**{len(every) - 5} not run yet**.")
+    assert answers() == "Not run yet on 20 attributes."
+
+
+def test_the_committed_records_can_be_judged(monkeypatch, counted):
+    monkeypatch.setattr(claims, "extra_parameters", lambda tasks: counted)
+    every = all_claims()
+    assert {one.word for one in every} <= set(WORDS)
+    assert all((one.measured == "") == (one.word == "not run yet") for one in every)
+
+
+def test_links_lead_to_pages_of_the_book(folder):
+    pages = set()
+    for one, cell in zip(all_claims(), claims_table(all_claims()).page, strict=True):
+        target, name = re.fullmatch(r'<a href="([^"]+)">([^<]+)</a>', cell).groups()
+        assert target.endswith(f"{name}.html")
+        source = (ROOT / "book" / target).with_suffix("")
+        assert source.with_suffix(".ipynb").exists() or source.with_suffix(".md").exists(), one.page
+        pages.add(name)
+    contents = (ROOT / "_toc.yml").read_text()
+    assert all(f"/{name}\n" in contents for name in pages)
+    assert len(pages) == 6
+
+
+# Table 1 and Table 3
+
+
+def test_table_1_is_judged_by_its_own_verdicts(folder):
+    publish(folder / "three_attributes", [
+        table_1_record(row, seed, mean + 0.1 * seed)
+        for row, mean in (("a", 60), ("d", 70), ("e", 65)) for seed in (0, 1, 2)])
+    worse = claim("The fully shared network is worse than independent networks")
+    assert (worse.word, worse.measured, worse.paper) == ("held", "+10.0 points [+10.0, +10.0]",
+                                                         "+13.9")
+    assert claim("The modulated network passes independent networks").word == "did not hold"
+    assert claim("The regulariser adds a little").word == "not run yet"
+
+
+def test_table_3_is_judged_by_intervals_over_images(folder):
+    publish_rows(folder, twenty_attributes.STUDY, {
+        "modulated": 90, "independent": 90, "mask only": 50, "CSN": 95, "branches, 25": 50})
+    held = claim(MASKS)
+    assert (held.word, held.paper, held.page) == ("held", "+6.9", "03_twenty_attributes")
+    value, low, high = map(float, re.findall(r"[-+][\d.]+", held.measured))
+    assert value == 40 and 0 < low < 40 < high < 60
+    assert claim(SLIGHTLY).word == "not decided"
+    assert claim(SLIGHTLY).measured.startswith("+0.0 points [-")
+    assert claim(INTERFERENCE).word == "did not hold"
+    assert claim(INTERFERENCE).measured.startswith("-5.0 points [-")
+
+
+def test_a_claim_about_some_attributes_is_judged_on_them_alone(folder):
+    gains = dict.fromkeys(TWENTY, 50) | {"Chubby": 95, "Double_Chin": 85, "Mustache": 10}
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": gains, "independent": 50})
+    assert claim(FACE_SHAPE).measured.startswith("+40.0 points")
+    assert claim(FACE_SHAPE).word == "held"
+    assert claim(BEARDS).measured.startswith(f"{-40 / 3:+.1f} points")
+    paper = twenty_attributes.paper_table()["rows"]
+    difference = sum(paper["Ours"][task] - paper["ITN"][task] for task in
+                     ("Goatee", "Mustache", "Sideburns")) / 3
+    assert claim(BEARDS).paper == f"{difference:+.1f}"
+
+
+def test_forty_attributes_have_records_of_their_own(folder):
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "branches, 25": 50},
+                 profile="celeba_cpu_40")
+    assert claim(FORTY).word == "held"
+    assert claim(MASKS).word == "not run yet"
+
+
+# Tables 4 and 5
+
+
+def publish_ratios(folder, ours: dict, shared: dict) -> None:
+    """By pair: the positive ones among 100 inner products."""
+    records = []
+    for row, counts in ((ablations.OURS, ours), (ablations.SHARED, shared)):
+        one = wide_record(ablations.STUDY, row, dict.fromkeys(SEVEN, 80), profile="celeba_cpu_7")
+        one["epochs"] = [{"ucr": [
+            {"tasks": pair.split("/"), "positive": positive, "negative": 100 - positive, "zero": 0}
+            for pair, positive in counts.items()]}]
+        records.append(one)
+    publish(folder / ablations.STUDY.folder, records)
+
+
+@pytest.mark.parametrize(("ours", "word", "measured"), [
+    ([90, 80], "held", "raised in 2 of 2 pairs (2 surely), surely lowered in 0"),
+    ([90, 52], "not decided", "raised in 2 of 2 pairs (1 surely), surely lowered in 0"),
+    ([90, 48], "not decided", "raised in 1 of 2 pairs (1 surely), surely lowered in 0"),
+    ([90, 10], "did not hold", "raised in 1 of 2 pairs (1 surely), surely lowered in 1")])
+def test_pairs_are_counted_by_newcombes_interval(folder, ours, word, measured):
+    pairs = ("Smiling/Bald", "Smiling/Big_Nose")
+    publish_ratios(folder, dict(zip(pairs, ours, strict=True)), dict.fromkeys(pairs, 50))
+    found = claim(EVERY_PAIR)
+    assert (found.word, found.measured, found.paper) == (word, measured, "21 of 21")
+
+
+def test_pairs_that_one_system_was_not_probed_on_are_not_run_yet(folder):
+    publish_ratios(folder, {"Smiling/Bald": 90}, {"Smiling/Big_Nose": 10})
+    assert claim(EVERY_PAIR).word == "not run yet"
+
+
+def test_table_5_is_judged_in_the_direction_of_the_paper(folder):
+    publish_rows(folder, ablations.STUDY, {
+        "from block 4": 90, "from block 5": 50, "from block 2": 50, "from block 3": 90,
+        "projection": 50, "CSN": 50}, SEVEN, "celeba_cpu_7")
+    judged = {one.text: (one.word, one.paper) for one in all_claims() if "Table 5" in one.section}
+    assert judged == {
+        "With 7 tasks CSN is much better than full sharing": ("not run yet", "+9.8"),
+        "Modulating block 4 as well is better than block 5 alone": ("held", "+1.3"),
+        "Modulating block 3 as well is a little better": ("not decided", "+0.2"),
+        "With block 2 as well the gain is over: it saturates": ("held", "+0.4"),
+        "Matrices are marginally better than scales": ("did not hold", "+0.0"),
+        "With 7 tasks modulation is level with a network each, or better": ("not run yet", "+0.0")}
+
+
+# Scales and costs
+
+
+def publish_scales(folder, gaps) -> None:
+    records = [wide_record(twenty_attributes.STUDY, "modulated", dict.fromkeys(TWENTY, 80), seed,
+                           profile="celeba_cpu_20") for seed in range(len(gaps))]
+    for one, gap in zip(records, gaps, strict=True):
+        one["results"]["scales"] = {"fc": to_json(scales_of(list(TWENTY), gap))}
+    publish(folder / twenty_attributes.STUDY.folder, records)
+
+
+@pytest.mark.parametrize(("gaps", "word"), [
+    ((0.1, 0.11, 0.12), "held"), ((0.0, 0.1, 0.2), "not decided"), ((0.1,), "not decided"),
+    ((0.0, 0.0, 0.0), "did not hold")])
+def test_unrelated_scales_are_compared_seed_by_seed(folder, gaps, word):
+    publish_scales(folder, gaps)
+    found = claim(SCALES)
+    assert found.word == word
+    assert found.measured.startswith(f"{sum(gaps) / len(gaps) - 0.001:+.3f} [")
+
+
+def test_the_scales_interval_is_students(folder):
+    """Of 0.1, 0.2 and 0.3, less 0.001: t(0.975, 2) = 4.303 deviations of 0.1 / √3."""
+    publish_scales(folder, (0.1, 0.2, 0.3))
+    assert claim(SCALES).measured == "+0.199 [-0.049, +0.447]"
+
+
+@pytest.mark.parametrize(("ratios", "word", "measured"), [
+    ((1.15, 1.1, 1.19), "held", "+15 % [+10, +19] over repeats"),
+    ((1.15, 1.1, 1.3), "not decided", "+15 % [+10, +30] over repeats"),
+    ((1.4, 1.25, 1.5), "did not hold", "+40 % [+25, +50] over repeats")])
+def test_one_pass_is_judged_by_the_benchmarks_repeats(folder, ratios, word, measured):
+    value, low, high = ratios
+    write_json(folder / "speed/benchmark.json", {
+        "version": 1, "curves": [], "run": {}, "rows": [
+            {"question": "another", "value": 9, "low": 9, "high": 9},
+            {"question": ONE_PASS, "value": value, "low": low, "high": high}]})
+    assert (claim(TIME).word, claim(TIME).measured, claim(TIME).paper) == (word, measured, "+15 %")
+
+
+def test_the_benchmark_asks_the_question_that_the_claim_reads():
+    assert f'"{ONE_PASS}"' in (ROOT / "benchmarks/inference.py").read_text("utf8")
+
+
+# In short
+
+
+def test_the_summary_counts_the_words_and_leaves_out_those_of_nothing():
+    every = [claims.Claim("1", "", "", "", word, "") for word in
+             ("held", "not decided", "held", "not run yet")]
+    assert summary(every) == "Of 4 claims: **2 held**, **1 not decided**, **1 not run yet**."
+
+
+def test_the_answers_are_differences_with_their_intervals(folder):
+    [one, *_] = publish_rows(folder, twenty_attributes.STUDY, {
+        "modulated": 90, "fully shared": 60, "independent": 80, "CSN": 70})
+    assert from_json(one["results"]["test_triplets"]["correct"]).mean() == pytest.approx(0.9)
+    works, costs, csn, *_, last = answers().splitlines()
+    assert works.startswith("- **Does it work?** On 20 attributes of real faces: **+30.0 points**")
+    assert "full sharing, and **+10.0 points** [" in works
+    assert costs == "- **At what cost?** 40 numbers for all tasks, 0.0 % of the shared ones."
+    assert csn.startswith("- **Against CSN:** **+20.0 points** [")
+    assert last == "Records of commit `0123456789-dirty`, 2 seeds."
+    assert "Not run yet" not in answers()
+
+
+@pytest.mark.parametrize("missing", ["modulated", "fully shared"])
+def test_the_answers_need_both_systems(folder, missing):
+    rows = {"modulated": 90, "fully shared": 60, "CSN": 70}
+    del rows[missing]
+    publish_rows(folder, twenty_attributes.STUDY, rows)
+    assert answers() == "Not run yet on 20 attributes."
+
+
+def test_the_answers_end_with_what_is_said_of_later_tasks(folder):
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "fully shared": 60})
+    study = later_tasks.STUDY
+    publish(folder / study.folder, [
+        wide_record(study, row, dict.fromkeys(study.changes(row)["tasks"], value),
+                    profile="celeba_cpu_20")
+        for row, value in ((later_tasks.ADDED, 80), (later_tasks.TOGETHER, 85))])
+    said = later_tasks.takeaway(study.published("celeba_cpu_20"))
+    assert said.startswith("- ")
+    assert said in answers()
+    assert "network for each task" not in answers()

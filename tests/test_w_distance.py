@@ -1,0 +1,181 @@
+"""Distances between tasks' scales by hand and by loops; rank agreement against its definition."""
+
+import numpy as np
+import pytest
+
+from modlib.arrays import to_json
+from modlib.w_distance import (
+    agreement_table,
+    distances,
+    label_correlation,
+    pair_table,
+    rank_agreement,
+    scales,
+)
+
+SMILE, MOUTH, YOUNG = TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
+RELATED, UNRELATED = (SMILE, MOUTH), (SMILE, YOUNG)
+BLOCK5 = np.array([[1.0, 2.0], [0.0, 2.0], [1.0, 5.0]], np.float32)
+FC = np.array([[1.0, 1.0, 1.0], [1.0, 3.0, 1.0], [0.0, 1.0, 1.0]], np.float32)
+
+
+def record(tasks=TASKS, **of_stages) -> dict:
+    return {"settings": {"tasks": list(tasks)}, "results": {
+        "scales": {name: to_json(scales_TC) for name, scales_TC in of_stages.items()}}}
+
+
+def random_records() -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [record(block5=rng.random((3, 4), np.float32), fc=rng.random((3, 6), np.float32))
+            for _ in range(2)]
+
+
+def random_table(tasks: int, seed: int) -> np.ndarray:
+    table = np.random.default_rng(seed).random((tasks, tasks))
+    return table + table.T
+
+
+# Scales and their distances
+
+
+def test_scales_stand_side_by_side_in_the_order_of_the_stages():
+    one = record(block5=BLOCK5, fc=FC)
+    assert scales(one).tolist() == [
+        [1, 2, 1, 1, 1], [0, 2, 1, 3, 1], [1, 5, 0, 1, 1]]
+    assert np.array_equal(scales(one, "block5"), BLOCK5)
+    assert np.array_equal(scales(one, "fc"), FC)
+
+
+def test_distances_by_hand():
+    one = record(block5=BLOCK5, fc=FC)
+    assert distances([one]) == pytest.approx(np.array(
+        [[0, 3 / 5, 4 / 5], [3 / 5, 0, 7 / 5], [4 / 5, 7 / 5, 0]]))
+    assert distances([one], "block5")[0].tolist() == [0, 0.5, 1.5]
+
+
+def test_distances_are_averaged_over_records_as_a_loop_would():
+    records = random_records()
+    given = distances(records)
+    for i in range(3):
+        for j in range(3):
+            of_records = [np.mean([abs(a - b) for a, b in zip(*scales(one)[[i, j]].tolist(),
+                                                               strict=True)]) for one in records]
+            assert given[i, j] == pytest.approx(np.mean(of_records), rel=1e-6)
+
+
+def test_the_pair_table_has_every_layer_and_all_of_them():
+    table = pair_table([record(block5=BLOCK5, fc=FC)], [RELATED, UNRELATED])
+    assert list(table.index) == [
+        (f"Smiling / {other}", layer) for other in ("Mouth Slightly Open", "Young")
+        for layer in ("block5", "fc", "all")]
+    # |difference|: 1, 0 | 0, 2, 0; its mean 0.6, its variance (1 + 4) / 5 − 0.36
+    assert table.loc["Smiling / Mouth Slightly Open"].to_numpy().tolist() == [
+        ["0.500", "0.250", "+0.500", "–"], ["0.667", "0.889", "-0.667", "–"],
+        ["0.600", "0.640", "-0.200", "0.18 (variance 0.03)"]]
+    assert table.loc[("Smiling / Young", "all")].tolist() == [
+        "0.800", "1.360", "-0.400", "0.24 (variance 0.047)"]
+
+
+def test_the_pair_table_averages_records_and_finds_tasks_by_name():
+    there = record(block5=BLOCK5)
+    turned = record((YOUNG, MOUTH, SMILE), block5=np.zeros((3, 2), np.float32))
+    assert pair_table([there, turned], [UNRELATED]).loc[("Smiling / Young", "all")].tolist() == [
+        "0.750", "1.125", "-0.750", "0.24 (variance 0.047)"]
+    shown = pair_table([there], [(YOUNG, MOUTH)])
+    assert shown.loc[("Young / Mouth Slightly Open", "all"), "paper"] == "–"
+
+
+def test_the_pair_table_of_no_records_is_empty_and_has_its_columns():
+    table = pair_table([], [RELATED])
+    assert table.empty
+    assert list(table) == ["mean", "variance", "signed mean", "paper"]
+
+
+def test_labels_are_correlated_by_the_phi_coefficient():
+    labels_NT = np.random.default_rng(3).random((50, 3)) < [0.2, 0.5, 0.8]
+    labels_NT[:25, 1] = labels_NT[:25, 0]
+    given = label_correlation({"results": {"test_triplets": {"labels": to_json(labels_NT)}}})
+    for i in range(3):
+        for j in range(3):
+            a, b = labels_NT[:, i], labels_NT[:, j]
+            both, neither = (a & b).sum(), (~a & ~b).sum()
+            first, second = (a & ~b).sum(), (~a & b).sum()
+            phi = (both * neither - first * second) / np.sqrt(
+                float(a.sum() * (~a).sum() * b.sum() * (~b).sum()))
+            assert given[i, j] == pytest.approx(phi)
+
+
+# Rank agreement
+
+
+def spearman(first, second) -> float:
+    """Pearson's correlation of ranks; equal values share the mean of their ranks."""
+    def ranks(values):
+        return np.array([np.mean([place for place, other in enumerate(sorted(values))
+                                  if other == value]) for value in values])
+
+    a, b = (ranks(values) - ranks(values).mean() for values in (first, second))
+    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
+
+
+def looped_agreement(first, second, draws: int, seed: int) -> tuple[float, ...]:
+    count, rng, drawn = len(first), np.random.default_rng(seed), []
+
+    def over(tasks):
+        pairs = [(tasks[m], tasks[n]) for m in range(count) for n in range(m + 1, count)
+                 if tasks[m] != tasks[n]]
+        return [[float(table[pair]) for pair in pairs] for table in (first, second)]
+
+    for _ in range(draws):
+        values = over(rng.integers(0, count, count).tolist())
+        if all(len(set(of_table)) > 1 for of_table in values):
+            drawn.append(spearman(*values))
+    return (spearman(*over(range(count))), *np.percentile(drawn, (2.5, 97.5)))
+
+
+@pytest.mark.parametrize("tasks", [3, 8])
+def test_rank_agreement_and_its_interval_equal_a_loop(tasks):
+    first, second = (random_table(tasks, seed) for seed in (1, 2))
+    given = rank_agreement(first, second, draws=100, seed=4)
+    assert given == pytest.approx(looped_agreement(first, second, 100, 4))
+    assert -1 <= given[1] <= given[0] <= given[2] <= 1
+
+
+def test_the_order_of_pairs_is_compared_and_not_their_values():
+    table = random_table(8, 0)
+    assert rank_agreement(table, np.exp(3 * table), 50) == pytest.approx((1, 1, 1))
+    assert rank_agreement(table, -table, 50) == pytest.approx((-1, -1, -1))
+
+
+def test_what_is_on_the_diagonal_does_not_count():
+    first, second = (random_table(6, seed) for seed in (1, 2))
+    there = rank_agreement(first, second, 50)
+    assert rank_agreement(first + np.diag(np.full(6, np.nan)), second + 9 * np.eye(6), 50) == there
+
+
+def test_draws_are_the_same_for_the_same_seed():
+    tables = random_table(8, 1), random_table(8, 2)
+    first, again, other = (rank_agreement(*tables, 50, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first[0] == other[0] and first[1:] != other[1:]
+
+
+def test_an_unknown_pair_leaves_all_unknown():
+    table = random_table(4, 0)
+    holed = table.copy()
+    holed[1, 2] = holed[2, 1] = np.nan
+    for pair in ((table, holed), (holed, table)):
+        assert np.isnan(rank_agreement(*pair)).all()
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_constant_table_agrees_with_nothing():
+    assert np.isnan(rank_agreement(random_table(4, 0), np.ones((4, 4)), 20)).all()
+
+
+def test_the_agreement_table_has_every_two_tables():
+    table, unknown = random_table(8, 0), np.full((8, 8), np.nan)
+    shown = agreement_table({"scales": table, "labels": -table, "gradients": unknown})
+    assert shown["rank correlation"].to_dict() == {
+        "scales and labels": "-1.00 [-1.00, -1.00]", "scales and gradients": "not run yet",
+        "labels and gradients": "not run yet"}
