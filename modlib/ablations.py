@@ -5,18 +5,21 @@ Shapes: T tasks, S stages of the trunk.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from modlib.arrays import from_json
 from modlib.gradients import Ratio, update_compliance_ratio, wilson
-from modlib.intervals import bootstrap_accuracies, interval
-from modlib.results import pair_ucr, resolve
+from modlib.intervals import difference
+from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread
+from modlib.tables import mean_and_spread, percent, points
 from modlib.twenty_attributes import accuracies, extra_parameters
+from modlib.verdicts import newcombe
 
 TASKS = ("Smiling", "Oval_Face", "5_o_Clock_Shadow", "Bald", "Arched_Eyebrows", "Big_Lips",
          "Big_Nose")
@@ -46,13 +49,11 @@ def paper_table(number: int) -> dict[str, Any]:
 def accuracy_table(rows: Rows) -> pd.DataFrame:
     """Table 5 for people: mean accuracy, its difference from ours, dead scales, the paper."""
     measured, paper, lines = accuracies(rows), paper_table(5)["printed_mean"], []
-    draws = bootstrap_accuracies({name: records for name, records in rows.items() if records})
     for name, records in rows.items():
         means = measured[measured.row == name].groupby("seed").accuracy.mean()
         line = {"": name, "measured": mean_and_spread(means), "against from block 4": ""}
-        if name in draws and OURS in draws and name != OURS:
-            value, low, high = interval(draws[name].mean(1) - draws[OURS].mean(1))
-            line["against from block 4"] = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        if records and rows[OURS] and name != OURS:
+            line["against from block 4"] = points(*difference(records, rows[OURS]))
         results = records[0]["results"] if records else {}
         line["extra parameters"] = f"{extra_parameters(records[0]):,}" if records else ""
         line["dead scales"] = (
@@ -81,9 +82,10 @@ def ucr_table(rows: Rows) -> pd.DataFrame:
         first, second = pair.split("/")
         line = {"pair": f"{first} / {second}".replace("_", " ")}
         for name, theirs in ((OURS, "Ours"), (SHARED, "FSN")):
-            ratio = pair_ucr(rows[name], (first, second)) if rows[name] else wilson(0, 0)
-            line[name] = (f"{100 * ratio.value:.1f} [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
-                          if ratio.count else "not run yet")
+            ratio = pair_ucr(rows[name], (first, second))
+            line[name] = percent(ratio)
+            nonzero = pair_ucr(rows[name], (first, second), with_zeros=False)
+            line[f"{name}, zeros left out"] = f"{100 * nonzero.value:.1f}" if nonzero.count else "–"
             line[f"{name}, paper"] = f"{printed[theirs]:.1f}"
         lines.append(line)
     return pd.DataFrame(lines).set_index("pair").rename_axis(None)
@@ -100,20 +102,43 @@ def ucr_by_epoch(records: list[dict[str, Any]]) -> list[list[float]]:
 
 
 def ucr_by_stage(records: list[dict[str, Any]]) -> dict[str, Ratio]:
-    """UCR within each stage of the trunk, over all pairs, records and epochs."""
-    totals: dict[str, list[int]] = {}
+    """UCR within each stage of the trunk, over all pairs, records and epochs.
+
+    The pairs of one batch share their gradients: the interval counts batches alone.
+    """
+    totals: dict[str, list[float]] = {}
     for record in records:
         for epoch in record["epochs"]:
             if "ucr_stages" not in epoch:
                 continue
             counts_2STT = from_json(epoch["ucr_stages"]["counts"])
             pairs = np.triu_indices(counts_2STT.shape[-1], 1)
-            positive_S = counts_2STT[0][:, *pairs].sum(1)
+            positive_S = counts_2STT[0][:, *pairs].mean(1)
             for stage, positive in zip(epoch["ucr_stages"]["stages"], positive_S, strict=True):
-                total = totals.setdefault(stage, [0, 0])
-                total[0] += int(positive)
-                total[1] += epoch["ucr_batches"] * len(pairs[0])
-    return {stage: wilson(positive, count) for stage, (positive, count) in totals.items()}
+                total = totals.setdefault(stage, [0.0, 0])
+                total[0] += float(positive)
+                total[1] += epoch["ucr_batches"]
+    return {stage: replace(wilson(round(positive), count), value=positive / count)
+            for stage, (positive, count) in totals.items()}
+
+
+def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
+    """Ours minus fully shared for each of the paper's pairs, in points, with its interval.
+
+    Newcombe's interval over batches, widened so that all pairs hold together at 95 %
+    (Bonferroni). Pairs that were not probed are left out.
+    """
+    pairs = list(paper_table(4)["pairs"])
+    z, found = float(stats.norm.ppf(1 - 0.025 / len(pairs))), {}
+    for pair in pairs:
+        ratios = []
+        for name in (OURS, SHARED):
+            counts = ucr_counts(rows[name], tuple(pair.split("/")))
+            ratios.append(wilson(counts["positive"], sum(counts.values()), z))
+        if all(ratio.count for ratio in ratios):
+            difference = ratios[0].value - ratios[1].value
+            found[pair] = tuple(100 * value for value in (difference, *newcombe(*ratios)))
+    return found
 
 
 def probe_table(rows: Rows) -> pd.DataFrame:
@@ -125,42 +150,38 @@ def probe_table(rows: Rows) -> pd.DataFrame:
             for mode, found in probes["modes"].items():
                 counts_2TT = from_json(found["counts"])
                 pairs = np.triu_indices(counts_2TT.shape[-1], 1)
-                ucr = counts_2TT[0][pairs].sum() / (probes["batches"] * len(pairs[0]))
-                lines.append({"system": name, "probe": mode, "UCR %": 100 * ucr,
-                              "signs as in the joint batch, %": 100 * found["agreement"]})
+                positive, negative = (counts_TT[pairs].sum() for counts_TT in counts_2TT)
+                every, agree = probes["batches"] * len(pairs[0]), found["agreement"]
+                lines.append({
+                    "system": name, "probe": mode, "UCR %": 100 * positive / every,
+                    "zeros %": 100 * (1 - (positive + negative) / every),
+                    "UCR % without zeros": 100 * positive / max(1, positive + negative),
+                    "same sign as the joint batch, %": np.nan if agree is None else 100 * agree})
     if not lines:
-        return pd.DataFrame(columns=["UCR %", "signs as in the joint batch, %"])
+        return pd.DataFrame(columns=["UCR %", "zeros %", "UCR % without zeros",
+                                     "same sign as the joint batch, %"])
     return pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
 
 
 def ucr_sentence(rows: Rows) -> str:
     """In how many pairs modulation raised the UCR, and in how many the intervals say so."""
-    if not (rows[OURS] and rows[SHARED]):
+    found = ucr_differences(rows).values()
+    if not found:
         return "Not run yet."
-    raised = decided = against = pairs = 0
-    for pair in paper_table(4)["pairs"]:
-        ours, shared = (pair_ucr(rows[name], tuple(pair.split("/"))) for name in (OURS, SHARED))
-        if not (ours.count and shared.count):
-            continue
-        pairs += 1
-        raised += ours.value > shared.value
-        decided += ours.low > shared.high
-        against += ours.high < shared.low
-    return (f"Modulation raised the ratio in **{raised} of {pairs} pairs**; in {decided} of them "
-            f"the two intervals do not touch. In {against} pairs it is lower beyond its interval. "
+    return (f"Modulation raised the ratio in **{sum(value > 0 for value, *_ in found)} of "
+            f"{len(found)} pairs**, beyond its interval in {sum(low > 0 for _, low, _ in found)}; "
+            f"it lowered it beyond its interval in {sum(high < 0 for *_, high in found)}. "
             "The paper: higher in all 21.")
 
 
 def takeaway(rows: Rows) -> str:
     """What the records say of the paper's claims about seven attributes, as Markdown."""
-    draws = bootstrap_accuracies({name: records for name, records in rows.items() if records})
     lines = []
     for name, text in (("from block 5", "after the last block alone"),
                        ("from block 3", "from block 3"), ("from block 2", "from block 2"),
                        ("projection", "matrices in the place of scales"),
                        ("signed scales", "scales without the ReLU")):
-        if name in draws and OURS in draws:
-            value, low, high = interval(draws[name].mean(1) - draws[OURS].mean(1))
-            lines.append(f"- Modulating {text}, against *from block 4*: **{value:+.2f} points** "
-                         f"[{low:+.2f}, {high:+.2f}].")
+        if rows[name] and rows[OURS]:
+            lines.append(f"- Modulating {text}, against *from block 4*, in points: "
+                         f"**{points(*difference(rows[name], rows[OURS]))}**.")
     return "\n".join([*lines, f"- {ucr_sentence(rows)}"])

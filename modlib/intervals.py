@@ -1,135 +1,127 @@
 """Intervals for differences between systems that were tested on the same triplets.
 
-A test image stands in many triplets, so triplets are not independent of each other: what is drawn
-again is *images* (and seeds), never triplets. Efron and Tibshirani, 1993, chapter 8.
-Shapes: T tasks, K triplets a task, N test images, S systems, R seeds.
+A test image stands in many triplets, so triplets are not independent of each other. The variance
+over images is that of sums over overlapping clusters, one an image (Cameron, Gelbach and Miller,
+2011; Aronow, Samii and Assenova, 2015, for pairs); the variance over trainings comes from the
+seeds, with Student's quantile.
+Shapes: T tasks, K triplets a task, N test images, R seeds.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from modlib.arrays import from_json, to_json
+from modlib.arrays import from_json
 from modlib.errors import ModlibError, unknown_name
 from modlib.evaluation import TEST_SEED, triplets_digest
 from modlib.triplets import fixed_triplets
 
-DRAWS = 1000
-
 
 def record_triplets(record: Mapping[str, Any]) -> np.ndarray:
-    """The triplets that a record was tested on, drawn again: int64 (T, K, 3), positions in the
-    test split.
+    """The triplets that a record was tested on, drawn again.
+
+    Returns:
+        int64 (T, K, 3), positions in the test split.
 
     Raises:
         ModlibError: the record does not hold its test labels, or its triplets were others.
     """
     kept = _kept(record)
-    labels_NT, count = from_json(kept["labels"]), from_json(kept["correct"]).shape[1]
-    triplets_TK3 = fixed_triplets(
-        labels_NT, np.arange(len(labels_NT)), tuple(record["settings"]["tasks"]), count, TEST_SEED)
+    triplets_TK3 = _drawn(json.dumps(kept["labels"], sort_keys=True),
+                          tuple(record["settings"]["tasks"]), kept["correct"]["shape"][1])
     if triplets_digest(triplets_TK3) != kept["digest"]:
         raise ModlibError(f"record {record['name']}: its test triplets cannot be drawn again; they "
                           "were drawn by another version of numpy or of modlib")
     return triplets_TK3
 
 
-def restricted(record: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-    """The record as if it had been tested on some of its tasks alone, in the order given.
-
-    A task's triplets depend on its name and labels alone, so they stay the same.
-    """
-    record_triplets(record)  # what could not be drawn again must not get a new digest
-    kept, own = _kept(record), list(record["settings"]["tasks"])
-    for task in tasks:
-        if task not in own:
-            raise unknown_name("task", task, own, f"record {record['name']}")
-    places = [own.index(task) for task in tasks]
-    correct_TK, labels_NT = (from_json(kept[key]) for key in ("correct", "labels"))
-    labels_NT = labels_NT[:, places]
-    triplets_TK3 = fixed_triplets(
-        labels_NT, np.arange(len(labels_NT)), tuple(tasks), correct_TK.shape[1], TEST_SEED)
-    return {
-        **record, "settings": {**record["settings"], "tasks": list(tasks)},
-        "results": {
-            "test_accuracy": {task: record["results"]["test_accuracy"][task] for task in tasks},
-            "test_triplets": {
-                "correct": to_json(correct_TK[places]),
-                "labels": to_json(np.ascontiguousarray(labels_NT)),
-                "digest": triplets_digest(triplets_TK3)}}}
+@lru_cache(maxsize=8)
+def _drawn(labels: str, tasks: tuple[str, ...], count: int) -> np.ndarray:
+    labels_NT = from_json(json.loads(labels))
+    return fixed_triplets(labels_NT, np.arange(len(labels_NT)), tasks, count, TEST_SEED)
 
 
-def image_weights(count: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of N images is drawn when N are drawn with replacement: int64 (N,)."""
-    return np.bincount(rng.integers(0, count, count), minlength=count)
-
-
-def triplet_weights(
-    triplets_TK3: np.ndarray, images: int, rng: np.random.Generator
-) -> np.ndarray:
-    """How often each triplet counts when its images are drawn again: float32 (T, K).
-
-    Images that leave a task without any triplet are drawn afresh: few images may hold a rare one.
-    """
-    while True:
-        weights_TK = image_weights(images, rng).astype(np.float32)[triplets_TK3].prod(2)
-        if weights_TK.any(1).all():
-            return weights_TK
-
-
-def bootstrap_accuracies(
-    records: Mapping[str, Sequence[Mapping[str, Any]]], draws: int = DRAWS, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Each system's accuracy on images and seeds drawn with replacement, the same ones for all.
-
-    A triplet counts as often as the product of how often its three images were drawn.
+def difference(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]],
+    tasks: Sequence[str] | None = None,
+) -> tuple[float, float, float]:
+    """Mean accuracy of one system minus another's, in points, with its 95 % interval.
 
     Args:
-        records: each system's records, one a seed, all tested on the same triplets. Seeds are
-            drawn by their place, so that systems with the same seeds stay paired.
-        draws: how many times.
-        seed: of the draws.
+        first, second: the records of each, one a seed; seeds that only one of them has are left
+            out, as the same seed has the same initial weights.
+        tasks: which tasks to average over; None: all that both were tested on.
 
     Returns:
-        float64 (1 + draws, T) by system, in %: first the accuracy itself, without drawing.
+        the difference, and the ends of its interval over images and seeds: infinite where there
+        are fewer than two common seeds, nan where there is none.
 
     Raises:
         ModlibError: records that were tested on other triplets, or on unknown ones.
     """
-    every = [record for rows in records.values() for record in rows]
-    if not every:
-        return {}
-    first = every[0]
-    for record in every[1:]:
-        for key in ("digest", "labels"):
-            if _kept(record)[key] != _kept(first)[key]:
-                raise ModlibError(f"records {first['name']} and {record['name']} were tested on "
-                                  "other triplets and cannot be compared image by image")
-    triplets_TK3 = record_triplets(first)
-    images = from_json(_kept(first)["labels"]).shape[0]
-    correct = {name: np.stack([from_json(_kept(record)["correct"]) for record in rows])
-               .astype(np.float32) for name, rows in records.items() if rows}
-    results = {name: [100 * correct_RTK.mean((0, 2))] for name, correct_RTK in correct.items()}
-    rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        weights_TK = triplet_weights(triplets_TK3, images, rng)
-        places = rng.random(max(map(len, correct.values())))
-        for name, correct_RTK in correct.items():
-            drawn = (places[:len(correct_RTK)] * len(correct_RTK)).astype(int)
-            accuracy_RT = np.einsum("rtk,tk->rt", correct_RTK, weights_TK) / weights_TK.sum(1)
-            results[name].append(100 * accuracy_RT[drawn].mean(0))
-    return {name: np.array(values) for name, values in results.items()}
+    by_seed = [{record["settings"]["seed"]: record for record in side} for side in (first, second)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if not seeds:
+        return float("nan"), float("nan"), float("nan")
+    if tasks is None:
+        others = set(by_seed[1][seeds[0]]["settings"]["tasks"])
+        tasks = [task for task in by_seed[0][seeds[0]]["settings"]["tasks"] if task in others]
+    reference = by_seed[0][seeds[0]]
+    correct = [np.stack([_correct(side[seed], tasks, reference) for seed in seeds])
+               for side in by_seed]
+    difference_RTK = 100 * (correct[0].astype(np.float32) - correct[1])
+    value = float(difference_RTK.mean())
+    if len(seeds) < 2:
+        return value, -inf, inf
+    triplets_TK3 = record_triplets(reference)[_places(reference, tasks)]
+    of_images = variance_over_images(difference_RTK.mean(0), triplets_TK3)
+    of_seeds = float(difference_RTK.mean((1, 2)).var(ddof=1)) / len(seeds)
+    student, normal = stats.t.ppf(0.975, len(seeds) - 1), stats.norm.ppf(0.975)
+    half = sqrt(normal**2 * of_images + student**2 * of_seeds)
+    return value, value - half, value + half
 
 
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """The difference itself and its 95 % percentile interval, from the first and the other draws.
+def variance_over_images(values_TK: np.ndarray, triplets_TK3: np.ndarray) -> float:
+    """The variance of a mean over tasks and triplets, as test images are drawn.
+
+    With e the values less their task's mean, over T·K: the sum of e·e' over all pairs of triplets
+    that have an image in common. Summing e by image and squaring counts each triplet's own
+    square three times, once an image, so two of them are taken off. (Pairs with two images in
+    common are rare and count twice.)
 
     Args:
-        differences: float (1 + draws,).
+        values_TK: float, one a triplet.
+        triplets_TK3: int64, the images of each.
     """
-    low, high = np.quantile(differences[1:], (0.025, 0.975))
-    return float(differences[0]), float(low), float(high)
+    e_TK = (values_TK - values_TK.mean(1, keepdims=True)) / values_TK.size
+    images = np.bincount(triplets_TK3.reshape(-1), np.repeat(e_TK.reshape(-1), 3))
+    own = float(np.square(e_TK).sum())
+    return max(own, float(np.square(images).sum()) - 2 * own)
+
+
+def _correct(
+    record: Mapping[str, Any], tasks: Sequence[str], reference: Mapping[str, Any]
+) -> np.ndarray:
+    """Which triplets of some tasks succeeded, bool (T, K); they must be the reference's."""
+    places = _places(record, tasks)
+    if not np.array_equal(record_triplets(record)[places],
+                          record_triplets(reference)[_places(reference, tasks)]):
+        raise ModlibError(f"records {reference['name']} and {record['name']} were tested on other "
+                          "triplets and cannot be compared image by image")
+    return from_json(_kept(record)["correct"])[places]
+
+
+def _places(record: Mapping[str, Any], tasks: Sequence[str]) -> list[int]:
+    own = list(record["settings"]["tasks"])
+    for task in tasks:
+        if task not in own:
+            raise unknown_name("task", task, own, f"record {record['name']}")
+    return [own.index(task) for task in tasks]
 
 
 def _kept(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ mode, so tasks that are added together do not see each other: it is nearly as if
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ from modlib import twenty_attributes
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, new_network
-from modlib.intervals import bootstrap_accuracies, interval, restricted
+from modlib.intervals import difference
 from modlib.modulation import ChannelScale
 from modlib.networks import take_trunk
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread
+from modlib.tables import mean_and_spread, points
 from modlib.task_networks import SharedTrunkNetwork
 from modlib.training import train
 from modlib.twenty_attributes import TASKS
@@ -95,21 +95,15 @@ def trained_addition(
 
 def added_table(rows: Rows) -> pd.DataFrame:
     """Each held-out task: added later, trained with the rest, the difference with its interval."""
-    chosen = {name: [restricted(record, HELD_OUT) for record in rows[name]]
-              for name in (ADDED, TOGETHER) if rows[name]}
-    if not chosen:
+    if not (rows[ADDED] or rows[TOGETHER]):
         return pd.DataFrame(columns=[ADDED, TOGETHER, "difference"])
-    draws, lines = bootstrap_accuracies(chosen), []
-    for t, task in enumerate(HELD_OUT):
-        line: dict[str, Any] = {"": task.replace("_", " ")}
-        for name in (ADDED, TOGETHER):
-            line[name] = mean_and_spread(
-                [100 * record["results"]["test_accuracy"][task] for record in chosen.get(name, [])])
-        lines.append(line | {"difference": _difference(draws, t)})
-    means = {name: mean_and_spread([
-        100 * sum(record["results"]["test_accuracy"].values()) / len(HELD_OUT)
-        for record in chosen.get(name, [])]) for name in (ADDED, TOGETHER)}
-    lines.append({"": "mean", **means, "difference": _difference(draws, slice(None))})
+    lines = [{"": label} | {
+        name: mean_and_spread([100 * np.mean([record["results"]["test_accuracy"][task]
+                                              for task in tasks]) for record in rows[name]])
+        for name in (ADDED, TOGETHER)} | {
+        "difference": points(*difference(rows[ADDED], rows[TOGETHER], tasks))}
+        for label, tasks in [*((task.replace("_", " "), [task]) for task in HELD_OUT),
+                             ("mean", list(HELD_OUT))]]
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
@@ -119,15 +113,7 @@ def takeaway(rows: Rows) -> str:
         return "Not run yet on real faces."
     table = added_table(rows).loc["mean"]
     return (f"- {len(HELD_OUT)} attributes that the network had never seen reach a mean of "
-            f"**{table[ADDED]} %** with nothing but their own scales; trained with the rest from the start, "
-            f"{table[TOGETHER]} %. The difference: {table['difference']} points.\n"
+            f"**{table[ADDED]} %** with nothing but their own scales; trained with the rest from "
+            f"the start, {table[TOGETHER]} %. The difference: {table['difference']} points.\n"
             "- The old attributes pay nothing: asked one task at a time, the network gives the "
             "same embeddings as before, to the last bit.")
-
-
-def _difference(draws: dict[str, Any], tasks: int | slice) -> str:
-    if len(draws) < 2:
-        return ""
-    added, together = (draws[name][:, tasks].reshape(len(draws[name]), -1).mean(1)
-                       for name in (ADDED, TOGETHER))
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*interval(added - together))

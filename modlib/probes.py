@@ -7,7 +7,7 @@ Shapes: B batch, T tasks.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,9 @@ from modlib.task_networks import SharedTrunkNetwork
 from modlib.training import batch_task_losses
 from modlib.triplets import triplets_in_batch
 
-JOINT, FROZEN, OWN, TRUNK = "joint batch", "frozen statistics", "own images", "trunk's output"
+JOINT, FROZEN, DRAWN, OWN, TRUNK = (
+    "joint batch", "frozen statistics", "drawn triplets, joint batch", "drawn triplets, own batch",
+    "trunk's output")
 
 
 def probe_modes(
@@ -39,13 +41,16 @@ def probe_modes(
 
     - ``joint batch``: as in training, batch norm in train mode over all images and tasks.
     - ``frozen statistics``: the same losses with batch norm in eval mode.
-    - ``own images``: each task's triplets from the images that were drawn for it alone.
+    - ``drawn triplets, joint batch``: in the joint batch, but each task's loss over the few
+      triplets alone that were drawn for it; with so few, more losses are 0.
+    - ``drawn triplets, own batch``: the same triplets, each task's in a batch of their own, so
+      that the statistics are the task's alone. Only these two differ by batch norm alone.
     - ``trunk's output``: :func:`modlib.gradients.trunk_output_gramian`.
 
     Returns:
         for a record: ``batches``, for each mode the ``counts`` of positive and of negative inner
-        products, packed int32 (2, T, T), and the ``agreement``: the share of pairs and batches
-        whose sign is that of the joint batch.
+        products, packed int32 (2, T, T), and the ``agreement``: among the pairs and batches where
+        neither product is 0, the share whose sign is that of the joint batch (None: there is none).
     """
     probed = replace(settings, batching="shared", batch_images="triplets",
                      batches_per_epoch=settings.final_probes)
@@ -61,8 +66,13 @@ def probe_modes(
     return {"batches": settings.final_probes, "modes": {
         mode: {"counts": to_json(np.stack([(np.stack(found) > 0).sum(0),
                                            (np.stack(found) < 0).sum(0)]).astype(np.int32)),
-               "agreement": float((np.stack(found)[:, *pairs] == joint_NP).mean())}
+               "agreement": _agreement(np.stack(found)[:, *pairs], joint_NP)}
         for mode, found in signs.items()}}
+
+
+def _agreement(signs_NP: np.ndarray, joint_NP: np.ndarray) -> float | None:
+    both_NP = (signs_NP != 0) & (joint_NP != 0)
+    return float((signs_NP == joint_NP)[both_NP].mean()) if both_NP.any() else None
 
 
 def _gramians(
@@ -76,15 +86,21 @@ def _gramians(
         yield mode, gramian(task_gradients(losses_T, one.shared_parameters()))
     autocast = partial(torch.autocast, images_BCHW.device.type, torch.bfloat16,
                        settings.precision == "bfloat16")
-    losses = []
-    for task, images in enumerate(images_BCHW.chunk(len(settings.tasks))):
-        task_B = torch.full((len(images),), task, device=images.device)
+    tasks = len(settings.tasks)
+
+    def drawn_losses(of_each: Sequence[Tensor]) -> Tensor:
+        embeddings_TK3D = torch.stack(list(of_each)).unflatten(1, (-1, 3))
+        return task_losses_from_triplets(embeddings_TK3D, settings.margin, settings.hinge_mean)
+
+    with autocast():
+        joint_TTBD = network.embed_all_tasks(images_BCHW).unflatten(1, (tasks, -1))
+    losses_T = drawn_losses([joint_TTBD[task, task] for task in range(tasks)])
+    yield DRAWN, gramian(task_gradients(losses_T, network.shared_parameters()))
+    own = []
+    for task, images in enumerate(images_BCHW.chunk(tasks)):
         with autocast():
-            embeddings_BD = network(images, task_B)
-        losses.append(task_losses_from_triplets(
-            embeddings_BD.reshape(1, -1, 3, embeddings_BD.shape[-1]), settings.margin,
-            settings.hinge_mean)[0])
-    yield OWN, gramian(task_gradients(torch.stack(losses), network.shared_parameters()))
+            own.append(network(images, torch.full((len(images),), task, device=images.device)))
+    yield OWN, gramian(task_gradients(drawn_losses(own), network.shared_parameters()))
     triplets = triplets_in_batch(labels_BT, settings.samples_per_anchor, settings.triplet_choice,
                                  generator.set_state(before))
 

@@ -1,16 +1,13 @@
 """Records: one JSON file per finished run; reading, writing, and adding up their counts."""
 
-import argparse
 import json
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import pandas as pd
 
 from modlib.errors import ModlibError
 from modlib.gradients import update_compliance_ratio
@@ -167,63 +164,3 @@ def pair_ucr(
 ):
     """The UCR of one pair with its interval; see :func:`update_compliance_ratio`."""
     return update_compliance_ratio(**ucr_counts(records, pair, epochs), with_zeros=with_zeros)
-
-
-def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
-    """Every measurement of every finished run below a folder: one a line.
-
-    Returns:
-        columns study, profile, system, seed, task, measure, value (a share, 0 to 1), record.
-
-    Raises:
-        ModlibError: there is no such folder, or a record in it cannot be read.
-    """
-    lines = []
-    root = resolve(folder)
-    if not root.is_dir():
-        raise ModlibError(f"there is no folder {str(folder)!r}; give one that holds records")
-    for path in sorted(root.rglob("*.json")):
-        if "-seed" not in path.stem:  # the benchmark's, which is not of a run
-            continue
-        record = read_record(path)
-        about = {"study": path.parent.relative_to(root).as_posix()} | {
-            key: record["settings"][key] for key in ("profile", "system", "seed")}
-        for task, measure, value in _measurements(record["results"]):
-            lines.append(about | {"task": task, "measure": measure, "value": value,
-                                  "record": record["name"]})
-    return pd.DataFrame(lines, columns=["study", "profile", "system", "seed", "task", "measure",
-                                        "value", "record"])
-
-
-def _measurements(results: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    for key, by_task in results.items():
-        if key == "retrieval":
-            for task, scores in by_task.items():
-                yield from ((task, name, value) for name, value in scores.items()
-                            if name != "queries" and value is not None)
-        elif key.startswith("test_") and isinstance(by_task, dict):
-            yield from ((task, key, value) for task, value in by_task.items()
-                        if isinstance(value, float))
-
-
-def main() -> None:
-    """List the finished runs, or write their measurements as CSV: ``python -m modlib.results``."""
-    parser = argparse.ArgumentParser(prog="python -m modlib.results", description=main.__doc__)
-    parser.add_argument("--folder", default="book/results", help="records to read")
-    parser.add_argument("--csv", metavar="FILE", help="write every measurement there")
-    arguments = parser.parse_args()
-    try:
-        table = tidy_table(arguments.folder)
-        if arguments.csv:
-            table.to_csv(arguments.csv, index=False)
-    except (ModlibError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-    runs = table[table.measure == "test_accuracy"].groupby(
-        ["study", "profile", "system", "record"]).value.agg(["size", "mean"]).round(4)
-    print(runs.rename(columns={"size": "tasks", "mean": "mean test accuracy"}).to_string())
-    print(f"{len(table):,} measurements of {table.record.nunique()} runs"
-          + (f", written to {arguments.csv}" if arguments.csv else ""))
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
+def points(value: float, low: float, high: float) -> str:
+    """A difference with its interval, ``+1.23 [+0.50, +1.96]``; of one seed it has none."""
+    if np.isnan(value):
+        return "not run yet"
+    if np.isinf(low):
+        return f"{value:+.2f} (one seed)"
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
 def percent(ratio: Ratio) -> str:
     """``value [low, high]`` in %, or ``not run yet``."""
     if ratio.count == 0:
@@ -51,20 +60,31 @@ def how_it_ran(
     records = [record for row in rows.values() for record in row]
     if not records:
         return not_run_yet(profile, folder, notebook)
-    settings, run = records[0]["settings"], records[0]["run"]
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["data"]["images"]
     seeds = {record["settings"]["seed"] for record in records}
+
+    def of(key: str, part: str = "settings") -> str:
+        """What all records have, or what there is: from the smallest to the largest."""
+        values = sorted({record[part][key] for record in records})
+        plain = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        if len(plain) > 1 and isinstance(values[0], float | int):
+            return f"{plain[0]} to {plain[-1]}"
+        return " and ".join(plain)
+
+    commits = sorted({short_commit(record["run"]["git_commit"]) for record in records})
+    torch = sorted({record["run"]["versions"]["torch"] for record in records})
     return (
-        f"{len(records)} runs, {len(seeds)} seeds, {min(minutes):.1f} to {max(minutes):.1f} "
-        f"minutes each, on {run['device']}. {records[0]['data']['source']}: "
-        f"{images['train']:,} to train on, "
+        f"{len(records)} run{'s' * (len(records) > 1)}, "
+        f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {of('device', 'run')}. "
+        f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
-        f"Width {settings['width']}, {settings['batching']} batching, batches of "
-        f"{settings['batch_size']} images, {settings['epochs']} epochs, {settings['optimiser']} at "
-        f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
-        f"{settings['precision']}{more}. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`."
+        f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
+        f"{of('epochs')} epochs, {of('optimiser')} at {of('learning_rate')}, margin {of('margin')} "
+        f"(scales at {of('scale_rate_factor')} times that rate), {of('precision')}{more}. "
+        f"torch {' and '.join(torch)}, commit{'s' * (len(commits) > 1)} "
+        f"{', '.join(f'`{commit}`' for commit in commits)}."
     )
 
 

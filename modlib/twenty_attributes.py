@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.intervals import bootstrap_accuracies, interval
+from modlib.intervals import difference
 from modlib.results import resolve
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread
+from modlib.tables import mean_and_spread, points
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 from modlib.verdicts import Verdict
 
@@ -105,19 +105,15 @@ def attribute_table(rows: Rows) -> pd.DataFrame:
 
 
 def differences(rows: Rows, first: str = OURS) -> dict[str, tuple[float, float, float]]:
-    """The mean accuracy of one row minus each other's: value and 95 % interval, in points.
-
-    Images and seeds are drawn again, see :mod:`modlib.intervals`.
-    """
-    draws = bootstrap_accuracies({name: records for name, records in rows.items() if records})
-    if first not in draws:
+    """The mean accuracy of one row minus each other's, with its interval, in points."""
+    if not rows[first]:
         return {}
-    return {name: interval(draws[first].mean(1) - of_row.mean(1))
-            for name, of_row in draws.items() if name != first}
+    return {name: difference(rows[first], records) for name, records in rows.items()
+            if name != first and records}
 
 
 def verdicts(rows: Rows) -> list[Verdict]:
-    """The paper's claims about the order of Table 3, each judged by the interval over images."""
+    """The paper's claims about the order of Table 3, each judged by the difference's interval."""
     measured, paper = differences(rows), paper_table()["rows"]
 
     def mean(name: str) -> float:
@@ -136,7 +132,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     for name, (value, low, high) in differences(rows).items():
         verdict = judged.get(name)
         lines.append({
-            "": f"{OURS} − {name}", "points": f"{value:+.2f} [{low:+.2f}, {high:+.2f}]",
+            "": f"{OURS} − {name}", "points": points(value, low, high),
             "paper": f"{verdict.paper:+.2f}" if verdict else "–",
             "the paper's claim": verdict.word if verdict else "–"})
     if not lines:
@@ -171,7 +167,7 @@ def frontier(
 
 def takeaway(rows: Rows) -> str:
     """What the records say about the paper's claims and about what is best, as Markdown."""
-    judged, points = verdicts(rows), frontier(rows)
+    judged, costs = verdicts(rows), frontier(rows)
     lines = []
     for word in ("held", "did not hold", "not decided", "not run yet"):
         names = [verdict.claim.split(" is better than ")[1] for verdict in judged
@@ -179,7 +175,7 @@ def takeaway(rows: Rows) -> str:
         if names:
             lines.append(f"- \"{OURS.capitalize()} is better than …\" **{word}** for: "
                          f"{'; '.join(names)}.")
-    small = points[points.extra <= BUDGET]
+    small = costs[costs.extra <= BUDGET]
     if len(small) > 1:
         best = small.loc[small.accuracy.idxmax()]
         lines.append(f"- With at most {BUDGET:,} extra parameters, the best of the "

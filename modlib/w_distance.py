@@ -1,6 +1,6 @@
 """How differently two tasks scale the channels, and whether that tells how the tasks relate.
 
-Source: Zhao et al., ECCV 2018, section 4.2: the element-wise |W_i − W_j| over all modulated layers.
+Source: Zhao et al., ECCV 2018, section 3.3: the element-wise |W_i − W_j| over all modulated layers.
 Shapes: T tasks, C channels of all modulated layers, N images.
 """
 
@@ -15,6 +15,11 @@ from modlib.arrays import from_json
 from modlib.results import resolve
 
 DRAWS = 1000
+
+
+def paper_figures() -> dict[str, Any]:
+    """The paper's two readings: mean and variance by pair."""
+    return json.loads(resolve("book/paper_tables.json").read_text())["figures"]["w_distance"]
 
 
 def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:
@@ -34,8 +39,7 @@ def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.nda
 
 def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
     """Mean and variance of |W_i − W_j|, and the mean of W_i − W_j: per layer and over all."""
-    paper = json.loads(resolve("book/paper_tables.json").read_text())["figures"]["w_distance"]
-    lines = []
+    paper, lines = paper_figures(), []
     for first, second in pairs:
         for stage in (*records[0]["results"]["scales"], None) if records else ():
             found = []

@@ -1,22 +1,19 @@
-"""Differences on the same triplets: images are drawn again, pairs stay pairs."""
+"""Differences on the same triplets: images and seeds vary, records are checked."""
+
+from itertools import product
+from math import inf, isnan
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from modlib.arrays import from_json, to_json
+from modlib.arrays import to_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, triplets_digest
 from modlib.experiments import new_network
-from modlib.intervals import (
-    bootstrap_accuracies,
-    image_weights,
-    interval,
-    record_triplets,
-    restricted,
-    triplet_weights,
-)
+from modlib.intervals import difference, record_triplets, variance_over_images
 from modlib.triplets import fixed_triplets
 
 TASKS = ("Smiling", "Young")
@@ -25,16 +22,19 @@ LABELS = np.random.default_rng(5).random((IMAGES, 2)) < 0.4
 TRIPLETS = fixed_triplets(LABELS, np.arange(IMAGES), TASKS, COUNT, TEST_SEED)
 
 
-def record(correct_TK: np.ndarray, name: str = "one", labels=LABELS) -> dict:
-    triplets = fixed_triplets(labels, np.arange(IMAGES), TASKS, correct_TK.shape[1], TEST_SEED)
-    return {"name": name, "settings": {"tasks": list(TASKS)}, "results": {"test_triplets": {
-        "correct": to_json(correct_TK), "labels": to_json(labels),
-        "digest": triplets_digest(triplets)}}}
+def record(correct_TK: np.ndarray, seed: int = 0, name: str = "one", labels=LABELS,
+           tasks=TASKS) -> dict:
+    triplets = fixed_triplets(labels, np.arange(IMAGES), tasks, correct_TK.shape[1], TEST_SEED)
+    return {"name": name, "settings": {"tasks": list(tasks), "seed": seed}, "results": {
+        "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(labels),
+                          "digest": triplets_digest(triplets)}}}
 
 
 def chance(seed: int, share: float) -> np.ndarray:
     return np.random.default_rng(seed).random((2, COUNT)) < share
 
+
+# The triplets
 
 def test_a_records_triplets_are_drawn_again(tiny, planted):
     network = new_network(tiny)
@@ -58,160 +58,119 @@ def test_an_old_record_is_refused_by_name():
         record_triplets({"name": "old", "settings": {"tasks": TASKS}, "results": {}})
 
 
-# Some of a record's tasks
+# The difference
+
+def sides(shares=(0.9, 0.7), seeds=(0, 1, 2)) -> list[list[dict]]:
+    return [[record(chance(10 * side + seed, share), seed) for seed in seeds]
+            for side, share in enumerate(shares)]
 
 
-def whole_record() -> dict:
-    one = record(chance(1, 0.8))
-    one["results"] |= {"test_accuracy": {"Smiling": 0.75, "Young": 0.5}, "retrieval": {}}
-    return one
+def test_the_difference_is_that_of_the_mean_accuracies():
+    first, second = ([chance(10 * side + seed, share) for seed in range(3)]
+                     for side, share in enumerate((0.9, 0.7)))
+    value, low, high = difference(*sides())
+    assert value == pytest.approx(100 * (np.mean(first) - np.mean(second)), rel=1e-5)
+    assert low < value < high and value - low == pytest.approx(high - value)
 
 
-@pytest.mark.parametrize("tasks", [("Young",), ("Young", "Smiling"), TASKS])
-def test_a_restricted_record_has_the_triplets_and_outcomes_of_its_tasks(tasks):
-    one, places = whole_record(), [TASKS.index(task) for task in tasks]
-    some = restricted(one, tasks)
-    assert some["settings"]["tasks"] == list(tasks)
-    assert np.array_equal(record_triplets(some), TRIPLETS[places])
-    kept = some["results"]["test_triplets"]
-    assert np.array_equal(from_json(kept["correct"]), chance(1, 0.8)[places])
-    assert np.array_equal(from_json(kept["labels"]), LABELS[:, places])
-    assert list(some["results"]["test_accuracy"].items()) == [
-        (task, {"Smiling": 0.75, "Young": 0.5}[task]) for task in tasks]
+def test_the_order_of_the_two_only_turns_the_sign():
+    value, low, high = difference(*sides())
+    assert difference(*reversed(sides())) == pytest.approx((-value, -high, -low))
 
 
-def test_a_restricted_record_is_one_that_was_tested_on_these_tasks_alone():
-    alone = record(chance(2, 0.6)[1:], "alone")
-    alone["settings"]["tasks"] = ["Young"]
-    labels_N1 = LABELS[:, 1:].copy()
-    alone["results"]["test_triplets"] |= {
-        "labels": to_json(labels_N1),
-        "digest": triplets_digest(
-            fixed_triplets(labels_N1, np.arange(IMAGES), ("Young",), COUNT, TEST_SEED))}
-    given = bootstrap_accuracies({"a": [restricted(whole_record(), ["Young"])], "b": [alone]}, 20)
-    both = bootstrap_accuracies({"a": [record(chance(1, 0.8))], "b": [record(chance(2, 0.6))]}, 20)
-    for name in ("a", "b"):
-        assert given[name][:, 0] == pytest.approx(both[name][:, 1])
+def test_a_system_does_not_differ_from_itself():
+    first, _ = sides()
+    assert difference(first, first) == (0.0, 0.0, 0.0)
 
 
-def test_restricting_leaves_the_record_as_it_is():
-    one, untouched = whole_record(), whole_record()
-    restricted(one, ["Young"])
-    assert one == untouched
+def test_one_common_seed_gives_a_difference_without_an_interval():
+    first, second = sides()
+    value, low, high = difference(first, second[1:2])
+    expected = 100 * (chance(1, 0.9).mean() - chance(11, 0.7).mean())
+    assert (value, low, high) == (pytest.approx(expected, rel=1e-5), -inf, inf)
 
 
-def test_only_a_records_own_tasks_can_be_chosen():
-    with pytest.raises(ModlibError, match=r"'Yung'.*did you mean 'Young'"):
-        restricted(whole_record(), ["Yung"])
+def test_seeds_are_paired_by_their_number_and_not_by_their_place():
+    first, second = sides()
+    assert difference([first[0], first[2]], second) == difference(
+        [first[2], first[0]], [second[0], second[2]])
 
 
-def test_what_cannot_be_drawn_again_gets_no_new_digest():
-    one = whole_record()
-    one["results"]["test_triplets"]["digest"] = "0" * 16
-    with pytest.raises(ModlibError, match="cannot be drawn again"):
-        restricted(one, ["Young"])
+def test_without_a_common_seed_there_is_no_difference():
+    first, second = sides()
+    assert all(map(isnan, difference(first[:1], second[1:])))
+    assert all(map(isnan, difference([], second)))
 
 
-# Draws
+def test_some_tasks_are_compared_as_if_there_were_no_others():
+    first, second = sides()
+    alone = [[record(chance(10 * side + seed, share)[1:], seed, labels=LABELS[:, 1:],
+                     tasks=("Young",)) for seed in range(3)]
+             for side, share in enumerate((0.9, 0.7))]
+    assert difference(first, second, ["Young"]) == pytest.approx(difference(*alone))
+    assert difference(first, alone[1]) == pytest.approx(difference(*alone))  # what both have
 
 
-def test_as_many_images_are_drawn_as_there_are():
-    weights_N = image_weights(50, np.random.default_rng(0))
-    assert (len(weights_N), weights_N.sum()) == (50, 50)
-    assert weights_N.max() > 1
-
-
-def test_a_triplet_counts_as_often_as_the_product_of_its_images():
-    weights_TK = triplet_weights(TRIPLETS, IMAGES, np.random.default_rng(3))
-    assert (weights_TK.shape, weights_TK.dtype) == ((2, COUNT), np.float32)
-    drawn = np.random.default_rng(3).integers(0, IMAGES, IMAGES).tolist()
-    for task in range(2):
-        for k, (anchor, positive, negative) in enumerate(TRIPLETS[task].tolist()):
-            assert weights_TK[task, k] == (
-                drawn.count(anchor) * drawn.count(positive) * drawn.count(negative))
-    assert weights_TK.min() == 0 and weights_TK.max() > 1
-
-
-def test_no_task_is_left_without_a_triplet():
-    """Each has one: of 26 draws of five images one holds all that the two ask for."""
-    triplets_TK3 = np.array([[[0, 1, 2]], [[2, 3, 4]]])
-    rng = np.random.default_rng(0)
-    drawn = [triplet_weights(triplets_TK3, 5, rng) for _ in range(20)]
-    assert np.min(drawn) >= 1
-
-
-def test_draws_equal_a_loop_over_triplets():
-    correct = {"a": [chance(1, 0.8), chance(2, 0.7)], "b": [chance(3, 0.6)]}
-    given = bootstrap_accuracies(
-        {name: [record(one) for one in many] for name, many in correct.items()}, 3, seed=4)
-    rng = np.random.default_rng(4)
-    for draw in range(3):
-        weights_N = image_weights(IMAGES, rng)
-        places = rng.random(2)
-        for name, many in correct.items():
-            expected = []
-            for task in range(2):
-                of_seeds = []
-                for place in places[:len(many)]:
-                    right = total = 0
-                    for k, triplet in enumerate(TRIPLETS[task]):
-                        weight = np.prod(weights_N[triplet])
-                        right += weight * many[int(place * len(many))][task, k]
-                        total += weight
-                    of_seeds.append(100 * right / total)
-                expected.append(np.mean(of_seeds))
-            assert given[name][1 + draw] == pytest.approx(expected, rel=1e-5)
-    for name, many in correct.items():
-        assert given[name][0] == pytest.approx(100 * np.mean(many, (0, 2)), rel=1e-6)
-
-
-def test_a_draw_that_leaves_a_task_without_triplets_is_drawn_afresh():
-    labels = LABELS.copy()
-    labels[:, 0] = np.arange(IMAGES) < 2  # two holders: half of the draws lack one of them
-    correct = chance(0, 0.8)
-    draws = bootstrap_accuracies({"a": [record(correct, labels=labels)]}, 50)["a"]
-    assert np.isfinite(draws).all()
-
-
-def test_equal_systems_differ_by_nothing_in_every_draw():
-    draws = bootstrap_accuracies({"a": [record(chance(1, 0.8))], "b": [record(chance(1, 0.8))]}, 20)
-    assert np.array_equal(draws["a"], draws["b"])
-    assert interval((draws["a"] - draws["b"]).mean(1)) == (0.0, 0.0, 0.0)
-
-
-def test_the_interval_is_wider_where_errors_belong_to_images():
-    """The same share of errors, spread over triplets or heaped on the triplets of a few images."""
-    bad = set(range(6))
-    heaped = np.array([[not bad & set(triplet) for triplet in of_task] for of_task in TRIPLETS])
-    spread = np.stack([np.random.default_rng(t).permutation(row) for t, row in enumerate(heaped)])
-    draws = bootstrap_accuracies({"heaped": [record(heaped)], "spread": [record(spread)]}, 300)
-    (_, low, high), (_, low_spread, high_spread) = (
-        interval(draws[name].mean(1)) for name in ("heaped", "spread"))
-    assert high - low > 2 * (high_spread - low_spread)
-
-
-def test_the_interval_of_means_agrees_with_theory():
-    draws = np.concatenate([[0.0], np.random.default_rng(0).normal(3, 1, 100_000)])
-    value, low, high = interval(draws)
-    assert value == 0
-    assert (low, high) == pytest.approx((3 - 1.96, 3 + 1.96), abs=0.05)
+def test_an_unknown_task_is_refused_with_the_nearest():
+    with pytest.raises(ModlibError, match=r"task 'Yung' is not in record one.*mean 'Young'"):
+        difference(*sides(), ["Yung"])
 
 
 def test_records_of_other_triplets_are_not_compared():
     other = LABELS.copy()
     other[0] = ~other[0]
     with pytest.raises(ModlibError, match="records one and two were tested on other triplets"):
-        bootstrap_accuracies({"a": [record(chance(0, 0.9))],
-                              "b": [record(chance(0, 0.9), "two", other)]})
+        difference([record(chance(0, 0.9))], [record(chance(0, 0.9), 0, "two", other)])
 
 
-def test_nothing_to_compare_gives_nothing():
-    assert bootstrap_accuracies({}) == {}
-    assert list(bootstrap_accuracies({"a": [], "b": [record(chance(0, 0.9))]}, 2)) == ["b"]
+def test_the_interval_adds_the_variance_of_seeds_with_students_quantile():
+    first, second = sides()
+    per_seed = [100 * (chance(seed, 0.9).mean() - chance(10 + seed, 0.7).mean())
+                for seed in range(3)]
+    mean_TK = np.mean([100.0 * chance(seed, 0.9) - 100.0 * chance(10 + seed, 0.7)
+                       for seed in range(3)], axis=0)
+    half = np.sqrt(1.959964**2 * variance_over_images(mean_TK, TRIPLETS)
+                   + stats.t.ppf(0.975, 2) ** 2 * np.var(per_seed, ddof=1) / 3)
+    value, _, high = difference(first, second)
+    assert high - value == pytest.approx(half, rel=1e-4)
 
 
-def test_draws_are_the_same_for_the_same_seed():
-    records = {"a": [record(chance(1, 0.8)), record(chance(2, 0.8))]}
-    first, again, other = (bootstrap_accuracies(records, 5, seed)["a"] for seed in (0, 0, 1))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+# The variance over images
+
+def test_the_variance_is_the_sum_over_pairs_of_triplets_with_a_common_image():
+    """Where no two triplets have two images in common, exactly."""
+    triplets = np.array([[[0, 1, 2], [2, 3, 4], [5, 6, 7], [0, 5, 8]], [[1, 3, 5], [2, 6, 8],
+                          [9, 10, 11], [4, 7, 9]]])
+    values = np.random.default_rng(0).normal(size=(2, 4))
+    e = (values - values.mean(1, keepdims=True)) / 8
+    flat = [(e[t, k], set(triplets[t, k])) for t in range(2) for k in range(4)]
+    assert max(len(a & b) for n, (_, a) in enumerate(flat) for _, b in flat[n + 1:]) == 1
+    expected = sum(x * y for (x, a), (y, b) in product(flat, flat) if a & b)
+    own = sum(x * x for x, _ in flat)
+    assert variance_over_images(values, triplets) == pytest.approx(max(own, expected))
+    assert expected > own
+
+
+def test_triplets_without_a_common_image_have_the_variance_of_a_mean():
+    values = np.random.default_rng(0).normal(size=(1, 50))
+    triplets = np.arange(150).reshape(1, 50, 3)
+    assert variance_over_images(values, triplets) == pytest.approx(values.var() / 50)
+
+
+def test_the_variance_is_larger_where_errors_belong_to_images():
+    """The same share of errors, spread over triplets or heaped on the triplets of a few images."""
+    bad = set(range(6))
+    heaped = np.array([[not bad & set(triplet) for triplet in of_task] for of_task in TRIPLETS])
+    spread = np.stack([np.random.default_rng(t).permutation(row) for t, row in enumerate(heaped)])
+    assert variance_over_images(heaped, TRIPLETS) > 3 * variance_over_images(spread, TRIPLETS)
+
+
+def test_the_estimate_is_the_variance_over_new_images():
+    """Difficulty belongs to images: draw them 300 times, and hold the estimate to the truth."""
+    rng, means, estimates = np.random.default_rng(0), [], []
+    for _ in range(300):
+        hard_N = rng.normal(size=IMAGES)
+        values = hard_N[TRIPLETS].sum(2) + rng.normal(size=TRIPLETS.shape[:2])
+        means.append(values.mean())
+        estimates.append(variance_over_images(values, TRIPLETS))
+    assert np.mean(estimates) == pytest.approx(np.var(means), rel=0.25)

@@ -65,7 +65,15 @@ def test_the_added_tasks_start_from_the_run_that_never_saw_them():
 
 def test_the_tasks_are_the_papers_twenty():
     assert sorted((*KEPT, *HELD_OUT)) == sorted(twenty_attributes.TASKS)
+    assert len(KEPT) == len(HELD_OUT) == 10
     assert STUDY.changes(TOGETHER)["tasks"] == (*KEPT, *HELD_OUT)
+
+
+def test_the_trunk_and_what_is_added_to_it_see_as_many_triplets_a_task_and_batch():
+    runs, _ = STUDY.lay_out({"dataset": "celeba", "batch_size": 180, "seeds": [0, 1]})
+    for before, added in zip(runs[BEFORE], runs[ADDED], strict=True):
+        assert before.triplets_per_task == added.triplets_per_task == 6
+        assert added.trunk_from == before
 
 
 def test_every_row_is_told_from_every_other():
@@ -210,8 +218,14 @@ def test_the_table_without_one_row_has_the_other(rows, missing):
     table = added_table(rows | {missing: []})
     there = ({ADDED, TOGETHER} - {missing}).pop()
     assert set(table[missing]) == {"not run yet"}
-    assert set(table.difference) == {""}
+    assert set(table.difference) == {"not run yet"}
     assert table[there].equals(added_table(rows)[there])
+
+
+def test_one_seed_of_each_gives_differences_without_intervals(rows):
+    table = added_table({row: records[:1] for row, records in rows.items()})
+    assert set(table.difference) == {"+15.00 (one seed)"}
+    assert table.loc["mean"].tolist()[:2] == [f"{84 + MEAN:.1f}", f"{69 + MEAN:.1f}"]
 
 
 def test_the_table_of_no_records_is_empty_and_has_its_columns():

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from modlib import results
 from modlib.errors import ModlibError
 from modlib.results import (
     RECORD_KEYS,
-    RECORD_VERSION,
     comparable,
     pair_ucr,
     project_root,
@@ -298,52 +296,3 @@ def test_records_in_a_relative_folder_are_read_from_the_root(project, record, mo
     written(project / "book/results", record)
     monkeypatch.chdir(project / "notebooks")
     assert [r["name"] for r in read_records("book/results")] == ["quick-one"]
-
-
-# All records in one table
-
-
-@pytest.fixture
-def two_runs(tmp_path):
-    """A folder with a run of two tasks, one of which has no queries, and a benchmark's record."""
-    for seed, share in ((0, 0.5), (1, 0.75)):
-        name = f"mine-modulated-2tasks-seed{seed}-abc"
-        write_json(tmp_path / "study/inner" / f"{name}.json", {
-            "version": RECORD_VERSION, "name": name, "status": "done", "epochs": [], "run": {},
-            "settings": {"profile": "mine", "system": "modulated", "seed": seed}, "data": {},
-            "results": {
-                "test_accuracy": {"Smiling": share, "Bald": 1.0}, "parameters": {"total": 3},
-                "test_triplets": {"digest": "0"},
-                "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
-                              "Bald": {"queries": 0, "mAP": None}}}})
-    write_json(tmp_path / "speed/benchmark.json", {"version": 1})
-    return tmp_path
-
-
-def test_every_measurement_is_a_line(two_runs):
-    table = results.tidy_table(two_runs)
-    assert set(table.study) == {"study/inner"}
-    assert table.query("seed == 1 and measure == 'test_accuracy'").value.tolist() == [0.75, 1.0]
-    assert table.query("measure == 'mAP'")[["task", "value"]].values.tolist() == [
-        ["Smiling", 0.25]] * 2
-    assert len(table) == 6
-
-
-def test_the_command_writes_a_csv_that_holds_the_table(two_runs, monkeypatch, capsys):
-    path = two_runs / "numbers.csv"
-    monkeypatch.setattr("sys.argv", ["results", "--folder", str(two_runs), "--csv", str(path)])
-    results.main()
-    assert pd.read_csv(path).equals(results.tidy_table(two_runs))
-    assert "6 measurements of 2 runs" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", [
-    ["--folder", "nowhere at all"], ["--folder", ".", "--csv", "no/such/folder/x.csv"]])
-def test_the_command_says_what_is_wrong(two_runs, monkeypatch, capsys, arguments):
-    monkeypatch.chdir(two_runs)
-    arguments = [str(two_runs) if one == "." else one for one in arguments]
-    monkeypatch.setattr("sys.argv", ["results", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        results.main()
-    assert ended.value.code == 2
-    assert "no" in capsys.readouterr().err

@@ -120,6 +120,15 @@ def test_tuned_values_go_before_the_parameters_and_only_for_their_row():
         "branches": (1e-3, 0.1), "narrow": (1e-3, 0.1)}
 
 
+def test_tuned_values_are_for_faces_and_not_for_drawings():
+    given = {"tasks": list(TASKS), "learning_rate": 1e-3, "margin": 0.1}
+    tuned = {"plain": {"learning_rate": 4e-3, "margin": 0.4}, "shared": {"margin": 0.3}}
+    for drawings in (given, given | {"dataset": "toy_faces"}):
+        assert STUDY.lay_out(drawings, tuned) == STUDY.lay_out(drawings)
+    faces = given | {"dataset": "celeba"}
+    assert STUDY.lay_out(faces, tuned) != STUDY.lay_out(faces)
+
+
 @pytest.mark.parametrize(("given", "laid_out"), [
     ({"batch_size": 18, "toy_images": 300}, (60, 2000)),
     ({"batch_size": 120, "toy_images": 3000}, (120, 3000)),
@@ -140,6 +149,25 @@ def test_a_batch_is_enough_for_a_rows_own_tasks():
     runs, _ = study.lay_out({"batch_size": 18, "toy_images": 300})
     assert {row: (one.batch_size, one.toy_images) for row, [one] in runs.items()} == {
         "few": (18, 300), "many": (60, 2000)}
+
+
+@pytest.mark.parametrize(("few", "many"), [("tasks", "trunk_tasks"), ("trunk_tasks", "tasks")])
+def test_a_batch_is_enough_for_the_tasks_and_for_those_of_the_trunk(few, many):
+    study = Study("", {"added": {"system": "mask_only", few: ("Young", "Bald"),
+                                 many: tuple(map(str, range(20)))}})
+    [one] = study.lay_out({"batch_size": 18, "toy_images": 300})[0]["added"]
+    assert (one.batch_size, one.toy_images) == (60, 2000)
+    assert (one.trunk_from.batch_size, one.trunk_from.toy_images) == (60, 2000)
+    [one] = study.lay_out({"batch_size": 120, "toy_images": 3000})[0]["added"]
+    assert (one.batch_size, one.toy_images) == (120, 3000)
+
+
+def test_a_trunk_with_more_tasks_is_the_run_of_the_row_that_trains_it():
+    many = tuple(map(str, range(20)))
+    study = Study("", {"before": {"system": "modulated", "tasks": many}, "added": {
+        "system": "mask_only", "tasks": TASKS, "trunk_system": "modulated", "trunk_tasks": many}})
+    runs, _ = study.lay_out({"batch_size": 18, "toy_images": 300, "seeds": [0, 3]})
+    assert [one.trunk_from for one in runs["added"]] == runs["before"]
 
 
 def test_a_system_that_the_rows_leave_open_is_a_parameter():

@@ -148,7 +148,7 @@ def test_how_it_ran_says_when_the_code_was_not_the_commits(rows):
 
 def test_how_it_ran_of_some_rows_speaks_of_those(rows):
     said = how_it_ran(NO_ROWS | {"c": rows["c"][1:]}, "celeba_cpu")
-    assert said.startswith("1 runs, 1 seeds, 3.5 to 3.5 minutes")
+    assert said.startswith("1 run, 1 seed, 3.5 to 3.5 minutes")
     assert "λ = 0.0" in said
 
 

@@ -1,11 +1,12 @@
 """Numbers as people read them, and what is said where there is none."""
 
+from math import inf, nan
 from pathlib import Path
 
 import pytest
 
 from modlib.gradients import wilson
-from modlib.tables import mean_and_spread, not_run_yet, percent, short_commit
+from modlib.tables import mean_and_spread, not_run_yet, percent, points, short_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +22,16 @@ def test_a_mean_comes_with_the_sample_deviation_of_two_or_more(values, said):
 def test_a_ratio_comes_with_its_interval():
     assert percent(wilson(5, 10)) == "50.0 [23.7, 76.3]"
     assert percent(wilson(0, 0)) == "not run yet"
+
+
+@pytest.mark.parametrize(("value", "low", "high", "said"), [
+    (1.234, 0.5, 1.968, "+1.23 [+0.50, +1.97]"), (-12.3, -20.0, -4.6, "-12.30 [-20.00, -4.60]"),
+    (-0.5, -1.25, 0.25, "-0.50 [-1.25, +0.25]"), (0.0, 0.0, 0.0, "+0.00 [+0.00, +0.00]"),
+    (2.5, -inf, inf, "+2.50 (one seed)"), (-2.5, -inf, inf, "-2.50 (one seed)"),
+    (nan, nan, nan, "not run yet"),
+])
+def test_a_difference_has_its_sign_and_its_interval_where_there_is_one(value, low, high, said):
+    assert points(value, low, high) == said
 
 
 @pytest.mark.parametrize(("folder", "notebook", "module"), [

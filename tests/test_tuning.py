@@ -1,5 +1,7 @@
 """Equal tuning: the candidates, what is chosen on the validation split, and where it is shown."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -21,16 +23,21 @@ from modlib.tuning import (
 
 NOTHING = {row: [] for row in STUDY.rows}
 LABELS = list(CANDIDATES)
-FULL = {"modulated": [70, 71, 75, 72, 73, 74], "fully shared": [66, 65, 64, 63, 62, 61]}
+FULL = {"modulated": [70, 71, 72, 69, 73, 75, 74, 68],
+        "fully shared": [66, 65, 64, 63, 62, 61, 60, 59]}
 PART = {"CSN": [80, 79]}  # of the first two candidates only
-BEST = {"modulated": {"learning_rate": 2e-3, "margin": 0.2},
+BEST = {"modulated": {"learning_rate": 2e-3, "margin": 0.4},
         "fully shared": {"learning_rate": 1e-3, "margin": 0.2}}
 
 
 def of(system, values, seed=0) -> list[dict]:
-    """Records of a system's first candidates with these validation accuracies in %."""
-    return [record(STUDY, f"{system}; {label}", seed, valid=value)
-            for label, value in zip(LABELS, values, strict=False)]
+    """Records of a system's first candidates with these validation accuracies in %.
+
+    As of all runs with ``final_test=False``, their results are counts of parameters alone.
+    """
+    records = [record(STUDY, f"{system}; {label}", seed, valid=value)
+               for label, value in zip(LABELS, values, strict=False)]
+    return [one | {"results": {"parameters": one["results"]["parameters"]}} for one in records]
 
 
 @pytest.fixture
@@ -50,9 +57,10 @@ def ax():
 # The candidates
 
 
-def test_the_candidates_are_three_rates_by_two_margins():
-    assert {(one["learning_rate"], one["margin"]) for one in CANDIDATES.values()} == {
-        (1e-3, 0.2), (1e-3, 0.4), (2e-3, 0.2), (2e-3, 0.4), (4e-3, 0.2), (4e-3, 0.4)}
+def test_the_candidates_are_four_rates_by_two_margins():
+    assert [(one["learning_rate"], one["margin"]) for one in CANDIDATES.values()] == [
+        (1e-3, 0.2), (2e-3, 0.2), (4e-3, 0.2), (8e-3, 0.2),
+        (1e-3, 0.4), (2e-3, 0.4), (4e-3, 0.4), (8e-3, 0.4)]
     assert CANDIDATES["rate 0.004, margin 0.4"] == {"learning_rate": 4e-3, "margin": 0.4}
 
 
@@ -61,9 +69,23 @@ def test_every_system_has_every_candidate_and_is_otherwise_as_in_table_3():
     table_3, _ = twenty_attributes.STUDY.lay_out(
         {"tasks": ["Smiling", "Young"], "dataset": "celeba"},
         {system: CANDIDATES["rate 0.004, margin 0.4"] for system in SYSTEMS})
-    assert len(runs) == len(SYSTEMS) * 6
+    assert len(runs) == len(SYSTEMS) * 8
     for system in SYSTEMS:
-        assert runs[f"{system}; rate 0.004, margin 0.4"] == table_3[system]
+        [one], [final] = runs[f"{system}; rate 0.004, margin 0.4"], table_3[system]
+        assert one == replace(final, final_test=False)
+        assert one != final
+
+
+def test_no_candidate_is_tested_on_the_test_split():
+    runs, _ = STUDY.lay_out({"tasks": ["Smiling", "Young"], "dataset": "celeba", "seeds": [0, 1],
+                             "final_test": True})
+    assert {one.final_test for of_row in runs.values() for one in of_row} == {False}
+
+
+def test_on_drawings_the_first_system_is_tried_at_every_rate():
+    runs, _ = STUDY.lay_out({"tasks": ["Smiling", "Young"]})
+    assert [(one.system, one.learning_rate, one.margin) for [one] in runs.values()] == [
+        ("modulated", rate, 0.2) for rate in (1e-3, 2e-3, 4e-3, 8e-3)]
 
 
 def test_every_record_goes_to_its_own_row():
@@ -86,7 +108,7 @@ def test_scores_are_systems_by_candidates_with_gaps_where_nothing_was_run(rows):
     for system in SYSTEMS:
         values = (FULL | PART).get(system, [])
         assert table.loc[system].tolist() == pytest.approx(
-            values + [np.nan] * (6 - len(values)), nan_ok=True)
+            values + [np.nan] * (8 - len(values)), nan_ok=True)
 
 
 def test_a_score_is_the_mean_over_seeds():
@@ -99,8 +121,9 @@ def test_a_score_is_the_mean_over_seeds():
 
 def test_the_best_candidate_is_chosen_for_the_rows_of_the_systems_run_in_full(rows):
     found = chosen(rows)
-    modulated = ["modulated", "signed scales", "scales from block 3", "scales from block 2",
-                 "scales and branches of 16", "scales and low rank 4", "projection"]
+    modulated = ["modulated", "modulated, one rate", "signed scales", "scales from block 3",
+                 "scales from block 2", "scales and branches of 16", "scales and low rank 4",
+                 "projection"]
     shared = ["fully shared", "fully shared, PCGrad", "fully shared, MGDA", "fully shared, UPGrad",
               "independent"]
     assert found == (dict.fromkeys(modulated, BEST["modulated"])
@@ -111,22 +134,22 @@ def test_a_system_run_in_part_is_not_chosen_for_until_its_last_candidate(rows):
     assert "CSN" not in chosen(rows)
     all_but_last, whole = (
         {row: many for row, many in STUDY.by_row(of("CSN", values)).items() if many}
-        for values in ([60, 61, 62, 63, 64], [60, 61, 62, 63, 64, 65]))
+        for values in (range(60, 67), range(60, 68)))
     assert "CSN" not in chosen(rows | all_but_last)
-    assert chosen(rows | whole)["CSN"] == {"learning_rate": 4e-3, "margin": 0.4}
+    assert chosen(rows | whole)["CSN"] == {"learning_rate": 8e-3, "margin": 0.4}
 
 
 def test_a_mask_on_trained_branches_takes_the_settings_of_branches():
-    values = {"branches, 256": [1, 2, 3, 4, 9, 5], "branches, 25": [1, 2, 3, 9, 4, 5]}
+    values = {"branches, 256": [1, 2, 3, 4, 9, 5, 6, 7], "branches, 25": [1, 2, 3, 9, 4, 5, 6, 7]}
     found = chosen(STUDY.by_row([one for system in values for one in of(system, values[system])]))
     assert found == {
-        "branches, 25": {"learning_rate": 2e-3, "margin": 0.4},
-        "branches, 256": {"learning_rate": 4e-3, "margin": 0.2},
-        "mask only": {"learning_rate": 4e-3, "margin": 0.2}}
+        "branches, 25": {"learning_rate": 8e-3, "margin": 0.2},
+        "branches, 256": {"learning_rate": 1e-3, "margin": 0.4},
+        "mask only": {"learning_rate": 1e-3, "margin": 0.4}}
 
 
 def test_the_test_split_decides_nothing(rows):
-    for label, accuracy in zip(LABELS, (50, 60, 10, 95, 70, 80), strict=True):
+    for label, accuracy in zip(LABELS, (50, 60, 20, 95, 70, 10, 80, 90), strict=True):
         for one in rows[f"modulated; {label}"]:
             one["results"]["test_accuracy"] = {"Smiling": accuracy / 100, "Young": accuracy / 100}
     assert chosen(rows)["modulated"] == BEST["modulated"]
@@ -143,7 +166,7 @@ def test_table_3_is_run_with_what_was_chosen(rows):
         chosen(rows))
     used = {row: (one.learning_rate, one.margin) for row, [one] in runs.items()}
     assert (used["independent"], used["projection"], used["CSN"]) == (
-        (1e-3, 0.2), (2e-3, 0.2), (3e-3, 0.3))
+        (1e-3, 0.2), (2e-3, 0.4), (3e-3, 0.3))
 
 
 # Shown
@@ -158,14 +181,15 @@ def cells(rows) -> dict[str, list[str]]:
 
 def test_the_table_has_one_decimal_and_each_systems_best_in_bold(rows):
     shown = cells(rows)
-    assert shown["modulated"] == ["70.0", "71.0", r"\bfseries 75.0", "72.0", "73.0", "74.0"]
+    assert shown["modulated"] == ["70.0", "71.0", "72.0", "69.0", "73.0", r"\bfseries 75.0", "74.0",
+                                  "68.0"]
     assert shown["fully shared"][:2] == [r"\bfseries 66.0", "65.0"]
-    assert shown["CSN"] == [r"\bfseries 80.0", "79.0", *["not run yet"] * 4]
-    assert shown["branches, 25"] == ["not run yet"] * 6
+    assert shown["CSN"] == [r"\bfseries 80.0", "79.0", *["not run yet"] * 6]
+    assert shown["branches, 25"] == ["not run yet"] * 8
 
 
 def test_the_table_of_nothing_says_so():
-    assert cells(NOTHING) == {system: ["not run yet"] * 6 for system in SYSTEMS}
+    assert cells(NOTHING) == {system: ["not run yet"] * 8 for system in SYSTEMS}
 
 
 def drawn(ax) -> dict[str, list[float]]:
@@ -182,13 +206,13 @@ def test_a_line_a_system_is_drawn_with_a_ring_around_its_best(ax, rows):
         assert np.isnan(values[system][len(expected):]).all()
     rings = sorted(tuple(point) for line in ax.lines if line.get_markersize() == 14
                    for point in line.get_xydata())
-    assert rings == [pytest.approx((0, 66)), pytest.approx((0, 80)), pytest.approx((2, 75))]
+    assert rings == [pytest.approx((0, 66)), pytest.approx((0, 80)), pytest.approx((5, 75))]
 
 
 def test_the_candidates_stand_below_the_axis(ax, rows):
     draw_scores(ax, rows)
-    assert list(ax.get_xticks()) == [0, 1, 2, 3, 4, 5]
-    assert ax.get_xticklabels()[5].get_text() == "rate 0.004\nmargin 0.4"
+    assert list(ax.get_xticks()) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ax.get_xticklabels()[5].get_text() == "rate 0.002\nmargin 0.4"
 
 
 def test_a_system_keeps_its_colour_when_others_are_not_run(ax):

@@ -1,12 +1,15 @@
 """Table 3: the paper's figures, and what the tables and sentences say of hand-made records."""
 
+from dataclasses import replace
+from itertools import combinations, product
+from math import inf, sqrt
+
 import numpy as np
 import pytest
-from study_records import COUNT, IMAGES, NETWORK, TRIPLETS, record
+from study_records import COUNT, NETWORK, TRIPLETS, record
 
 from modlib.arrays import from_json
 from modlib.evaluation import parameter_counts
-from modlib.intervals import DRAWS
 from modlib.networks import SYSTEMS, build_network
 from modlib.twenty_attributes import (
     OURS,
@@ -53,6 +56,15 @@ def all_rows():
 def test_every_row_is_told_from_every_other():
     records = {row: record(STUDY, row) for row in STUDY.rows}
     assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+def test_scales_have_ten_times_the_networks_rate_but_where_the_row_is_about_it():
+    runs, _ = STUDY.lay_out({"tasks": ["Smiling", "Young"], "dataset": "celeba",
+                             "scale_rate_factor": 5.0})
+    assert {row: one.scale_rate_factor for row, [one] in runs.items()} == (
+        dict.fromkeys(STUDY.rows, 10.0) | {"modulated, one rate": 1.0})
+    [ours], [one_rate] = runs[OURS], runs["modulated, one rate"]
+    assert replace(one_rate, scale_rate_factor=10.0) == ours
 
 
 def test_each_of_the_papers_systems_is_one_of_our_rows():
@@ -164,26 +176,55 @@ def test_the_attribute_table_of_no_records_has_the_papers_twenty():
 # Differences
 
 
-def looped_difference(first, second) -> tuple[float, ...]:
-    """The difference of two rows of two seeds, and its interval: a loop over the draws."""
-    def accuracy(records, weights_N, seeds):
-        return 100 * np.mean([
-            np.average(from_json(records[seed]["results"]["test_triplets"]["correct"])[task],
-                       weights=weights_N[TRIPLETS[task]].prod(1))
-            for seed in seeds for task in (0, 1)])
+def looped_difference(first, second) -> tuple[float, float, float]:
+    """The difference of two rows of two seeds, and its interval: a loop over pairs of triplets."""
+    def points_of(one, other):
+        return {(task, k): 100 * (int(one[task, k]) - int(other[task, k]))
+                for task, k in product((0, 1), range(COUNT))}
 
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        weights_N = np.bincount(rng.integers(0, IMAGES, IMAGES), minlength=IMAGES)
-        seeds = [int(2 * place) for place in rng.random(2)]
-        drawn.append(accuracy(first, weights_N, seeds) - accuracy(second, weights_N, seeds))
-    all_once = accuracy(first, np.ones(IMAGES), (0, 1)) - accuracy(second, np.ones(IMAGES), (0, 1))
-    return (all_once, *np.percentile(drawn, (2.5, 97.5)))
+    by_seed = [points_of(*(from_json(side[seed]["results"]["test_triplets"]["correct"])
+                           for side in (first, second))) for seed in (0, 1)]
+    values = {place: (by_seed[0][place] + by_seed[1][place]) / 2 for place in by_seed[0]}
+    of_task = [sum(values[task, k] for k in range(COUNT)) / COUNT for task in (0, 1)]
+    e = {place: (value - of_task[place[0]]) / (2 * COUNT) for place, value in values.items()}
+    images = {(task, k): set(TRIPLETS[task, k].tolist()) for task, k in e}
+    variance = sum(value**2 for value in e.values()) + sum(  # once for each image in common
+        2 * e[one] * e[other] * len(images[one] & images[other])
+        for one, other in combinations(e, 2))
+    low, high = sorted(sum(of_seed.values()) / (2 * COUNT) for of_seed in by_seed)
+    # Two seeds: their mean's variance is a quarter of their squared gap; t(0.975, 1) is 12.7062.
+    half = sqrt(1.959964**2 * variance + 12.706205**2 * (high - low) ** 2 / 4)
+    value = (low + high) / 2
+    return value, value - half, value + half
 
 
 def test_a_difference_and_its_interval_equal_a_loop(rows):
-    assert differences(rows)["fully shared"] == pytest.approx(
-        looped_difference(rows[OURS], rows["fully shared"]), rel=1e-5)
+    """Of images alone: 20 points in both seeds."""
+    expected = looped_difference(rows[OURS], rows["fully shared"])
+    assert differences(rows)["fully shared"] == pytest.approx(expected, rel=1e-5)
+    assert expected[0] - expected[1] == pytest.approx(2.8, abs=1)
+
+
+def test_seeds_that_disagree_widen_the_interval_as_a_loop_says(rows):
+    """19 and 21 points, so Student's 12.7 for the seeds alone."""
+    shared = [record(STUDY, "fully shared", seed, 60) for seed in (0, 1)]
+    found = differences(rows | {"fully shared": shared})["fully shared"]
+    assert found == pytest.approx(looped_difference(rows[OURS], shared), rel=1e-5)
+    assert 12.7062 < found[0] - found[1] < 13.5
+
+
+def test_one_common_seed_gives_a_difference_that_decides_nothing(rows):
+    few = rows | {"fully shared": rows["fully shared"][1:]}
+    assert differences(few)["fully shared"] == (pytest.approx(20, abs=1e-4), -inf, inf)
+    assert verdict_table(few).loc["modulated − fully shared"].tolist() == [
+        "+20.00 (one seed)", "+13.59", "not decided"]
+
+
+def test_without_a_common_seed_there_is_nothing_to_judge(rows):
+    few = rows | {"fully shared": [record(STUDY, "fully shared", 7)]}
+    assert np.isnan(differences(few)["fully shared"]).all()
+    assert verdict_table(few).loc["modulated − fully shared"].tolist() == [
+        "not run yet", "+13.59", "not run yet"]
 
 
 def test_differences_are_those_of_the_first_row_to_every_other(rows):

@@ -1,0 +1,99 @@
+"""All records in one tidy table, on the screen or as CSV: ``python -m modlib.tidy``."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from modlib.errors import ModlibError
+from modlib.results import read_record, resolve, ucr_counts
+
+TIDY = ["study", "profile", "system", "seed", "changed", "task", "measure", "value", "record"]
+
+
+def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
+    """Every measurement of every finished run below a folder: one a line.
+
+    Returns:
+        columns study, profile, system, seed, changed (the settings that tell this run from others
+        of its study and profile, as JSON), task (or pair of tasks with "/" between; empty where it
+        is of the whole run), measure, value and record. Shares are from 0 to 1.
+
+    Raises:
+        ModlibError: there is no such folder, or a record in it cannot be read.
+    """
+    root = resolve(folder)
+    if not root.is_dir():
+        raise ModlibError(f"there is no folder {str(folder)!r}; give one that holds records")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(root.rglob("*.json")):
+        if "-seed" in path.stem:  # the benchmark's record is not of a run
+            record = read_record(path)
+            study = path.parent.relative_to(root).as_posix()
+            groups.setdefault((study, record["settings"]["profile"]), []).append(record)
+    lines = []
+    for (study, profile), records in groups.items():
+        varied = {key for key in records[0]["settings"]
+                  if len({json.dumps(one["settings"].get(key)) for one in records}) > 1}
+        for record in records:
+            settings = record["settings"]
+            about = {"study": study, "profile": profile, "system": settings["system"],
+                     "seed": settings["seed"], "record": record["name"],
+                     "changed": json.dumps({key: settings[key] for key in settings
+                                            if key in varied - {"system", "seed"}})}
+            lines += [about | {"task": task, "measure": measure, "value": value}
+                      for task, measure, value in _measurements(record)]
+    return pd.DataFrame(lines, columns=TIDY)
+
+
+def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    results, epochs = record["results"], record["epochs"]
+    for key, found in results.items():
+        if key == "retrieval":
+            for task, scores in found.items():
+                yield from ((task, name, value) for name, value in scores.items()
+                            if name != "queries" and value is not None)
+        elif key == "w_distance":
+            yield from (("/".join(pair["tasks"]), f"w_distance_{name}", pair[name])
+                        for pair in found for name in ("mean", "variance"))
+        elif key == "parameters":
+            yield from (("", f"parameters_{name}", count) for name, count in found.items())
+        elif key == "dead_scales":
+            yield "", key, found
+        elif key.startswith("test_") and isinstance(found, dict):
+            yield from ((task, key, value) for task, value in found.items()
+                        if isinstance(value, float))
+    if epochs:
+        yield from ((task, "valid_accuracy", value)
+                    for task, value in epochs[-1].get("valid_accuracy", {}).items())
+        for pair in epochs[-1].get("ucr") or []:
+            counts = ucr_counts([record], tuple(pair["tasks"]))
+            yield "/".join(pair["tasks"]), "ucr", counts["positive"] / sum(counts.values())
+    if "training_seconds" in record["run"]:
+        yield "", "training_seconds", record["run"]["training_seconds"]
+
+
+def main() -> None:
+    """List the finished runs, or write their measurements as CSV: ``python -m modlib.tidy``."""
+    parser = argparse.ArgumentParser(prog="python -m modlib.tidy", description=main.__doc__)
+    parser.add_argument("--folder", default="book/results", help="records to read")
+    parser.add_argument("--csv", metavar="FILE", help="write every measurement there")
+    arguments = parser.parse_args()
+    try:
+        table = tidy_table(arguments.folder)
+        if arguments.csv:
+            table.to_csv(arguments.csv, index=False)
+    except (ModlibError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    runs = table[table.measure == "test_accuracy"].groupby(
+        ["study", "profile", "system", "record"]).value.agg(["size", "mean"]).round(4)
+    print(runs.rename(columns={"size": "tasks", "mean": "mean test accuracy"}).to_string())
+    print(f"{len(table):,} measurements of {table.record.nunique()} runs"
+          + (f", written to {arguments.csv}" if arguments.csv else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Every measurement of every record is a line of one table, which can be written as CSV."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from modlib.results import RECORD_VERSION, write_json
+from modlib.tidy import TIDY, main, tidy_table
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """A folder with a run of two tasks, one of which has no queries, and a benchmark's record."""
+    for seed, share in ((0, 0.5), (1, 0.75)):
+        name = f"mine-modulated-2tasks-seed{seed}-abc"
+        write_json(tmp_path / "study/inner" / f"{name}.json", {
+            "version": RECORD_VERSION, "name": name, "status": "done", "data": {},
+            "epochs": [{"valid_accuracy": {"Smiling": 0.5, "Bald": 0.5}, "ucr": [
+                {"tasks": ["Smiling", "Bald"], "positive": n, "negative": 1, "zero": 0}]}
+                for n in (2, 4)],
+            "run": {"training_seconds": 60.0},
+            "settings": {"profile": "mine", "system": "modulated", "seed": seed, "rank": seed,
+                         "width": 0.5},
+            "results": {
+                "test_accuracy": {"Smiling": share, "Bald": 1.0}, "parameters": {"total": 3},
+                "test_triplets": {"digest": "0"},
+                "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
+                              "Bald": {"queries": 0, "mAP": None}}}})
+    write_json(tmp_path / "speed/benchmark.json", {"version": 1})
+    return tmp_path
+
+
+def test_every_measurement_is_a_line(two_runs):
+    table = tidy_table(two_runs)
+    assert set(table.study) == {"study/inner"}
+    assert table.query("seed == 1 and measure == 'test_accuracy'").value.tolist() == [0.75, 1.0]
+    assert table.query("measure == 'mAP'")[["task", "value"]].values.tolist() == [
+        ["Smiling", 0.25]] * 2
+    assert set(table.measure) == {"test_accuracy", "mAP", "parameters_total", "valid_accuracy",
+                                  "ucr", "training_seconds"}
+    assert len(table) == 2 * 8
+
+
+def test_the_ratio_of_a_pair_is_over_all_epochs(two_runs):
+    [first, second] = tidy_table(two_runs).query("measure == 'ucr'")[["task", "value"]].values
+    assert list(first) == list(second) == ["Smiling/Bald", 6 / 8]
+
+
+def test_what_tells_runs_apart_is_said(two_runs):
+    table = tidy_table(two_runs).query("measure == 'training_seconds'")
+    assert [json.loads(changed) for changed in table.changed] == [{"rank": 0}, {"rank": 1}]
+    assert set(tidy_table(two_runs / "speed").columns) == set(TIDY)
+
+
+def test_the_command_writes_a_csv_that_holds_the_table(two_runs, monkeypatch, capsys):
+    path = two_runs / "numbers.csv"
+    monkeypatch.setattr("sys.argv", ["tidy", "--folder", str(two_runs), "--csv", str(path)])
+    main()
+    assert pd.read_csv(path, keep_default_na=False).equals(tidy_table(two_runs))
+    assert "16 measurements of 2 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--folder", "nowhere at all"], ["--folder", ".", "--csv", "no/such/folder/x.csv"]])
+def test_the_command_says_what_is_wrong(two_runs, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(two_runs)
+    arguments = [str(two_runs) if one == "." else one for one in arguments]
+    monkeypatch.setattr("sys.argv", ["tidy", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no" in capsys.readouterr().err
