@@ -57,7 +57,8 @@ class Study:
             tuned: what was chosen for each row on real faces; there it goes before the parameters.
 
         A batch holds at least three images a task and there are at least 100 toy faces a task,
-        whatever the settings say: settings files are for three tasks too.
+        whatever the settings say: settings files are for three tasks too. All rows have the same
+        toy faces, so that they can be compared image by image.
 
         Raises:
             ModlibError: an unknown parameter or row, a wrong value, or ``seed``, or a system or
@@ -79,10 +80,13 @@ class Study:
         toy = shared.get("dataset", Settings.dataset) == "toy_faces"
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
-        runs = {}
-        for name in names:
-            one = enough_for_its_tasks(shared | self.changes(name) | tuned.get(name, {}))
-            runs[name] = [replace(one, seed=seed) for seed in own.seeds]
+        laid_out = {name: enough_for_its_tasks(shared | self.changes(name) | tuned.get(name, {}))
+                    for name in names}
+        if toy:
+            most = max(one.toy_images for one in laid_out.values())
+            laid_out = {name: replace(one, toy_images=most) for name, one in laid_out.items()}
+        runs = {name: [replace(one, seed=seed) for seed in own.seeds]
+                for name, one in laid_out.items()}
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
 
     def by_row(self, records: list[dict[str, Any]]) -> Rows:

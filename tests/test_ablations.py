@@ -1,6 +1,7 @@
 """Tables 4 and 5: the paper's figures, and what the tables and sentences say of records."""
 
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from modlib.ablations import (
     takeaway,
     ucr_by_epoch,
     ucr_by_stage,
+    ucr_differences,
     ucr_matrix,
     ucr_sentence,
     ucr_table,
@@ -107,6 +109,12 @@ def test_differences_are_of_each_row_from_ours(rows):
     assert set(accuracy_table(rows | {OURS: []})["against from block 4"]) == {""}
 
 
+def test_one_seed_gives_differences_without_intervals(rows):
+    few = {row: records[:1] for row, records in rows.items()}
+    assert accuracy_table(few)["against from block 4"][SHARED] == "-20.00 (one seed)"
+    assert takeaway(few).splitlines()[0].endswith("in points: **-10.00 (one seed)**.")
+
+
 def test_dead_scales_are_a_mean_over_seeds():
     records = [wide_record(STUDY, OURS, {"Bald": 80}, seed) for seed in (0, 1)]
     for one, dead in zip(records, (3, 7), strict=True):
@@ -137,9 +145,18 @@ def test_the_table_has_every_pairs_ratio_with_wilsons_interval():
     table = ucr_table(with_probes(ours=[50], shared=[0]))
     assert len(table) == 21
     assert table.loc["Smiling / Bald"].to_dict() == {
-        OURS: "50.0 [40.4, 59.6]", f"{OURS}, paper": "67.8",
-        SHARED: "0.0 [0.0, 3.7]", f"{SHARED}, paper": "32.3"}
-    assert table.loc["Smiling / Big Nose", [OURS, SHARED]].tolist() == ["not run yet"] * 2
+        OURS: "50.0 [40.4, 59.6]", f"{OURS}, zeros left out": "50.0", f"{OURS}, paper": "67.8",
+        SHARED: "0.0 [0.0, 3.7]", f"{SHARED}, zeros left out": "0.0", f"{SHARED}, paper": "32.3"}
+    missing = table.loc["Smiling / Big Nose"]
+    assert [missing[name] for name in table if "paper" not in name] == ["not run yet", "–"] * 2
+
+
+def test_the_table_counts_zeros_among_the_batches_or_leaves_them_out():
+    """3 of 8 with the zeros, 3 of 4 without; nothing but zeros leaves nothing."""
+    table = ucr_table(NOTHING | {OURS: [probed({PAIR: (3, 1, 4), OTHER: (0, 0, 6)})]})
+    columns = [OURS, f"{OURS}, zeros left out"]
+    assert table.loc["Smiling / Bald", columns].tolist() == ["37.5 [13.7, 69.4]", "75.0"]
+    assert table.loc["Bald / Big Lips", columns].tolist() == ["0.0 [0.0, 39.0]", "–"]
 
 
 def test_the_table_of_no_records_has_the_papers_figures():
@@ -174,36 +191,54 @@ def test_stages_are_added_up_over_pairs_epochs_and_records():
         staged((4, {"conv1": (4, 2, 0), "fc": (1, 1, 1)}), (2, {"conv1": (2, 2, 2), "fc": 0})),
         staged((4, {"conv1": (0, 0, 0), "fc": (4, 4, 4)}))])
     assert {stage: (ratio.value, ratio.count) for stage, ratio in ratios.items()} == {
-        "conv1": (12 / 30, 30), "fc": (15 / 30, 30)}
+        "conv1": (pytest.approx(12 / 30), 10), "fc": (pytest.approx(15 / 30), 10)}
+
+
+def test_the_interval_of_a_stage_counts_batches_and_not_pairs():
+    """The three pairs of a batch share its gradients: 4 of 10 batches, not 12 of 30 pairs."""
+    [ratio] = ucr_by_stage([staged((10, {"fc": (4, 8, 0)}))]).values()
+    assert (ratio.low, ratio.high) == pytest.approx((0.1682, 0.6873), abs=1e-4)
 
 
 def test_records_without_stages_have_none():
     assert ucr_by_stage([staged()]) == {}
 
 
+PROBED = ["UCR %", "zeros %", "UCR % without zeros", "same sign as the joint batch, %"]
+
+
 def probed_at_the_end(batches: int, **modes) -> dict:
-    """By mode: the positive counts of three pairs, and the agreement."""
+    """By mode: the positive and the negative counts of three pairs, and the agreement."""
     found = {}
-    for mode, (counts, agreement) in modes.items():
+    for mode, (positive, negative, agreement) in modes.items():
         counts_2TT = np.full((2, 3, 3), 99, np.int32)
-        counts_2TT[0][np.triu_indices(3, 1)] = counts
+        counts_2TT[0][np.triu_indices(3, 1)] = positive
+        counts_2TT[1][np.triu_indices(3, 1)] = negative
         found[mode] = {"counts": to_json(counts_2TT), "agreement": agreement}
     return {"results": {"probes": {"batches": batches, "modes": found}}}
 
 
 def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
     table = probe_table(NOTHING | {
-        OURS: [probed_at_the_end(10, joint=((10, 5, 0), 1.0), own=((3, 3, 3), 0.5)),
-               probed_at_the_end(10, joint=((10, 10, 1), 1.0), own=((0, 0, 0), 0.7))],
-        SHARED: [probed_at_the_end(4, joint=((4, 4, 4), 1.0)), {"results": {}}]})
-    assert {place: tuple(line) for place, *line in table.itertuples()} == {
-        (OURS, "joint"): (60, 100), (OURS, "own"): (15, 60), (SHARED, "joint"): (100, 100)}
+        OURS: [probed_at_the_end(10, joint=((10, 5, 0), (0, 5, 10), 1.0),
+                                 own=((3, 3, 3), (7, 1, 1), 0.5)),
+               probed_at_the_end(10, joint=((10, 10, 1), (0, 0, 9), 1.0),
+                                 own=((0, 0, 0), (2, 2, 2), 0.7))],
+        SHARED: [probed_at_the_end(4, joint=((4, 4, 4), (0, 0, 0), 1.0),
+                                   own=((0, 0, 0), (0, 0, 0), None)), {"results": {}}]})
+    assert list(table) == PROBED
+    lines = {place: tuple(line) for place, *line in table.itertuples()}
+    assert lines == {
+        (OURS, "joint"): (60, 0, 60, 100),
+        # 9 of 18 that are not zero among 30, and 0 of 6.
+        (OURS, "own"): (15, 60, 25, 60), (SHARED, "joint"): (100, 0, 100, 100),
+        (SHARED, "own"): (0, 100, 0, pytest.approx(np.nan, nan_ok=True))}
 
 
 def test_without_probes_their_table_is_empty_and_has_its_columns():
     table = probe_table(NOTHING | {OURS: [{"results": {}}]})
     assert table.empty
-    assert list(table) == ["UCR %", "signs as in the joint batch, %"]
+    assert list(table) == PROBED
 
 
 # Sentences
@@ -212,8 +247,42 @@ def test_without_probes_their_table_is_empty_and_has_its_columns():
 def test_the_sentence_counts_pairs_by_their_intervals():
     """One surely higher, one higher or not, one surely lower."""
     assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
-        "Modulation raised the ratio in **2 of 3 pairs**; in 1 of them the two intervals do not "
-        "touch. In 1 pairs it is lower beyond its interval. The paper: higher in all 21.")
+        "Modulation raised the ratio in **2 of 3 pairs**, beyond its interval in 1; it lowered it "
+        "beyond its interval in 1. The paper: higher in all 21.")
+
+
+def reference_difference(ours: int, shared: int, zeros: int) -> tuple[float, float, float]:
+    """Of shares of 100 + ``zeros`` batches, in points: the ends of Wilson's intervals as roots."""
+    count, z = 100 + zeros, NormalDist().inv_cdf(1 - 0.05 / 21 / 2)
+    (p, below, above), (q, under, over) = (
+        (share, *sorted(np.roots([1 + z**2 / count, -2 * share - z**2 / count, share**2])))
+        for share in (ours / count, shared / count))
+    return tuple(100 * value for value in (
+        p - q, p - q - np.hypot(p - below, over - q), p - q + np.hypot(above - p, q - under)))
+
+
+def test_differences_of_ratios_hold_together_for_all_pairs():
+    """15 points of 100 batches are more than 0 for a pair alone, but not for 21 at once."""
+    found = ucr_differences(with_probes(ours=[90, 65], shared=[10, 50]))
+    assert list(found) == ["Smiling/Bald", "Bald/Big_Lips"]
+    assert found["Smiling/Bald"] == pytest.approx(reference_difference(90, 10, 0))
+    value, low, high = found["Bald/Big_Lips"]
+    assert (value, low, high) == pytest.approx(reference_difference(65, 50, 0))
+    assert low < 0 < value
+
+
+def test_differences_of_ratios_count_the_zeros_of_all_seeds_and_epochs():
+    records = [probed({PAIR: (30, 10, 20)}, {PAIR: (30, 30, 0)})], [
+        probed({PAIR: (20, 40, 10)}), probed({PAIR: (0, 40, 10)})]
+    found = ucr_differences(NOTHING | dict(zip((OURS, SHARED), records, strict=True)))
+    assert found == {"Smiling/Bald": pytest.approx(reference_difference(60, 20, 20))}
+
+
+def test_pairs_that_one_system_was_not_probed_on_have_no_difference():
+    rows = NOTHING | {OURS: [probed({PAIR: (3, 1, 4), THIRD: (1, 0, 0)})],
+                      SHARED: [probed({OTHER: (1, 0, 0), THIRD: (0, 1, 0)})]}
+    assert list(ucr_differences(rows)) == ["Smiling/Big_Nose"]
+    assert ucr_differences(NOTHING) == {}
 
 
 @pytest.mark.parametrize("missing", [OURS, SHARED])
@@ -224,12 +293,12 @@ def test_the_sentence_needs_both_systems(missing):
 
 def test_the_takeaway_has_a_line_for_each_change_that_was_run(rows):
     *changes, ucr = takeaway(rows).splitlines()
-    assert [line.split("** [")[0] for line in changes] == [
-        "- Modulating after the last block alone, against *from block 4*: **-10.00 points",
-        "- Modulating from block 3, against *from block 4*: **+1.00 points",
-        "- Modulating scales without the ReLU, against *from block 4*: **+10.00 points"]
+    assert [line.split(" [")[0] for line in changes] == [
+        "- Modulating after the last block alone, against *from block 4*, in points: **-10.00",
+        "- Modulating from block 3, against *from block 4*, in points: **+1.00",
+        "- Modulating scales without the ReLU, against *from block 4*, in points: **+10.00"]
     value, low, high = differences(rows, OURS)["from block 5"]
-    assert changes[0].endswith(f"**{-value:+.2f} points** [{-high:+.2f}, {-low:+.2f}].")
+    assert changes[0].endswith(f": **{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]**.")
     assert ucr == f"- {ucr_sentence(rows)}"
 
 

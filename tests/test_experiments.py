@@ -337,6 +337,70 @@ def test_only_systems_with_scales_tell_of_scales(loaded, tiny, system):
         {"scales", "dead_scales", "w_distance"} if with_scales else set())
 
 
+# Runs that are not tested
+
+@pytest.fixture
+def untested(tiny):
+    return replace(tiny, final_test=False)
+
+
+def test_without_a_final_test_the_results_are_parameters_alone_and_training_is_as_ever(
+        loaded, tiny, untested, places):
+    tested, record = run(tiny, places), run(untested, places)
+    assert record["results"] == {"parameters": tested["results"]["parameters"]}
+    assert comparable(record)["epochs"] == comparable(tested)["epochs"]
+    assert record["settings"] == tested["settings"] | {"final_test": False}
+    assert record["name"] != tested["name"]
+    assert run(untested, places) == record
+
+
+def test_without_a_final_test_probes_are_kept_too(loaded, tiny, untested, places):
+    tested, record = (run(replace(one, final_probes=1), places) for one in (tiny, untested))
+    assert record["results"] == {
+        key: tested["results"][key] for key in ("probes", "parameters")}
+
+
+def test_without_a_final_test_the_run_of_the_trunk_is_not_tested_either(loaded, untested, places):
+    masks = replace(untested, system="mask_only", branch_size=8)
+    branches = replace(masks, system="branches")
+    record = run(masks, places)
+    assert set(record["results"]) == {"parameters", "trunk_from"}
+    assert record["results"]["trunk_from"] == branches.run_name(loaded.fingerprint)
+    trunk = read_record(record_path(branches, places, loaded.fingerprint))
+    assert set(trunk["results"]) == {"parameters"}
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"final_probes": 1}, {"system": "mask_only", "branch_size": 8}])
+def test_without_a_final_test_the_test_split_is_never_read(
+        tiny, places, planted, tmp_path, monkeypatch, changes):
+    """Other images and labels in it, of which no triplet can be drawn, make no difference."""
+    test, seen = planted.indices("test"), set()
+    images_NCHW, labels_NT = planted.images_NCHW.copy(), planted.labels_NT.copy()
+    images_NCHW[test] = 255 - images_NCHW[test]
+    labels_NT[test] = ~labels_NT[test]
+    labels_NT[test, 2] = False
+    other = replace(planted, images_NCHW=images_NCHW, labels_NT=labels_NT)
+
+    def getter_that_tells(data, device):
+        get_images = image_getter(data, device)
+        return lambda indices: seen.update(indices.tolist()) or get_images(indices)
+
+    monkeypatch.setattr(experiments, "image_getter", getter_that_tells)
+    settings, records = replace(tiny, final_test=False, **changes), []
+    for data, where in ((planted, places), (other, elsewhere(places, tmp_path))):
+        monkeypatch.setattr(experiments, "load_data", lambda *_, data=data: data)
+        records.append(run(settings, where))
+    assert comparables(records[:1]) == comparables(records[1:])
+    assert not seen & set(test.tolist())
+    assert seen >= set(planted.indices("valid").tolist())
+    with pytest.raises(ModlibError, match="'Young' in the test split"):
+        run(replace(settings, final_test=True), elsewhere(places, tmp_path))
+    monkeypatch.setattr(experiments, "load_data", lambda *_: planted)
+    run(replace(settings, final_test=True), places)
+    assert seen >= set(test.tolist())  # a final test would have been seen
+
+
 # Masks on a trained trunk
 
 @pytest.fixture

@@ -144,11 +144,14 @@ def test_a_default_batch_grows_with_the_tasks():
     assert runs["plain"][0].batch_size == 210
 
 
-def test_a_batch_is_enough_for_a_rows_own_tasks():
+def test_a_batch_is_enough_for_a_rows_own_tasks_and_all_rows_have_the_same_drawings():
     study = Study("", {"few": {"tasks": TASKS}, "many": {"tasks": tuple(map(str, range(20)))}})
     runs, _ = study.lay_out({"batch_size": 18, "toy_images": 300})
     assert {row: (one.batch_size, one.toy_images) for row, [one] in runs.items()} == {
-        "few": (18, 300), "many": (60, 2000)}
+        "few": (18, 2000), "many": (60, 2000)}
+    faces, _ = study.lay_out({"batch_size": 18, "toy_images": 300, "dataset": "celeba"})
+    assert {row: (one.batch_size, one.toy_images) for row, [one] in faces.items()} == {
+        "few": (18, 300), "many": (60, 2000)}  # a run's name has its toy_images in it
 
 
 @pytest.mark.parametrize(("few", "many"), [("tasks", "trunk_tasks"), ("trunk_tasks", "tasks")])

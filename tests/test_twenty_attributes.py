@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from study_records import COUNT, NETWORK, TRIPLETS, record
 
-from modlib.arrays import from_json
+from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
 from modlib.twenty_attributes import (
@@ -188,9 +188,10 @@ def looped_difference(first, second) -> tuple[float, float, float]:
     of_task = [sum(values[task, k] for k in range(COUNT)) / COUNT for task in (0, 1)]
     e = {place: (value - of_task[place[0]]) / (2 * COUNT) for place, value in values.items()}
     images = {(task, k): set(TRIPLETS[task, k].tolist()) for task, k in e}
-    variance = sum(value**2 for value in e.values()) + sum(  # once for each image in common
+    own = sum(value**2 for value in e.values())
+    variance = max(own, own + sum(  # once for each image in common
         2 * e[one] * e[other] * len(images[one] & images[other])
-        for one, other in combinations(e, 2))
+        for one, other in combinations(e, 2)))
     low, high = sorted(sum(of_seed.values()) / (2 * COUNT) for of_seed in by_seed)
     # Two seeds: their mean's variance is a quarter of their squared gap; t(0.975, 1) is 12.7062.
     half = sqrt(1.959964**2 * variance + 12.706205**2 * (high - low) ** 2 / 4)
@@ -199,18 +200,30 @@ def looped_difference(first, second) -> tuple[float, float, float]:
 
 
 def test_a_difference_and_its_interval_equal_a_loop(rows):
-    """Of images alone: 20 points in both seeds."""
-    expected = looped_difference(rows[OURS], rows["fully shared"])
-    assert differences(rows)["fully shared"] == pytest.approx(expected, rel=1e-5)
-    assert expected[0] - expected[1] == pytest.approx(2.8, abs=1)
+    assert differences(rows)["fully shared"] == pytest.approx(
+        looped_difference(rows[OURS], rows["fully shared"]), rel=1e-5)
 
 
-def test_seeds_that_disagree_widen_the_interval_as_a_loop_says(rows):
-    """19 and 21 points, so Student's 12.7 for the seeds alone."""
-    shared = [record(STUDY, "fully shared", seed, 60) for seed in (0, 1)]
-    found = differences(rows | {"fully shared": shared})["fully shared"]
-    assert found == pytest.approx(looped_difference(rows[OURS], shared), rel=1e-5)
-    assert 12.7062 < found[0] - found[1] < 13.5
+def failing_on(row, *images_by_seed) -> list[dict]:
+    """Records of a row in which the triplets with some images fail; for each seed its images."""
+    records = []
+    for seed, images in enumerate(images_by_seed):
+        one = record(STUDY, row, seed)
+        correct_TK = ~np.isin(TRIPLETS, images).any(2)
+        one["results"]["test_triplets"]["correct"] = to_json(correct_TK)
+        records.append(one)
+    return records
+
+
+@pytest.mark.parametrize(("images", "least"), [
+    (([0, 1, 2], [0, 1, 2]), 3 * 3.5),  # seeds that agree; triplets without images: 3.5
+    (([0, 1, 2], [0, 1, 2, 3, 4, 5]), 100),  # seeds that do not: Student's 12.7 for two
+])
+def test_errors_that_belong_to_images_widen_the_interval_as_a_loop_says(images, least):
+    rows = {OURS: failing_on(OURS, [], []), "fully shared": failing_on("fully shared", *images)}
+    found = differences(rows)["fully shared"]
+    assert found == pytest.approx(looped_difference(*rows.values()), rel=1e-5)
+    assert found[0] - found[1] > least
 
 
 def test_one_common_seed_gives_a_difference_that_decides_nothing(rows):
