@@ -15,13 +15,13 @@ from modlib import probes
 from modlib.arrays import from_json
 from modlib.batches import draw_batches, image_getter
 from modlib.experiments import checkpoint_path, record_path, run, trained_network
-from modlib.probes import FROZEN, JOINT, OWN, TRUNK, probe_modes
+from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK, probe_modes
 from modlib.results import comparable, read_record
 from modlib.triplets import triplets_in_batch
 from modlib.trunk import normalise_pixels
 
 CPU = torch.device("cpu")
-MODES = (JOINT, FROZEN, OWN, TRUNK)
+MODES = (JOINT, FROZEN, DRAWN, OWN, TRUNK)
 PROBES = 4
 
 
@@ -70,10 +70,10 @@ def joint_losses(embeddings_TBD: Tensor, triplets, settings) -> list[Tensor]:
 
 
 def inner_products(gradients: list[Tensor]) -> np.ndarray:
-    """None of them may be so near 0 that rounding could decide its sign."""
+    """None of them may be so near 0 that rounding could decide its sign, but for gradients of 0."""
     table = np.array([[float(one @ other) for other in gradients] for one in gradients])
-    cosines = table / np.sqrt(np.outer(table.diagonal(), table.diagonal()))
-    assert np.abs(cosines).min() > 1e-4
+    lengths = np.sqrt(np.outer(table.diagonal(), table.diagonal()))
+    assert np.abs(table[lengths > 0] / lengths[lengths > 0]).min() > 1e-4
     return table
 
 
@@ -95,15 +95,31 @@ def plain_joint(training, network, images_BCHW, triplets, settings):
     return inner_products(weight_gradients(network, losses))
 
 
+def drawn_loss(embeddings_BD: Tensor, first: int, each: int, settings) -> Tensor:
+    """Three images a triplet: anchor, positive, negative."""
+    return torch.stack([hinge(embeddings_BD, n, n + 1, n + 2, settings.margin)
+                        for n in range(first, first + each, 3)]).mean()
+
+
+def plain_drawn(network, images_BCHW, _, settings):
+    """Every image goes in once a task; a task's loss is over the images drawn for it."""
+    network, tasks = copy_of(network, settings, True), len(settings.tasks)
+    each = len(images_BCHW) // tasks
+    embeddings_TBD = network(
+        images_BCHW.repeat(tasks, 1, 1, 1),
+        torch.arange(tasks).repeat_interleave(len(images_BCHW))).unflatten(0, (tasks, -1))
+    losses = [drawn_loss(embeddings_TBD[task], task * each, each, settings)
+              for task in range(tasks)]
+    return inner_products(weight_gradients(network, losses))
+
+
 def plain_own(network, images_BCHW, _, settings):
     """Of 18 images the first six were drawn for the first task, three a triplet; and so on."""
     gradients, each = [], len(images_BCHW) // len(settings.tasks)
     for task in range(len(settings.tasks)):
         fresh = copy_of(network, settings, True)
         embeddings_BD = fresh(images_BCHW[task * each:(task + 1) * each], torch.full((each,), task))
-        losses = [hinge(embeddings_BD, n, n + 1, n + 2, settings.margin)
-                  for n in range(0, each, 3)]
-        gradients += weight_gradients(fresh, [torch.stack(losses).mean()])
+        gradients += weight_gradients(fresh, [drawn_loss(embeddings_BD, 0, each, settings)])
     return inner_products(gradients)
 
 
@@ -124,8 +140,8 @@ def plain_trunk(network, images_BCHW, triplets, settings):
     return inner_products([copy.grad.flatten() for copy in copies])
 
 
-PLAIN = {JOINT: partial(plain_joint, True), FROZEN: partial(plain_joint, False), OWN: plain_own,
-         TRUNK: plain_trunk}
+PLAIN = {JOINT: partial(plain_joint, True), FROZEN: partial(plain_joint, False),
+         DRAWN: plain_drawn, OWN: plain_own, TRUNK: plain_trunk}
 
 
 def plain_signs(network, planted, settings) -> dict[str, np.ndarray]:
@@ -158,7 +174,8 @@ def test_every_mode_counts_the_signs_of_plain_backward_passes(system, settings, 
         assert counts_2TT[0].tolist() == (signs_NTT == 1).sum(0).tolist(), mode
         assert counts_2TT[1].tolist() == (signs_NTT == -1).sum(0).tolist(), mode
         same = [signs_NTT[n, i, j] == expected[JOINT][n, i, j]
-                for n in range(PROBES) for i, j in ((0, 1), (0, 2), (1, 2))]
+                for n in range(PROBES) for i, j in ((0, 1), (0, 2), (1, 2))
+                if signs_NTT[n, i, j] and expected[JOINT][n, i, j]]
         assert given["modes"][mode]["agreement"] == pytest.approx(np.mean(same))
 
 
@@ -182,7 +199,15 @@ def test_counts_and_agreement_by_hand(settings, planted, monkeypatch):
     positive, negative = from_json(found[OWN]["counts"]).tolist()
     assert positive == [[3, 2, 1], [2, 3, 0], [1, 0, 3]]
     assert negative == [[0, 1, 1], [1, 0, 2], [1, 2, 0]]
-    assert (found[JOINT]["agreement"], found[OWN]["agreement"]) == (1, pytest.approx(6 / 9))
+    assert found[JOINT]["agreement"] == 1
+    assert found[OWN]["agreement"] == pytest.approx(4 / 7)  # two of nine are 0
+
+
+def test_there_is_no_agreement_where_every_product_is_zero(settings, planted, monkeypatch):
+    monkeypatch.setattr(probes, "_gramians", lambda *_: [
+        (JOINT, torch.eye(3)), (OWN, torch.ones(3, 3))])
+    found = probed(network_for(settings), planted, replace(settings, final_probes=1))["modes"]
+    assert (found[JOINT]["agreement"], found[OWN]["agreement"]) == (None, None)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -203,7 +228,7 @@ def test_the_stages_compute_in_the_settings_precision(precision, settings, plant
     network, kinds = network_for(settings), Counter()
     network.stages["fc"].register_forward_hook(lambda _, __, output: kinds.update([output.dtype]))
     probed(network, planted, replace(settings, precision=precision, final_probes=1))
-    assert kinds == {getattr(torch, precision): 3 + 3}  # one a mode, and in "own images" one a task
+    assert kinds == {getattr(torch, precision): 4 + 3}  # own batches: one a task
 
 
 @pytest.mark.parametrize("changes", [{"batching": "triplets"}, {"batch_images": "any"},
