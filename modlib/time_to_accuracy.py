@@ -170,6 +170,30 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
+def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Which changes moved validation accuracy by more than the recipe's seeds do, as Markdown."""
+    table = scores(rows)
+    recipe = table[table.variant == RECIPE].set_index("seed").valid
+    if len(recipe) < 2:
+        return "Not run yet over several seeds: no conclusion."
+    spread = recipe.max() - recipe.min()
+    changed = {name: (table[table.variant == name].set_index("seed").valid - recipe).mean()
+               for name in rows if name != RECIPE and (table.variant == name).any()}
+    better, worse = ([f"{name} ({change:+.1f})" for name, change in ordered if abs(change) > spread
+                      and (change > 0) == wanted]
+                     for wanted, ordered in (
+                         (True, sorted(changed.items(), key=lambda item: -item[1])),
+                         (False, sorted(changed.items(), key=lambda item: item[1]))))
+    within = [name for name, change in changed.items() if abs(change) <= spread]
+    lines = [f"The recipe's {len(recipe)} seeds lie {spread:.1f} points apart. By more than that, "
+             "in points of mean validation accuracy:", ""]
+    lines += [f"- **{word}:** {'; '.join(names)}." for word, names in (
+        ("Better than the recipe", better), ("Worse", worse)) if names]
+    if within:
+        lines.append(f"- **Within it, so undecided:** {'; '.join(within)}.")
+    return "\n".join(lines)
+
+
 def precision_verdict(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     """Whether bfloat16 costs accuracy: the difference of the means beside the seeds' spread."""
     table = scores(rows)

@@ -20,6 +20,7 @@ from modlib.time_to_accuracy import (
     score_table,
     scores,
     study,
+    what_mattered,
 )
 
 TASKS = ("Smiling", "Young")
@@ -202,3 +203,19 @@ def test_precision_is_judged_by_the_seeds_own_range(low, high, said):
             FLOAT32: [record(of(FLOAT32, s), 0.8, v) for s, v in enumerate(high)]}
     assert said in precision_verdict(rows)
     assert "no conclusion" in precision_verdict({RECIPE: rows[RECIPE], FLOAT32: []})
+
+
+def test_what_moves_accuracy_by_more_than_the_seeds_is_said_with_its_sign():
+    rows = {RECIPE: [record(BASE, 0.80, 0.7), record(of(RECIPE, 1), 0.82, 0.7)],
+            TRIPLETS: [record(of(TRIPLETS), 0.60, 0.9)],
+            "no zoom": [record(of("no zoom"), 0.85, 0.1)],
+            "no shifts": [record(of("no shifts"), 0.81, 0.1)]}
+    assert what_mattered(rows).splitlines() == [
+        "The recipe's 2 seeds lie 2.0 points apart. By more than that, in points of mean "
+        "validation accuracy:", "",
+        "- **Better than the recipe:** no zoom (+5.0).", "- **Worse:** triplets batching (-20.0).",
+        "- **Within it, so undecided:** no shifts."]
+
+
+def test_one_seed_of_the_recipe_decides_nothing():
+    assert "no conclusion" in what_mattered({RECIPE: [record(BASE, 0.8, 0.7)]})
