@@ -135,7 +135,7 @@ def build_network(
         bn_decay: decay of batch norm's running averages, in (0, 1).
         branch_size: outputs of each task's branch where there are branches: the paper's 256 or 25.
         mask_initialisation: of ``"csn"``: ``"slices"`` or ``"normal"``.
-        initialisation: of the weights, see :func:`modlib.trunk.initialise_weights`.
+        initialisation: of the weights: ``"normal"`` (the authors') or ``"kaiming"``.
         signed_scales: scales without the ReLU, see :class:`modlib.modulation.ChannelScale`.
         rank: of ``"low_rank"``, see :class:`modlib.modulation.LowRankProjection`.
         seed: fixes the initial weights; the same for every system with one trunk.
