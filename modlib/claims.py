@@ -198,10 +198,11 @@ def _of_costs() -> list[Claim]:
 def claims_table(claims: list[Claim]) -> pd.DataFrame:
     """The claims for people, in the order of the paper."""
     return pd.DataFrame([
-        {"where": one.section, "the paper claims": one.text, "measured": one.measured or "–",
-         "paper": one.paper or "–", "verdict": one.word,
-         "page": f'<a href="{_link(one.page)}">{one.page.split("/")[-1]}</a>'}
-        for one in claims]).set_index("where").rename_axis(None)
+        {"": one.text, "measured": one.measured or "–", "paper": one.paper or "–",
+         "verdict": one.word, "where": one.section,
+         "page": f'<a href="{_link(one.page)}">{one.page.split("/")[-1][:2]}</a>'
+         if one.page[0].isdigit() else f'<a href="{_link(one.page)}">systems</a>'}
+        for one in claims]).set_index("").rename_axis(None)
 
 
 def _link(page: str) -> str:
