@@ -210,7 +210,7 @@ def growth_curves(axes: Sequence[Axes], curves: Mapping[str, Mapping[str, Any]])
         axes: one for each curve.
         curves: by what grows, as ``benchmarks/growth.py`` measures them.
     """
-    for number, (ax, (what, curve)) in enumerate(zip(axes, curves.items(), strict=True)):
+    for ax, (what, curve) in zip(axes, curves.items(), strict=True):
         lines = [("seconds", "time of a step, ms", 1000, BLUE),
                  ("megabytes", "peak memory, MB", 1, ORANGE)]
         for (key, label, factor, colour), marker in zip(lines, MARKERS, strict=False):
@@ -223,9 +223,8 @@ def growth_curves(axes: Sequence[Axes], curves: Mapping[str, Mapping[str, Any]])
         ax.xaxis.set_minor_locator(plt.NullLocator())
         ax.set_ylim(bottom=None, top=ax.get_ylim()[1] * 3)
         ax.set_xlabel(what)
-        ax.legend(loc="upper left", fontsize=8)
-        if number == 0:
-            ax.set_ylabel("ms, MB")
+        ax.legend(loc="upper left", fontsize=9)
+        ax.set_ylabel("ms, MB")
 
 
 def new_axes(**options: Any) -> Axes:
