@@ -73,5 +73,6 @@ def test_the_table_counts_20_tasks_beside_what_the_paper_prints():
     assert dict(zip(table.index, table.extra, strict=True)) == {
         "fully shared": 0, "independent": 56_150_624, "modulated": 10_240, "mask only": 10_240,
         "CSN": 5_120, "branches, 256": 1_310_720, "branches, 25": 128_000,
-        "projection": 1_966_080}
-    assert list(table.paper) == ["0", "51M", "10k", "10k", "3k", "1.3M", "128k", "–"]
+        "projection": 1_966_080,
+        "modulated branches": 20 * (128 + 128 + 256 * 256), "low rank": 20 * 9 * (128 + 128 + 256)}
+    assert list(table.paper) == ["0", "51M", "10k", "10k", "3k", "1.3M", "128k", "–", "–", "–"]
