@@ -74,14 +74,10 @@ def run(
         test_triplets = settings.final_test and fixed_triplets(
             data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
             where=" in the test split")  # before training: what cannot be tested is told now
-        network, origin = new_network(settings).to(device), {}
-        get_images, of_trunk = image_getter(data, device), settings.trunk_from
-        if of_trunk:
-            record = run(of_trunk, places)
-            its_data = data if of_trunk.tasks == settings.tasks else load_data(of_trunk, places)
-            take_trunk(network, trained_network(of_trunk, places, its_data, get_images))
-            origin = {"trunk_from": record["name"]}
-        epochs = []
+        get_images, origin = image_getter(data, device), {}
+        if settings.trunk_from:
+            origin = {"trunk_from": run(settings.trunk_from, places)["name"]}
+        network, epochs = _untrained_network(settings, places, data, get_images), []
         for metrics in train(network, data, settings, checkpoint, get_images):
             epochs.append(metrics)
             if on_epoch:
@@ -141,6 +137,15 @@ def new_network(settings: Settings) -> Network:
     return network
 
 
+def _untrained_network(settings, places, data, get_images) -> Network:
+    """A run's network before its training: fresh, or on the trunk of another run."""
+    network, of_trunk = new_network(settings).to(choose_device(places.device)), settings.trunk_from
+    if of_trunk:
+        its_data = data if of_trunk.tasks == settings.tasks else load_data(of_trunk, places)
+        take_trunk(network, trained_network(of_trunk, places, its_data, get_images))
+    return network
+
+
 def trained_network(
     settings: Settings,
     places: Places,
@@ -153,7 +158,7 @@ def trained_network(
         data: the run's data; images and network are on the device of ``places``.
         get_images: as :func:`image_getter` makes it.
     """
-    network = new_network(settings).to(choose_device(places.device))
+    network = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
     for _ in train(network, data, settings, checkpoint, get_images):
         pass

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_records
@@ -113,6 +115,11 @@ class Study:
         for name, records in rows.items():
             check_table({name: records}, Settings, {"seed"}, folder)
         return rows
+
+
+def valid_accuracy(record: Mapping[str, Any]) -> float:
+    """Mean validation accuracy after the last epoch, in %."""
+    return 100 * float(np.mean(list(record["epochs"][-1]["valid_accuracy"].values())))
 
 
 def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:

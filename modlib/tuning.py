@@ -1,6 +1,5 @@
 """Equal tuning: for every system the same few settings, briefly trained, judged on validation."""
 
-from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 
 from modlib.comparison_figures import COLOURS
 from modlib.figures import MARKERS
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, valid_accuracy
 from modlib.twenty_attributes import STUDY as TABLE_3
 
 RATES, MARGINS = (1e-3, 2e-3, 4e-3, 8e-3), (0.2, 0.4)
@@ -24,11 +23,6 @@ LIKE = {"independent": "fully shared", "mask only": "branches, 256"} | {
 STUDY = Study("tuning", {
     f"{system}; {label}": TABLE_3.changes(system) | values | {"final_test": False}
     for system in SYSTEMS for label, values in CANDIDATES.items()}, quick=len(RATES))
-
-
-def valid_accuracy(record: Mapping[str, Any]) -> float:
-    """Mean validation accuracy after the last epoch, in %."""
-    return 100 * float(np.mean(list(record["epochs"][-1]["valid_accuracy"].values())))
 
 
 def scores(rows: Rows) -> pd.DataFrame:

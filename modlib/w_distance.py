@@ -18,8 +18,8 @@ DRAWS = 1000
 
 
 def paper_figures() -> dict[str, Any]:
-    """The paper's two readings: mean and variance by pair."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["figures"]["w_distance"]
+    """Figures that the paper's text gives, by what they are of."""
+    return json.loads(resolve("book/paper_tables.json").read_text())["figures"]
 
 
 def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:
@@ -39,7 +39,7 @@ def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.nda
 
 def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
     """Mean and variance of |W_i − W_j|, and the mean of W_i − W_j: per layer and over all."""
-    paper, lines = paper_figures(), []
+    paper, lines = paper_figures()["w_distance"], []
     for first, second in pairs:
         for stage in (*records[0]["results"]["scales"], None) if records else ():
             found = []

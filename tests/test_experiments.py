@@ -33,7 +33,7 @@ from modlib.experiments import (
     run_many,
     trained_network,
 )
-from modlib.later_tasks import trained_addition, with_added_tasks
+from modlib.later_tasks import with_added_tasks
 from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network
 from modlib.results import comparable, read_record
@@ -544,7 +544,7 @@ def test_old_and_added_tasks_have_one_network_and_the_embeddings_of_their_own_ru
     get_images = image_getter(loaded, CPU)
     before = trained_network(base, places, data_for(loaded, base), get_images).eval()
     data = data_for(loaded, addition)
-    added = trained_addition(addition, before, places, data, get_images).eval()
+    added = trained_network(addition, places, data, get_images).eval()
     joint = with_added_tasks(before, added).eval()
     images = get_images(torch.from_numpy(loaded.indices("test")))
     with torch.no_grad():
@@ -555,6 +555,16 @@ def test_old_and_added_tasks_have_one_network_and_the_embeddings_of_their_own_ru
                               addition.test_triplets, 2)
     results = final_results(added, data, addition, get_images, triplets)
     assert {key: record["results"][key] for key in results} == results
+
+
+def test_an_addition_without_its_checkpoint_is_trained_again_on_its_trunk(
+        loaded, addition, places):
+    run(addition, places)
+    data, get_images = data_for(loaded, addition), image_getter(loaded, CPU)
+    first = trained_network(addition, places, data, get_images).state_dict()
+    checkpoint_path(addition, places, data.fingerprint).unlink()
+    again = trained_network(addition, places, data, get_images).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
 def test_one_base_serves_many_additions(loaded, addition, places, trained_epochs):

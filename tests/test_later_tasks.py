@@ -234,11 +234,10 @@ def test_the_table_of_no_records_is_empty_and_has_its_columns():
 
 
 def test_the_takeaway_takes_its_numbers_from_the_table(rows):
-    first, second = takeaway(rows).splitlines()
+    first = takeaway(rows)
     assert f"reach a mean of **{85 + MEAN:.1f} ± 1.4 %**" in first
     assert f"from the start, {70 + MEAN:.1f} ± 1.4 %" in first
     assert added_table(rows).loc["mean", "difference"] in first
-    assert "to the last bit" in second
 
 
 @pytest.mark.parametrize("missing", [ADDED, TOGETHER])

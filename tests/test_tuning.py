@@ -10,6 +10,7 @@ from study_records import record
 from modlib import twenty_attributes
 from modlib.comparison_figures import COLOURS
 from modlib.figures import new_axes
+from modlib.studies import valid_accuracy
 from modlib.tuning import (
     CANDIDATES,
     STUDY,
@@ -18,7 +19,6 @@ from modlib.tuning import (
     draw_scores,
     scores,
     tuning_table,
-    valid_accuracy,
 )
 
 NOTHING = {row: [] for row in STUDY.rows}
