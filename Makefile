@@ -7,7 +7,7 @@ UV       ?= uv
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
 SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
-export NB SETTINGS DATA
+export NB SETTINGS DATA RESULTS
 
 .DEFAULT_GOAL := help
 .PHONY: help book test run check-run bench clean lock
@@ -25,10 +25,10 @@ book: $(STAMP) ## execute the notebooks and build the pages
 test: $(STAMP) ## run the tests
 	.venv/bin/python -m pytest
 
-run: check-run $(STAMP) ## run notebook NB with a settings file (SETTINGS, DATA); the result is kept in runs/
+run: check-run $(STAMP) ## run notebook NB with a settings file (SETTINGS, DATA, RESULTS); it is kept in runs/
 	@mkdir -p runs
-	.venv/bin/python -m papermill -k python3 --cwd . -f $(SETTINGS_FILE) \
-	    $(if $(DATA),-r data_root "$$DATA") \
+	.venv/bin/python -m papermill -k python3 --cwd . --log-output --no-progress-bar -f $(SETTINGS_FILE) \
+	    $(if $(DATA),-r data_root "$$DATA") $(if $(RESULTS),-r results_dir "$$RESULTS") \
 	    $(NOTEBOOK) runs/$(notdir $(NOTEBOOK:.ipynb=.$(SETTINGS).ipynb))
 
 bench: $(STAMP) ## measure every speed claim (DATA: CelebA, for the rows that need it); needs idle cores

@@ -17,7 +17,7 @@ from modlib.gradients import Ratio
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_records
 from modlib.settings import Checked, Places, Settings
-from modlib.tables import mean_and_spread, short_commit
+from modlib.tables import mean_and_spread, short_commit, some_not_run_yet
 from modlib.three_attributes import SHORT_NAMES
 from modlib.verdicts import student
 
@@ -176,7 +176,8 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
         f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
         f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
         f"{settings['precision']}. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`.")
+        f"`{short_commit(run['git_commit'])}`."
+        + some_not_run_yet(rows, settings["profile"], "07"))
 
 
 def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:

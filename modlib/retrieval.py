@@ -102,11 +102,16 @@ def precision_by_task(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def mean_precision(record: Mapping[str, Any]) -> float:
+    """Mean average precision in %, averaged over the tasks that have queries."""
+    return 100 * float(np.mean([score["mAP"] for score in record["results"]["retrieval"].values()
+                                if score["queries"]]))
+
+
 def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     """How the modulated network's search compares with CSN's, as Markdown."""
-    means = {name: 100 * float(np.mean([
-        score["mAP"] for record in rows[name] for score in record["results"]["retrieval"].values()
-        if score["queries"]])) for name in ("modulated", "CSN") if rows[name]}
+    means = {name: float(np.mean([mean_precision(record) for record in rows[name]]))
+             for name in ("modulated", "CSN") if rows[name]}
     if len(means) < 2:
         return "Not run yet on real faces."
     return (f"- Mean average precision over the attributes: modulated **{means['modulated']:.1f} "

@@ -41,9 +41,31 @@ def not_run_yet(profile: str, folder: str, notebook: str) -> str:
     """
     return (
         f"> **Not run yet: `{profile}`.** No record of this profile is in "
-        f"`book/results/{folder}`. To make them:\n>\n"
-        f">     make run NB={notebook} SETTINGS={profile} DATA=/path/to/celeba\n"
+        f"`book/results/{folder}`. To make them:\n>\n{_command(profile, notebook)}"
     )
+
+
+def _command(profile: str, notebook: str) -> str:
+    """The call that writes a profile's missing records where the book reads them."""
+    return (f">     make run NB={notebook} SETTINGS={profile} DATA=/path/to/celeba "
+            "RESULTS=book/results\n")
+
+
+def some_not_run_yet(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], profile: str, notebook: str
+) -> str:
+    """A Markdown box that names the rows, and their seeds, that other rows have; or nothing."""
+    seeds = {name: {record["settings"]["seed"] for record in records}
+             for name, records in rows.items()}
+    every = set().union(*seeds.values())
+    missing = {name: sorted(every - here) for name, here in seeds.items() if every - here}
+    if not missing:
+        return ""
+    listed = "; ".join(
+        f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
+        for name, without in missing.items())
+    return (f"\n\n> **Not run yet: {listed}.** This call runs what is missing, and only that:"
+            f"\n>\n{_command(profile, notebook)}")
 
 
 def how_it_ran(
@@ -85,6 +107,7 @@ def how_it_ran(
         f"(scales at {of('scale_rate_factor')} times that rate), {of('precision')}{more}. "
         f"torch {' and '.join(torch)}, commit{'s' * (len(commits) > 1)} "
         f"{', '.join(f'`{commit}`' for commit in commits)}."
+        + some_not_run_yet(rows, profile, notebook)
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from modlib.errors import unknown_name
 from modlib.intervals import difference
 from modlib.results import resolve
+from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, valid_accuracy
 from modlib.tables import mean_and_spread, points
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
@@ -48,6 +50,26 @@ ROWS = {
 STUDY = Study("twenty_attributes", {
     name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()
 }, tuned=("learning_rate", "margin"))
+# The paper's systems by its own recipe, which the settings file holds: nothing is tuned for a row.
+PAPER_RECIPE = Study("paper_recipe", {
+    name: ROWS[name] for name in PAPER_NAMES if name not in ("mask only", "independent")})
+RECIPES = {"tuned": STUDY, "paper": PAPER_RECIPE}
+
+
+def lay_out(
+    parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]
+) -> tuple[Study, dict[str, list[Settings]], Places]:
+    """The study that the parameter ``recipe`` names, and its runs: see :meth:`Study.lay_out`.
+
+    Raises:
+        ModlibError: there is no such recipe.
+    """
+    recipe = parameters.get("recipe", "tuned")
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
+    study = RECIPES[recipe]
+    rest = {name: value for name, value in parameters.items() if name != "recipe"}
+    return study, *study.lay_out(rest, tuned if study.tuned else None)
 
 
 def paper_table() -> dict[str, Any]:

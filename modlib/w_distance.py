@@ -5,6 +5,8 @@ Shapes: T tasks, C channels of all modulated layers, N images.
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,24 @@ def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> p
     return pd.DataFrame(lines).set_index(["pair", "layer"])
 
 
+def all_pairs_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Mean and variance of |W_i − W_j| of every pair of tasks, per layer and over all."""
+    if not records:
+        return pd.DataFrame()
+    tasks = records[0]["settings"]["tasks"]
+    first, second = np.triu_indices(len(tasks), 1)
+    columns: dict[tuple[str, str], np.ndarray] = {}
+    for stage in (None, *records[0]["results"]["scales"]):
+        apart_RPC = np.array([np.abs(found[first] - found[second]) for found in (
+            scales(record, stage) for record in records)])
+        columns[stage or "all layers", "mean"] = apart_RPC.mean((0, 2))
+        columns[stage or "all layers", "variance"] = apart_RPC.var(2).mean(0)
+    index = [f"{tasks[i]} / {tasks[j]}".replace("_", " ")
+             for i, j in zip(first, second, strict=True)]
+    table = pd.DataFrame(columns, index=index).sort_values(("all layers", "mean"))
+    return table.map("{:.3f}".format)
+
+
 def label_correlation(record: dict[str, Any]) -> np.ndarray:
     """Pearson's correlation of every two attributes over the test images (phi): float (T, T)."""
     labels_NT = from_json(record["results"]["test_triplets"]["labels"])
@@ -92,13 +112,38 @@ def rank_agreement(
     return value, float(low), float(high)
 
 
-def agreement_table(tables: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Rank agreement of every two of several tables over pairs of tasks, for people."""
-    names, lines = list(tables), []
-    for n, first in enumerate(names):
-        for second in names[n + 1:]:
-            value, low, high = rank_agreement(tables[first], tables[second])
-            lines.append({"": f"{first} and {second}", "rank correlation":
-                          "not run yet" if np.isnan(value) else
-                          f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"})
+def agreement_table(
+    tables: Mapping[str, np.ndarray], against: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """Rank agreement of every two tables over pairs of tasks, for people.
+
+    Args:
+        tables: by name, float (T, T).
+        against: None: each of ``tables`` with each other; else with each of these.
+    """
+    pairs = (combinations(tables.items(), 2) if against is None
+             else product(tables.items(), against.items()))
+    lines = []
+    for (first, first_TT), (second, second_TT) in pairs:
+        value, low, high = rank_agreement(first_TT, second_TT)
+        lines.append({"": f"{first} and {second}", "rank correlation":
+                      "not run yet" if np.isnan(value) else
+                      f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
+    """How far each view agrees with itself when the network is trained again, for people.
+
+    No two views can be expected to agree better than each does with itself.
+
+    Args:
+        views: name → its table, float (T, T), from each of several trainings.
+    """
+    lines = []
+    for name, tables in views.items():
+        found = [rank_agreement(one, other, draws=0)[0] for one, other in combinations(tables, 2)]
+        lines.append({"": f"{name}, trained again", "rank correlation":
+                      "not run yet" if not found or np.isnan(found).any()
+                      else f"{np.mean(found):+.2f}"})
     return pd.DataFrame(lines).set_index("").rename_axis(None)

@@ -42,6 +42,8 @@ def record(study: Study, row: str, seed: int = 0, accuracy: int = 80, valid: flo
             "test_accuracy": {"Smiling": accuracy / 100, "Young": (accuracy - 10) / 100},
             "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(LABELS),
                               "digest": triplets_digest(TRIPLETS)},
+            "retrieval": {"Smiling": {"queries": 12, "mAP": accuracy / 100},
+                          "Young": {"queries": 0, "mAP": None}},
             "parameters": parameters},
         "epochs": [
             {"valid_accuracy": dict.fromkeys(TASKS, 0.99)},

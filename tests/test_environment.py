@@ -205,11 +205,12 @@ def test_a_python_that_does_not_fit_makes_no_environment(checkout):
 def test_make_run_hands_papermill_the_settings(checkout):
     data = checkout / "a folder"
     data.mkdir()
-    process, calls = make(checkout, "run", "NB=02", f"DATA={data}")
+    process, calls = make(checkout, "run", "NB=02", f"DATA={data}", "RESULTS=book/results")
     assert process.returncode == 0, process.stderr
     assert calls[-1] == (
-        "-m papermill -k python3 --cwd . -f notebooks/settings/quick.yml "
-        f"-r data_root {data} notebooks/02_second.ipynb runs/02_second.quick.ipynb"
+        "-m papermill -k python3 --cwd . --log-output --no-progress-bar "
+        f"-f notebooks/settings/quick.yml -r data_root {data} -r results_dir book/results "
+        "notebooks/02_second.ipynb runs/02_second.quick.ipynb"
     )
     assert "data_root" not in make(checkout, "run", "NB=02")[1][-1]
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from modlib.gradients import wilson
-from modlib.tables import mean_and_spread, not_run_yet, percent, points, short_commit
+from modlib.tables import (
+    mean_and_spread,
+    not_run_yet,
+    percent,
+    points,
+    short_commit,
+    some_not_run_yet,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +51,23 @@ def test_what_is_missing_names_its_folder_and_the_command_that_fills_it(folder, 
     assert f"make run NB={notebook} SETTINGS=celeba_gpu DATA=/path/to/celeba" in said
     [path] = ROOT.glob(f"notebooks/{notebook}*.ipynb")
     assert module in path.read_text("utf8")
+
+
+def of_seeds(*seeds):
+    return [{"settings": {"seed": seed}} for seed in seeds]
+
+
+def test_rows_that_lack_a_seed_are_named_with_the_call_that_runs_only_them():
+    rows = {"ours": of_seeds(0, 1, 2), "CSN": of_seeds(0, 2), "independent": []}
+    said = some_not_run_yet(rows, "celeba_cpu_20", "03")
+    assert "**Not run yet: CSN (seed 1); independent (seeds 0, 1, 2).**" in said
+    assert "make run NB=03 SETTINGS=celeba_cpu_20 DATA=/path/to/celeba RESULTS=book/results" in said
+
+
+@pytest.mark.parametrize("rows", [
+    {"ours": of_seeds(0, 1), "CSN": of_seeds(1, 0)}, {"ours": [], "CSN": []}])
+def test_where_no_row_lacks_what_another_has_nothing_is_said(rows):
+    assert some_not_run_yet(rows, "celeba_cpu_20", "03") == ""
 
 
 def test_a_commit_keeps_its_mark_when_it_is_cut_short():

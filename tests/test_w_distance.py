@@ -6,10 +6,12 @@ import pytest
 from modlib.arrays import to_json
 from modlib.w_distance import (
     agreement_table,
+    all_pairs_table,
     distances,
     label_correlation,
     pair_table,
     rank_agreement,
+    repeat_table,
     scales,
 )
 
@@ -179,3 +181,32 @@ def test_the_agreement_table_has_every_two_tables():
     assert shown["rank correlation"].to_dict() == {
         "scales and labels": "-1.00 [-1.00, -1.00]", "scales and gradients": "not run yet",
         "labels and gradients": "not run yet"}
+
+
+def test_the_agreement_table_can_be_against_others_alone():
+    table = random_table(8, 0)
+    shown = agreement_table({"block5": table, "fc": -table}, {"labels": table})
+    assert list(shown.index) == ["block5 and labels", "fc and labels"]
+    assert shown["rank correlation"].str[:5].tolist() == ["+1.00", "-1.00"]
+
+
+def test_every_pair_has_its_mean_and_variance_in_each_layer():
+    one = record(block5=BLOCK5, fc=FC)
+    shown = all_pairs_table([one, one])
+    assert list(shown.columns) == [(layer, measure) for layer in ("all layers", "block5", "fc")
+                                   for measure in ("mean", "variance")]
+    assert len(shown) == 3
+    line = shown.loc["Smiling / Mouth Slightly Open"]  # 1, 0 and 0, 2, 0 apart
+    assert line["block5"].tolist() == ["0.500", "0.250"]
+    assert line["fc"].tolist() == ["0.667", "0.889"]
+    assert line["all layers"].tolist() == ["0.600", "0.640"]
+    assert shown["all layers", "mean"].is_monotonic_increasing
+    assert all_pairs_table([]).empty
+
+
+def test_a_view_agrees_with_itself_as_far_as_its_trainings_do():
+    one, unknown = random_table(8, 0), np.full((8, 8), np.nan)
+    shown = repeat_table({"same": [one, one, one], "turned": [one, -one], "once": [one],
+                          "unknown": [one, unknown]})
+    assert shown["rank correlation"].tolist() == ["+1.00", "-1.00", "not run yet", "not run yet"]
+    assert shown.index[0] == "same, trained again"
