@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.errors import unknown_name
 from modlib.intervals import difference
 from modlib.results import resolve
 from modlib.settings import Places, Settings
@@ -50,26 +49,19 @@ ROWS = {
 STUDY = Study("twenty_attributes", {
     name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()
 }, tuned=("learning_rate", "margin"))
-# The paper's systems by its own recipe, which the settings file holds: nothing is tuned for a row.
-PAPER_RECIPE = Study("paper_recipe", {
-    name: ROWS[name] for name in PAPER_NAMES if name not in ("mask only", "independent")})
-RECIPES = {"tuned": STUDY, "paper": PAPER_RECIPE}
+# The paper's systems by its own recipe, which settings files hold: nothing is tuned for a row.
+PAPER_RECIPE = Study("paper_recipe", {name: ROWS[name] for name in PAPER_NAMES})
 
 
 def lay_out(
     parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Study, dict[str, list[Settings]], Places]:
-    """The study that the parameter ``recipe`` names, and its runs: see :meth:`Study.lay_out`.
+    """The study and its runs: by the paper's recipe where the optimiser is its Adagrad.
 
-    Raises:
-        ModlibError: there is no such recipe.
+    Learning rates that were chosen for Adam say nothing of Adagrad. See :meth:`Study.lay_out`.
     """
-    recipe = parameters.get("recipe", "tuned")
-    if recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, RECIPES)
-    study = RECIPES[recipe]
-    rest = {name: value for name, value in parameters.items() if name != "recipe"}
-    return study, *study.lay_out(rest, tuned if study.tuned else None)
+    study = PAPER_RECIPE if parameters.get("optimiser") == "adagrad" else STUDY
+    return study, *study.lay_out(parameters, tuned if study.tuned else None)
 
 
 def paper_table() -> dict[str, Any]:

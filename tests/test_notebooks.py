@@ -29,7 +29,7 @@ from modlib.time_to_accuracy import TimeStudy
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
-FOR_03_ALONE = [ROOT / f"notebooks/settings/{name}.yml"  # they name tasks and rows, or a recipe
+FOR_03_ALONE = [ROOT / f"notebooks/settings/{name}.yml"  # they name rows
                 for name in ("celeba_cpu_40", "celeba_cpu_20_paper")]
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
@@ -40,7 +40,7 @@ STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
     Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice)
-    for field in fields(cls)} | {"recipe"}
+    for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
 
@@ -117,8 +117,8 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
         return
     if table := STUDIES.get(notebook.stem[:2]):
-        runs, _ = twenty_attributes.lay_out(values, {})[1:] if notebook.stem[:2] == "03" else (
-            table.lay_out(values))
+        runs, _ = (twenty_attributes.lay_out(values, {})[1:] if table is twenty_attributes.STUDY
+                   else table.lay_out(values))
         assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
         return
     own, where, settings = split_parameters(values, Study, Places, Settings)

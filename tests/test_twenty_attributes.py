@@ -9,7 +9,6 @@ import pytest
 from study_records import COUNT, NETWORK, TRIPLETS, record
 
 from modlib.arrays import from_json, to_json
-from modlib.errors import ModlibError
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
 from modlib.twenty_attributes import (
@@ -73,23 +72,17 @@ def test_scales_have_ten_times_the_networks_rate_but_where_the_row_is_about_it()
 FACES = {"tasks": ["Smiling", "Young"], "dataset": "celeba", "scale_rate_factor": 3.0}
 
 
-def test_a_recipe_is_a_study_of_its_own_and_nothing_in_it_is_tuned():
+def test_the_papers_optimiser_makes_a_study_of_its_own_in_which_nothing_is_tuned():
     tuned = {OURS: {"learning_rate": 8e-3}}
-    study, runs, places = lay_out(FACES | {"recipe": "paper"}, tuned)
+    study, runs, places = lay_out(FACES | {"optimiser": "adagrad", "learning_rate": 0.01}, tuned)
     assert study is PAPER_RECIPE
     assert places.results_dir.endswith("/paper_recipe")
-    assert set(runs) < set(PAPER_NAMES)
-    [ours] = runs[OURS]
-    assert (ours.scale_rate_factor, ours.learning_rate) == (3.0, ours.__class__.learning_rate)
-    for given in ({}, {"recipe": "tuned"}):
+    assert set(runs) == set(PAPER_NAMES)
+    assert {(one.scale_rate_factor, one.learning_rate) for [one] in runs.values()} == {(3.0, 0.01)}
+    for given in ({}, {"optimiser": "adam"}):
         study, runs, _ = lay_out(FACES | given, tuned)
         assert study is STUDY
         assert runs[OURS][0].learning_rate == 8e-3
-
-
-def test_an_unknown_recipe_is_refused_with_the_nearest():
-    with pytest.raises(ModlibError, match="recipe 'papers' is not known; did you mean 'paper'"):
-        lay_out(FACES | {"recipe": "papers"}, {})
 
 
 def test_each_of_the_papers_systems_is_one_of_our_rows():
