@@ -179,6 +179,24 @@ def frontier(
     return table.sort_values([cost, "accuracy"], ignore_index=True)
 
 
+def recipe_sentence(rows: Rows) -> str:
+    """Whether the order of modulation and wide branches is a matter of the scales' learning rate.
+
+    The paper has modulation above branches of 256, and names no rate of the scales' own.
+    """
+    wide, said = rows["branches, 256"], []
+    for name, rate in ((OURS, "ten times the network's learning rate"),
+                       ("modulated, one rate", "the network's own learning rate")):
+        if not (rows[name] and wide):
+            return "> **Not run yet:** scales at one rate, beside branches of 256."
+        found = difference(rows[name], wide)
+        word = ("above" if found[1] > 0 else "below" if found[2] < 0
+                else "not decidedly apart from")
+        said.append(f"with scales at {rate} it is **{word}** them ({points(*found)} points)")
+    return (f"Modulation against branches of 256: {said[0]}; {said[1]}. "
+            "The paper: above them, with no rate named.")
+
+
 def takeaway(rows: Rows) -> str:
     """What the records say about the paper's claims and about what is best, as Markdown."""
     judged, costs = verdicts(rows), frontier(rows)

@@ -25,6 +25,7 @@ from modlib.twenty_attributes import (
     lay_out,
     mean_table,
     paper_table,
+    recipe_sentence,
     takeaway,
     verdict_table,
     verdicts,
@@ -411,3 +412,20 @@ def test_hand_made_records_have_the_accuracy_that_their_triplets_say(rows):
     correct_TK = from_json(first["results"]["test_triplets"]["correct"])
     assert correct_TK.sum(1).tolist() == [79 * COUNT // 100, 69 * COUNT // 100]
     assert correct_TK.shape == (2, COUNT)
+
+
+@pytest.mark.parametrize(("ours", "one_rate", "words"), [
+    (95, 50, ("above", "below")), (80, 80, ("not decidedly apart from",) * 2)])
+def test_whether_the_order_is_a_matter_of_the_scales_rate(ours, one_rate, words):
+    said = recipe_sentence(STUDY.by_row([
+        one for row, value in ((OURS, ours), ("modulated, one rate", one_rate),
+                               ("branches, 256", 80)) for one in two_seeds(row, value)]))
+    first, second = said.split(";")
+    assert f"it is **{words[0]}** them ({ours - 80:+.2f} [" in first
+    assert f"it is **{words[1]}** them ({one_rate - 80:+.2f} [" in second
+
+
+@pytest.mark.parametrize("missing", [OURS, "modulated, one rate", "branches, 256"])
+def test_the_order_needs_all_three_rows(all_rows, missing):
+    assert "Not run yet" not in recipe_sentence(all_rows)
+    assert "Not run yet" in recipe_sentence(all_rows | {missing: []})
