@@ -246,14 +246,20 @@ def _in_full(printed: str) -> float:
 
 
 def claims_table(claims: list[Claim]) -> pd.DataFrame:
-    """The claims for people, in the order of the paper."""
+    """The claims for people, in the order of the paper, with links as HTML."""
     return pd.DataFrame([
-        {"": one.text, "measured": one.measured or "–", "paper": one.paper or "–",
-         "verdict": one.word, "where": one.section,
-         "page": f'<a href="{_link(one.page)}">{one.page.split("/")[-1][:2]}</a>'
-         if one.page[0].isdigit() else f'<a href="{_link(one.page)}">systems</a>',
-         "records": f'<a href="#records-{one.folder}">{one.folder}</a>' if one.folder else "–"}
+        {"": f"{one.text} <small>({one.section})</small>", "verdict": one.word,
+         # an interval stays whole where the line breaks
+         "measured": one.measured.replace(", ", ",&nbsp;") or "–", "paper": one.paper or "–",
+         "see": f'<a href="{_link(one.page)}">{_short(one.page)}</a>'
+         + (f', <a href="#records-{one.folder}">records</a>' if one.folder else "")}
         for one in claims]).set_index("").rename_axis(None)
+
+
+def _short(page: str) -> str:
+    """A notebook's number, or the name of a page of ``book/``."""
+    name = page.split("/")[-1]
+    return name[:2] if name[0].isdigit() else name
 
 
 def _link(page: str) -> str:
@@ -337,12 +343,10 @@ def records_list() -> str:
     for folder in sorted(path for path in resolve("book/results").iterdir() if path.is_dir()):
         lines = []
         for path in sorted(folder.glob("*-seed*.json")):
-            record = read_record(path)
-            lines.append({
-                "record": _file(folder.name, path.name), "seed": record["settings"]["seed"],
-                "system": record["settings"]["system"], "profile": record["settings"]["profile"],
-                "minutes": f"{record['run']['training_seconds'] / 60:.1f}",
-                "commit": short_commit(record["run"]["git_commit"])})
+            run = read_record(path)["run"]
+            lines.append({"record": _file(folder.name, path.name),
+                          "minutes": f"{run['training_seconds'] / 60:.1f}",
+                          "commit": short_commit(run["git_commit"])})
         table = pd.DataFrame(lines).to_html(index=False, escape=False) if lines else "".join(
             f"<p>{_file(folder.name, path.name)}</p>" for path in sorted(folder.glob("*.json")))
         parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3>{table}')
