@@ -43,6 +43,19 @@ def chosen(rows: Rows) -> dict[str, dict[str, Any]]:
             if (like := name if name in SYSTEMS else LIKE.get(name, "modulated")) in best}
 
 
+def edge_sentence(rows: Rows) -> str:
+    """Which systems are best at the edge of the grid, where a wider one might hold a better one."""
+    table, edges = scores(rows).dropna(), (RATES[0], RATES[-1])
+    if table.empty:
+        return "Not run yet."
+    at_edge = {system: rate for system, line in table.iterrows()
+               if (rate := CANDIDATES[line.idxmax()]["learning_rate"]) in edges}
+    if not at_edge:
+        return "No system is at its best at the smallest or the largest rate of the grid."
+    named = ", ".join(f"{system} ({rate:g})" for system, rate in at_edge.items())
+    return f"At its best at the edge of the grid, so that a wider one might do better: {named}."
+
+
 def tuning_table(rows: Rows) -> Any:
     """:func:`scores` for people, the best of each system in bold."""
     return scores(rows).style.format("{:.1f}", na_rep="not run yet").highlight_max(

@@ -17,6 +17,7 @@ from modlib.tuning import (
     SYSTEMS,
     chosen,
     draw_scores,
+    edge_sentence,
     scores,
     tuning_table,
 )
@@ -167,6 +168,22 @@ def test_table_3_is_run_with_what_was_chosen(rows):
     used = {row: (one.learning_rate, one.margin) for row, [one] in runs.items()}
     assert (used["independent"], used["projection"], used["CSN"]) == (
         (1e-3, 0.2), (2e-3, 0.4), (3e-3, 0.3))
+
+
+# The edge of the grid
+
+
+@pytest.mark.parametrize(("best", "said"), [
+    (0, "better: modulated (0.001)."), (7, "better: modulated (0.008)."),
+    (2, "No system is at its best")])
+def test_a_best_rate_at_the_edge_of_the_grid_is_named(best, said):
+    valid = [70.0] * 8
+    valid[best] = 75.0
+    assert said in edge_sentence(STUDY.by_row(of("modulated", valid)))
+
+
+def test_the_edge_of_what_was_not_run_is_not_known():
+    assert edge_sentence(NOTHING) == "Not run yet."
 
 
 # Shown
