@@ -126,8 +126,8 @@ def test_separation_equals_a_loop_over_clusters():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_planted_groups_are_found(seed):
-    """Three groups: 2/64 + 0.4 · 0.13. Each task alone would be 7/64, two groups more still."""
-    assert sorted(choose_clusters(planted_affinity(), 0.4, 0, 8, seed).clusters) == PLANTED
+    """Three groups: 2/64 + 0.14/4. Each task alone would cost 7/64, two groups 1/64 + 0.33/4."""
+    assert sorted(choose_clusters(planted_affinity(), 0.25, 0, 8, seed).clusters) == PLANTED
 
 
 def test_the_objective_is_eq_9_for_every_number_of_branches():
