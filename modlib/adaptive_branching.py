@@ -91,10 +91,7 @@ class BranchingSettings(RunSettings):
         """The run of the wide network that SOMP starts from, or None; one serves every α."""
         if self.system == "wide" or not self.somp:
             return None
-        own = ("system", "thinness", "alpha", "round_batches", "affinity_decay")
-        plain = {name: getattr(BranchingSettings, name) for name in own}
-        plain["thinness"] = min(plain["thinness"], self.wide_thinness)
-        return replace(self, **plain | {"system": "wide"})
+        return replace(self, system="wide", alpha=BranchingSettings.alpha)
 
     @property
     def trunk_from(self) -> "BranchingSettings | None":
@@ -134,7 +131,7 @@ def branching_round(
     """
     index = network.active
     layer, above = LAYERS[index], network.branches_above(index)
-    affinity_TT = network.affinity.affinity_TT.cpu().numpy()
+    affinity_TT = network.affinity.affinity_TT.cpu().numpy().copy()  # it is reset below
     # As the authors cap it: no more filters in all than the layer has in VGG-16.
     most = max(1, VGG16_WIDTHS[layer] // thin_widths(settings.thinness)[layer])
     choice = choose_clusters(branch_affinity(affinity_TT, above), settings.alpha,
