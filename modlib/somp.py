@@ -30,7 +30,7 @@ def select_filters(weight_FI: Tensor, count: int) -> list[int]:
     """
     if not 1 <= count <= len(weight_FI):
         raise ModlibError(f"count must be from 1 to {len(weight_FI)} filters; given {count}")
-    left_FI = weight_FI.detach().double()
+    left_FI = weight_FI.detach().double().cpu()
     lengths_F1 = left_FI.norm(dim=1, keepdim=True)
     unit_FI = left_FI / lengths_F1.clamp_min(1e-300)
     chosen: list[int] = []
@@ -49,7 +49,7 @@ def select_filters(weight_FI: Tensor, count: int) -> list[int]:
 
 def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
     """What the chosen rows cannot reconstruct of all rows, relative: 0 to 1 (Eq. 2 over ‖W‖)."""
-    weight_FI = weight_FI.detach().double()
+    weight_FI = weight_FI.detach().double().cpu()
     basis_FI = weight_FI[chosen]
     mix_CF = torch.linalg.lstsq(basis_FI.T, weight_FI.T, driver="gelsd").solution
     return float((weight_FI - mix_CF.T @ basis_FI).norm() / weight_FI.norm())
