@@ -192,7 +192,8 @@ def train_branching(
 
     Yields:
         one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
-        ``valid_auc`` by task, ``rounds`` (see :func:`branching_round`), ``images``, ``seconds``.
+        ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
+        gives them, with their ``batch``), ``images``, ``seconds``.
     """
     optimiser = build_optimiser(network, settings)
     # A checkpoint's network brings its own branches: the optimiser's averages are theirs.

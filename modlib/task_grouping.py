@@ -23,8 +23,8 @@ CLUSTERINGS = 5  # that are tried for each number of branches
 class TaskAffinity(nn.Module):
     """Running affinity of every pair of tasks: how often both find an example hard, or both easy.
 
-    An example is hard for a task when its error margin |label − probability| reaches the task's
-    mean margin. Both means are weighted averages of the batches' means; a batch's weight falls by
+    An example is hard for a task when its error margin, ``|label − probability|``, reaches the
+    task's mean margin. Both means are weighted averages of the batches' means; a batch's weight falls by
     ``decay`` with each later one (section 3.3). They are buffers, as batch norm's averages are, so
     that a checkpoint holds them.
 
@@ -108,7 +108,7 @@ def choose_clusters(
     clusterings counts. Of equal losses the one with fewer branches is taken.
 
     Args:
-        affinity_KK: of the branches above, as :func:`branch_affinity` gives it.
+        affinity_KK: of the branches above; see :func:`~modlib.task_grouping.branch_affinity`.
         alpha: α, at least 0; the larger, the more branches.
         poolings_above: p, pooling layers between this layer and the output.
         most: the largest d allowed.

@@ -45,7 +45,8 @@ class BranchingVgg(nn.Module):
     Args:
         num_tasks: T; each has a logit of its own.
         image_size: side of the input in pixels, at least 32.
-        widths: the width of every layer, as :func:`thin_widths` or ``VGG16_WIDTHS`` gives them.
+        widths: the width of every layer, as :func:`~modlib.thin_vgg.thin_widths` or
+            ``VGG16_WIDTHS`` gives them.
         bn_decay: of batch norm's running averages.
 
     Attributes:
