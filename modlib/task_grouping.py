@@ -24,9 +24,9 @@ class TaskAffinity(nn.Module):
     """Running affinity of every pair of tasks: how often both find an example hard, or both easy.
 
     An example is hard for a task when its error margin, ``|label − probability|``, reaches the
-    task's mean margin. Both means are weighted averages of the batches' means; a batch's weight falls by
-    ``decay`` with each later one (section 3.3). They are buffers, as batch norm's averages are, so
-    that a checkpoint holds them.
+    task's mean margin. Both means are weighted averages of the batches' means; a batch's weight
+    falls by ``decay`` with each later one (section 3.3). They are buffers, as batch norm's averages
+    are, so that a checkpoint holds them.
 
     Args:
         num_tasks: T.
