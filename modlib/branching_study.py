@@ -86,22 +86,24 @@ def speed_up(record: dict[str, Any]) -> float:
     return times["vgg16"] / times["network"]
 
 
-def result_table(rows: Rows) -> pd.DataFrame:
-    """Table 1 for people: what each network scores and costs, with the paper's row beside it."""
+def result_table(rows: Rows, beside_paper: bool = True) -> pd.DataFrame:
+    """Table 1 for people: what each network scores and costs; the paper's row beside it or not."""
     paper, lines = paper_table(), []
     for name, records in rows.items():
         printed = paper.get(PAPER_NAMES.get(name, ""))
-        lines.append({
+        line = {
             "": name,
             "accuracy": mean_and_spread([mean_accuracy(one) for one in records]),
             "top-10 recall": mean_and_spread([recall(one) for one in records]),
             "branches": mean_and_spread([branches(one) for one in records]),
             "weights at 224×224, M": _means(records, weights_at, 1e-6),
             "ms an image": _means(records, lambda one: one["run"]["milliseconds"]["network"]),
-            "VGG-16, ms": _means(records, lambda one: one["run"]["milliseconds"]["vgg16"]),
-            "the paper's accuracy, recall, M": "–" if printed is None else
-            f"{printed['accuracy']:.2f}, {printed['top_10_recall']:.2f}, "
-            f"{printed['million_parameters']:.2f}"})
+            "VGG-16, ms": _means(records, lambda one: one["run"]["milliseconds"]["vgg16"])}
+        if beside_paper:
+            line["the paper's accuracy, recall, M"] = "–" if printed is None else (
+                f"{printed['accuracy']:.2f}, {printed['top_10_recall']:.2f}, "
+                f"{printed['million_parameters']:.2f}")
+        lines.append(line)
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

@@ -225,6 +225,7 @@ def test_the_result_table_has_the_papers_rows_beside_ours(rows):
     assert table.loc[HIGH, ["branches", "ms an image", "VGG-16, ms"]].tolist() == [
         "18.0 ± 0.0", "5.00", "40.00"]
     assert table.loc[SHUFFLED, "accuracy"] == "not run yet"
+    assert list(result_table(rows, beside_paper=False)) == list(table)[:-1]
 
 
 def test_the_takeaway_counts_the_verdicts(rows):
