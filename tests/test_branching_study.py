@@ -180,9 +180,20 @@ def test_differences_are_taken_seed_by_seed(rows):
     assert paired(rows | {LOW: rows[LOW][1:]}, LOW, THIN, branches) == [2, 2]
 
 
+def test_tasks_that_gain_and_lose_are_counted_seed_by_seed(rows):
+    better, worse = record(FOUND, 0, 80), record(SHUFFLED, 0, 80)
+    better["results"]["test_accuracy"] = {"Smiling": 0.9, "Young": 0.7, "Bald": 0.5}
+    worse["results"]["test_accuracy"] = {"Smiling": 0.8, "Young": 0.7, "Bald": 0.4}
+    one = {FOUND: [better], SHUFFLED: [record(SHUFFLED, 1), worse]}
+    assert branching_study.tasks_gained(one, FOUND, SHUFFLED) == [2]
+    assert branching_study.tasks_gained(rows, SHUFFLED, FOUND) == [3, 3, 3]
+    assert branching_study.tasks_gained(NOTHING, FOUND, SHUFFLED) == []
+
+
 def test_every_claim_is_judged(rows):
     words = [one.word for one in verdicts(rows)]
-    assert words == ["held", "held", "held", "not decided", "did not hold", "held", "did not hold"]
+    assert words == ["held", "held", "held", "not decided", "did not hold", "did not hold", "held",
+                     "did not hold"]
     first, _, more, level = verdicts(rows)[:4]
     half = 4.303 * 0.1 / 3**0.5
     assert (first.low, first.high) == pytest.approx((3 - half, 3 + half), abs=1e-3)
@@ -230,8 +241,8 @@ def test_the_result_table_has_the_papers_rows_beside_ours(rows):
 
 def test_the_takeaway_counts_the_verdicts(rows):
     said = takeaway(rows)
-    assert "**6 of 9 claims held**" in said and "**2 of 9 claims did not hold**" in said
-    assert "**1 of 9 claims not decided**" in said and "**+3.00 [+2.75, +3.25]** points" in said
+    assert "**6 of 10 claims held**" in said and "**3 of 10 claims did not hold**" in said
+    assert "**1 of 10 claims not decided**" in said and "**+3.00 [+2.75, +3.25]** points" in said
 
 
 @pytest.mark.parametrize("missing", list(STUDY.rows))
