@@ -49,7 +49,8 @@ class BranchingSettings(RunSettings):
     """Everything that decides the outcome of one run on given data.
 
     The defaults of optimisation are the paper's, but for the number of epochs: batches of 32, 1e-3
-    and a tenth of it every third of the training, a branching round every 1,000 batches.
+    and a tenth of it every third of the training, a branching round every 1,000 batches. The paper
+    names no optimiser.
     """
 
     kind = "branching-"

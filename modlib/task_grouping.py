@@ -140,8 +140,9 @@ def _best_clusters(affinity_KK: np.ndarray, count: int, seed: int) -> list[list[
         return _members(labels_K)
     tried = []
     for attempt in range(CLUSTERINGS):
+        state = (seed * CLUSTERINGS + attempt) % 2**32  # scikit-learn takes no larger ones
         clustering = SpectralClustering(
-            count, affinity="precomputed", random_state=seed * CLUSTERINGS + attempt, n_init=1)
+            count, affinity="precomputed", random_state=state, n_init=1)
         tried.append(_members(clustering.fit_predict(affinity_KK)))
     return min(tried, key=lambda clusters: separation_cost(affinity_KK, clusters))
 
