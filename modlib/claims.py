@@ -151,7 +151,7 @@ def _of_figure_4(rows: Rows) -> list[Claim]:
         {record["settings"]["seed"]: mean_precision(record) for record in rows[name]}
         for name in (twenty_attributes.OURS, "CSN"))
     seeds = sorted(set(first) & set(second))
-    verdict = _over_seeds(text, [first[seed] - second[seed] for seed in seeds])
+    verdict = verdicts.over_seeds(text, [first[seed] - second[seed] for seed in seeds])
     return [_of_verdict("4.2, Figure 4", verdict, "06_retrieval", twenty_attributes.STUDY.folder)]
 
 
@@ -194,19 +194,10 @@ def _of_scales(records: list[dict[str, Any]]) -> list[Claim]:
         differences.append(means[frozenset(UNRELATED)] - means[frozenset(RELATED)])
     printed = paper_figures()["w_distance"]
     paper = printed["/".join(UNRELATED)]["mean"] - printed["/".join(RELATED)]["mean"]
-    verdict = _over_seeds(text, differences)
+    verdict = verdicts.over_seeds(text, differences)
     measured = points(verdict.difference, verdict.low, verdict.high) if differences else ""
     return [Claim("3.3", text, measured, f"{paper:+.2f}", verdict.word, "05_w_distance",
                   three_attributes.FOLDER)]
-
-
-def _over_seeds(text: str, differences: list[float]) -> Verdict:
-    """Student's interval over seeds; of one seed there is none."""
-    if not differences:
-        return Verdict(text, np.nan, np.nan, np.nan, None)
-    mean, half = (verdicts.student(differences) if len(differences) > 1
-                  else (differences[0], np.inf))
-    return Verdict(text, mean, mean - half, mean + half, None)
 
 
 def _of_another_network(rows: Rows) -> Claim:

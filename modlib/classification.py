@@ -57,17 +57,24 @@ def train_classifier(
         optimiser)
 
 
-def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
-    """Take a step a batch of random images; probe every ``ucr_every``-th batch."""
+def batches_in_epoch(data: AttributeImages, settings) -> int:
+    """How many batches an epoch has; where the settings leave it open, as many as fill a round."""
+    train = len(data.indices("train"))
+    return settings.batches_per_epoch or train // min(settings.batch_size, train)
+
+
+def random_batches(
+    data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch's batches, drawn from (seed, epoch) alone: all images before any comes again.
+
+    Yields:
+        images_BCHW uint8, and labels_BT bool, on the images' device.
+    """
     rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
     size = min(settings.batch_size, len(train))
-    batches = settings.batches_per_epoch or len(train) // size
     batches_in_a_round = -(-len(train) // size)
-    counter, shared = UcrCounter(len(settings.tasks)), shared_parameters(model)
-    loss_sum_T = torch.zeros(len(settings.tasks))
-    model.train()
-    for number in range(batches):
-        set_rates(optimiser, settings, epoch, number, batches)
+    for number in range(batches_in_epoch(data, settings)):
         place = number % batches_in_a_round
         if place == 0:
             order = rng.permutation(train)
@@ -77,8 +84,20 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
-        labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(images_BCHW.device)
-        with _autocast(images_BCHW, settings):
+        yield images_BCHW, torch.from_numpy(data.labels_NT[indices_B.numpy()]).to(
+            images_BCHW.device)
+
+
+def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
+    """Take a step a batch of random images; probe every ``ucr_every``-th batch."""
+    counter, shared = UcrCounter(len(settings.tasks)), shared_parameters(model)
+    loss_sum_T, images = torch.zeros(len(settings.tasks)), 0
+    batches = batches_in_epoch(data, settings)
+    model.train()
+    for number, (images_BCHW, labels_BT) in enumerate(
+            random_batches(data, get_images, settings, epoch)):
+        set_rates(optimiser, settings, epoch, number, batches)
+        with autocast(images_BCHW, settings):
             logits_BT = task_logits(model, images_BCHW)
         losses_T = bce_losses(logits_BT, labels_BT)
         if settings.ucr_every and number % settings.ucr_every == 0:
@@ -87,17 +106,31 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         losses_T.mean().backward()
         optimiser.step()
         loss_sum_T += losses_T.detach().cpu()
-    losses = (loss_sum_T / batches).tolist()
+        images += len(images_BCHW)
+    return epoch_metrics(loss_sum_T / batches, images, settings, epoch) | {
+        "ucr_batches": counter.batches,
+        "ucr": counter.pairs(settings.tasks) if counter.batches else [],
+    }
+
+
+def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:
+    """What every epoch's metrics begin with.
+
+    Args:
+        losses_T: the mean loss of each task over the epoch.
+        images: how many were trained on.
+        epoch: from 0.
+
+    Raises:
+        ModlibError: a loss is not finite.
+    """
+    losses = losses_T.tolist()
     if not all(math.isfinite(loss) for loss in losses):
         raise ModlibError(
             f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
             f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
-    return {
-        "epoch": epoch + 1, "loss": sum(losses) / len(losses),
-        "task_losses": dict(zip(settings.tasks, losses, strict=True)), "images": batches * size,
-        "ucr_batches": counter.batches,
-        "ucr": counter.pairs(settings.tasks) if counter.batches else [],
-    }
+    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
+            "task_losses": dict(zip(settings.tasks, losses, strict=True)), "images": images}
 
 
 def check_split(data: AttributeImages, split: str) -> None:
@@ -110,6 +143,27 @@ def check_split(data: AttributeImages, split: str) -> None:
 
 
 @torch.no_grad()
+def split_logits(
+    model, data, split: str, get_images, settings, batch_size: int = 512
+) -> np.ndarray:
+    """Every task's logit for every image of one split, in eval mode: float32 (N, T).
+
+    Raises:
+        ModlibError: a logit is not finite.
+    """
+    model.eval()
+    parts = []
+    for part in torch.from_numpy(data.indices(split)).split(batch_size):
+        images_BCHW = get_images(part)
+        with autocast(images_BCHW, settings):
+            parts.append(task_logits(model, images_BCHW).cpu())
+    logits_NT = torch.cat(parts).numpy()
+    if not np.isfinite(logits_NT).all():
+        raise ModlibError(f"logits are not finite; a lower learning_rate than "
+                          f"{settings.learning_rate} may help")
+    return logits_NT
+
+
 def evaluate(
     model, data, split: str, get_images, settings, prefix: str, batch_size: int = 512
 ) -> dict[str, Any]:
@@ -122,16 +176,8 @@ def evaluate(
         ``{prefix + "accuracy": {task: share}, prefix + "auc": {task: share}}``.
     """
     check_split(data, split)
-    model.eval()
-    indices, parts = torch.from_numpy(data.indices(split)), []
-    for part in indices.split(batch_size):
-        images_BCHW = get_images(part)
-        with _autocast(images_BCHW, settings):
-            parts.append(task_logits(model, images_BCHW).cpu())
-    logits_NT, labels_NT = torch.cat(parts).numpy(), data.labels_NT[indices.numpy()].astype(bool)
-    if not np.isfinite(logits_NT).all():
-        raise ModlibError(f"logits are not finite; a lower learning_rate than "
-                          f"{settings.learning_rate} may help")
+    logits_NT = split_logits(model, data, split, get_images, settings, batch_size)
+    labels_NT = data.labels_NT[data.indices(split)].astype(bool)
     accuracy, auc = {}, {}
     for t, task in enumerate(settings.tasks):
         held = labels_NT[:, t]
@@ -167,6 +213,7 @@ def run_classifier(
     return kept_record(settings, places, data, work)
 
 
-def _autocast(images_BCHW: Tensor, settings: ClassifierSettings) -> torch.autocast:
+def autocast(images_BCHW: Tensor, settings) -> torch.autocast:
+    """The settings' precision for what runs on the images' device."""
     return torch.autocast(
         images_BCHW.device.type, torch.bfloat16, settings.precision == "bfloat16")

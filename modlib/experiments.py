@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def kept_record(
 
     Args:
         work: from the checkpoint's path and the device to every epoch's metrics and the final
-            results.
+            results. What these hold under ``"run"`` is a fact of this machine, as the seconds are.
     """
     path = record_path(settings, places, data.fingerprint)
     if path.exists():
@@ -119,9 +120,10 @@ def kept_record(
         "data": {"fingerprint": data.fingerprint, "source": data.source,
                  "images": {split: len(data.indices(split)) for split in
                             ("train", "valid", "test")}},
-        "results": results,
+        "results": {key: value for key, value in results.items() if key != "run"},
         "epochs": epochs,
-        "run": run_facts(epochs, device, time.perf_counter() - started, commit),
+        "run": run_facts(epochs, device, time.perf_counter() - started, commit)
+        | results.get("run", {}),
     }
     write_json(path, record)
     return record
@@ -179,7 +181,7 @@ def run_many(
     on_done: Callable[[RunSettings, dict[str, Any]], None] | None = None,
     runner: Callable[..., dict[str, Any]] = run,
 ) -> list[dict[str, Any]]:
-    """Do several runs; those that start from another run's trunk come last.
+    """Do several runs; each comes after the one that it starts from.
 
     Args:
         settings: the runs, in the order in which their records are returned.
@@ -195,11 +197,12 @@ def run_many(
     settings = list(settings)
     if not settings:
         return []
-    first = [number for number, one in enumerate(settings) if one.trunk_from is None]
-    last = [number for number, one in enumerate(settings) if one.trunk_from is not None]
+    depths = [_runs_before(one) for one in settings]
+    rounds = [[number for number, depth in enumerate(depths) if depth == here]
+              for here in sorted(set(depths))]
     if executor is None and places.workers == 0:
         records: dict[int, Any] = {}
-        for number in first + last:
+        for number in chain.from_iterable(rounds):
             records[number] = runner(settings[number], places, on_epoch)
             if on_done:
                 on_done(settings[number], records[number])
@@ -210,8 +213,13 @@ def run_many(
             load_data(one, places)
         threads = max(1, available_cores() // places.workers)
         with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
-            return _in_workers(pool, settings, places, threads, on_done, runner, (first, last))
-    return _in_workers(executor, settings, places, 0, on_done, runner, (first, last))
+            return _in_workers(pool, settings, places, threads, on_done, runner, rounds)
+    return _in_workers(executor, settings, places, 0, on_done, runner, rounds)
+
+
+def _runs_before(settings: RunSettings) -> int:
+    """How many runs must come before this one, each the start of the next."""
+    return 0 if settings.trunk_from is None else 1 + _runs_before(settings.trunk_from)
 
 
 def _in_workers(executor, settings, places, threads, on_done, runner, rounds) -> list[dict]:

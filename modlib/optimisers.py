@@ -40,6 +40,8 @@ def rate_multiplier(settings: Settings, epoch: int, progress: float) -> float:
     """
     if settings.schedule == "tenth_every_40_epochs":
         return 0.1 ** (epoch // 40)
+    if settings.schedule == "tenth_every_third":
+        return 0.1 ** int(3 * progress)
     if settings.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return 0.1 if progress >= 0.7 else 1.0

@@ -29,6 +29,8 @@ RANGES = {
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
     "embedding_norm_weight": (0.0, 1e6), "mask_norm_weight": (0.0, 1e6),
     "ucr_every": (0, 1_000_000), "final_probes": (0, 1_000_000),
+    "thinness": (1, 2048), "wide_thinness": (1, 2048), "alpha": (0.0, 1e6),
+    "round_batches": (1, 10_000_000), "affinity_decay": (0.0, 1.0), "gradient_clip": (1e-9, 1e9),
     "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
 }
 

@@ -9,10 +9,10 @@ import numpy as np
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_records
-from modlib.settings import RANGES, Checked, Places, Settings
+from modlib.settings import RANGES, Checked, Places, RunSettings, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
-DEFAULTS = {one.name: one.default for one in fields(Settings)}
+FACES_A_TASK = 100  # toy faces at least: rare attributes are to be in every split
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,22 @@ class Study:
             default there: these settings tell the rows apart.
         tuned: settings that a row may have of its own beside these, chosen on the validation split.
         quick: how many rows, from the first, are run on toy faces unless asked for more.
+        settings: the dataclass of its runs' settings.
+        not_used: settings of triplet networks that settings files name and these runs do not know:
+            they are checked and not used.
     """
 
     folder: str
     rows: Mapping[str, Mapping[str, Any]]
     tuned: tuple[str, ...] = ()
     quick: int = 3
+    settings: type[RunSettings] = Settings
+    not_used: tuple[str, ...] = ()
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of every setting of its runs."""
+        return {one.name: one.default for one in fields(self.settings)}
 
     @property
     def telling(self) -> list[str]:
@@ -47,7 +57,7 @@ class Study:
 
     def changes(self, row: str) -> dict[str, Any]:
         """All that a row sets: every setting that tells rows apart."""
-        return {key: DEFAULTS[key] for key in self.telling} | dict(self.rows[row])
+        return {key: self.defaults[key] for key in self.telling} | dict(self.rows[row])
 
     def lay_out(
         self, parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]] | None = None
@@ -71,7 +81,11 @@ class Study:
             if name in parameters and (name == "seed" or decided):
                 raise ModlibError(f"{name} is not a parameter of this study: its rows decide "
                                   "what is trained, and seeds (a list) are the seeds")
-        own, places, shared = split_parameters(parameters, Choice, Places, Settings)
+        Settings(**{name: value for name, value in parameters.items()
+                    if name in self.not_used or (self.not_used and name == "dataset")})
+        own, places, shared = split_parameters(
+            {name: value for name, value in parameters.items() if name not in self.not_used},
+            Choice, Places, self.settings)
         own, places = Choice(**own), Places(**places)
         for name in own.rows or ():
             if name not in self.rows:
@@ -79,10 +93,10 @@ class Study:
         if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
-        toy = shared.get("dataset", Settings.dataset) == "toy_faces"
+        toy = shared.get("dataset", self.settings.dataset) == "toy_faces"
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
-        laid_out = {name: enough_for_its_tasks(shared | self.changes(name) | tuned.get(name, {}))
+        laid_out = {name: self._settings(shared | self.changes(name) | tuned.get(name, {}))
                     for name in names}
         if toy:
             most = max(one.toy_images for one in laid_out.values())
@@ -91,11 +105,17 @@ class Study:
                 for name, one in laid_out.items()}
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
 
+    def _settings(self, values: Mapping[str, Any]) -> RunSettings:
+        if self.settings is Settings:
+            return enough_for_its_tasks(values)
+        one = self.settings(**values)
+        return replace(one, toy_images=max(one.toy_images, FACES_A_TASK * len(one.tasks)))
+
     def by_row(self, records: list[dict[str, Any]]) -> Rows:
         """Records sorted into rows by the telling settings, each row ordered by seed."""
         rows: Rows = {name: [] for name in self.rows}
         for record in sorted(records, key=lambda one: one["settings"]["seed"]):
-            settings = plain(DEFAULTS | record["settings"])
+            settings = plain(self.defaults | record["settings"])
             for name in self.rows:
                 if all(settings[key] == value for key, value in plain(self.changes(name)).items()):
                     rows[name].append(record)
@@ -111,9 +131,9 @@ class Study:
         """
         folder = f"book/results/{self.folder}"
         rows = self.by_row(read_records(folder, profile=profile))
-        check_table(rows, Settings, {"seed", *self.telling, *self.tuned}, folder)
+        check_table(rows, self.settings, {"seed", *self.telling, *self.tuned}, folder)
         for name, records in rows.items():
-            check_table({name: records}, Settings, {"seed"}, folder)
+            check_table({name: records}, self.settings, {"seed"}, folder)
         return rows
 
 
@@ -130,4 +150,4 @@ def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:
     if isinstance(images, int):
         images = max(images, 3 * tasks)
     return replace(base, batch_size=images,
-                   toy_images=max(base.toy_images, 100 * tasks))
+                   toy_images=max(base.toy_images, FACES_A_TASK * tasks))

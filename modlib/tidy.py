@@ -61,7 +61,7 @@ def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]
                         for pair in found for name in ("mean", "variance"))
         elif key == "parameters":
             yield from (("", f"parameters_{name}", count) for name, count in found.items())
-        elif key == "dead_scales":
+        elif isinstance(found, int | float):
             yield "", key, found
         elif key.startswith("test_") and isinstance(found, dict):
             yield from ((task, key, value) for task, value in found.items()
@@ -72,6 +72,8 @@ def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]
         for pair in epochs[-1].get("ucr") or []:
             counts = ucr_counts([record], tuple(pair["tasks"]))
             yield "/".join(pair["tasks"]), "ucr", counts["positive"] / sum(counts.values())
+    yield from (("", f"milliseconds_{name}", value)
+                for name, value in record["run"].get("milliseconds", {}).items())
     if "training_seconds" in record["run"]:
         yield "", "training_seconds", record["run"]["training_seconds"]
 

@@ -69,6 +69,16 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
     ]
 
 
+def over_seeds(
+    claim: str, differences: Sequence[float], paper: float | None = None
+) -> Verdict:
+    """A claim judged by one difference a seed, with Student's interval; of one seed it has none."""
+    if not len(differences):
+        return Verdict(claim, np.nan, np.nan, np.nan, paper)
+    mean, half = student(differences) if len(differences) > 1 else (float(differences[0]), np.inf)
+    return Verdict(claim, mean, mean - half, mean + half, paper)
+
+
 def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """The verdicts for people: differences in percentage points, with their intervals."""
     return pd.DataFrame([
@@ -104,14 +114,7 @@ def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
                        for task in tasks])
     if not {better, worse} <= set(means.columns):
         return Verdict(claim, np.nan, np.nan, np.nan, printed)
-    differences = (means[better] - means[worse]).dropna().to_numpy()
-    if len(differences) == 0:
-        return Verdict(claim, np.nan, np.nan, np.nan, printed)
-    mean = float(differences.mean())
-    if len(differences) == 1:  # one seed says nothing about the spread
-        return Verdict(claim, mean, -np.inf, np.inf, printed)
-    mean, half = student(differences)
-    return Verdict(claim, mean, mean - half, mean + half, printed)
+    return over_seeds(claim, (means[better] - means[worse]).dropna().to_numpy(), printed)
 
 
 def _ucr_verdict(claim, rows, better, worse) -> Verdict:

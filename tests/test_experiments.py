@@ -903,3 +903,11 @@ def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, pl
         run_many(runs, places, pool, runner=fail_first)
     assert "modulated" in failure.value.__notes__[0] and "seed 0" in failure.value.__notes__[0]
     assert len(begun) < len(runs)
+
+
+def test_what_is_of_this_machine_is_kept_with_the_run_and_not_with_the_results(
+        tiny, places, planted):
+    record = kept_record(tiny, places, planted, lambda *_: (
+        [{"epoch": 1, "images": 9, "seconds": 2.0}], {"score": 1, "run": {"milliseconds": 3}}))
+    assert record["results"] == {"score": 1}
+    assert (record["run"]["milliseconds"], record["run"]["training_seconds"]) == (3, 2.0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from modlib.adaptive_branching import BranchingSettings
 from modlib.experiments import new_network
 from modlib.networks import SYSTEMS, build_network
 from modlib.optimisers import build_optimiser, rate_multiplier, set_rates
@@ -34,6 +35,13 @@ SCALES = {  # their parameters' names
 def test_rates_follow_their_schedule(tiny, schedule, epoch, progress, expected):
     settings = replace(tiny, schedule=schedule)
     assert rate_multiplier(settings, epoch, progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("progress", "expected"), [
+    (0.0, 1.0), (0.333, 1.0), (0.334, 0.1), (0.666, 0.1), (0.667, 0.01), (0.999, 0.01)])
+def test_a_tenth_every_third_of_the_training(progress, expected):
+    settings = BranchingSettings(schedule="tenth_every_third")
+    assert rate_multiplier(settings, 0, progress) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("epoch", "number", "multiplier"), [

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from study_records import TASKS, publish, record
 
+from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.settings import Places, Settings
 from modlib.studies import Study
@@ -272,3 +273,21 @@ def test_two_records_of_one_row_and_seed_are_refused(folder):
     publish(folder, [record(STUDY, "plain"), record(STUDY, "plain")])
     with pytest.raises(ModlibError, match="row plain of profile mine has two records of one seed"):
         STUDY.published("mine")
+
+
+# Studies of other runs
+
+
+def test_a_study_may_be_of_other_settings_and_leave_some_parameters_unused(folder):
+    study = Study("a_study", {"plain": {"system": "fully_shared"}, "own": {"branch_size": 8}},
+                  settings=ClassifierSettings, not_used=("width", "crop"))
+    runs, _ = study.lay_out({"width": 0.5, "dataset": "celeba", "crop": 0.8, "batch_size": 12})
+    plain = ClassifierSettings(dataset="celeba", batch_size=12, system="fully_shared")
+    assert runs == {"plain": [plain], "own": [replace(plain, system="modulated", branch_size=8)]}
+    assert study.defaults["branch_size"] == 128
+    [few], _ = study.lay_out({"toy_images": 60})[0].values()
+    assert few.toy_images == 400  # a hundred a task
+    for wrong, said in (({"width": "wide"}, "width must be a number"),
+                        ({"margin": 0.1}, "parameter 'margin' is not known")):
+        with pytest.raises(ModlibError, match=said):
+            study.lay_out(wrong)

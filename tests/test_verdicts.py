@@ -6,7 +6,7 @@ import pytest
 
 from modlib.settings import Settings
 from modlib.three_attributes import ROWS, row_settings
-from modlib.verdicts import Verdict, summary, verdict_table, verdicts
+from modlib.verdicts import Verdict, over_seeds, summary, verdict_table, verdicts
 
 SMILE, MOUTH, YOUNG = "Smiling", "Mouth_Slightly_Open", "Young"
 RELATED, UNRELATED = (SMILE, MOUTH), (SMILE, YOUNG)
@@ -289,3 +289,13 @@ def test_the_summary_without_records_has_one_line():
     lines = summary(NO_ROWS).splitlines()[2:]
     assert len(lines) == 1
     assert lines[0].startswith("- **8 not run yet**: ")
+
+
+def test_over_seeds_is_students_interval_and_of_one_seed_there_is_none():
+    verdict = over_seeds("a claim", [1.0, 2.0, 3.0], 0.5)
+    assert (verdict.difference, verdict.low, verdict.high) == pytest.approx(
+        (2, 2 - HALF_OF_1_2_3, 2 + HALF_OF_1_2_3), abs=1e-4)
+    assert (verdict.claim, verdict.paper, verdict.word) == ("a claim", 0.5, "not decided")
+    one = over_seeds("a claim", [1.5])
+    assert (one.difference, one.low, one.high, one.paper) == (1.5, -inf, inf, None)
+    assert over_seeds("a claim", []).word == "not run yet"

@@ -1,0 +1,213 @@
+"""Networks that grow branches while they learn: settings, and training in rounds.
+
+Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR 2017, Algorithm 1
+and section 4.5; gradient clip and cap on branches are those of the authors' code.
+Shapes: B batch, T tasks, C channels, H W height and width.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modlib.arrays import to_json
+from modlib.batches import image_getter
+from modlib.checkpoints import resumable_epochs
+from modlib.classification import (
+    autocast,
+    batches_in_epoch,
+    epoch_metrics,
+    evaluate,
+    random_batches,
+)
+from modlib.classifiers import bce_losses, task_logits
+from modlib.datasets import AttributeImages
+from modlib.errors import ModlibError
+from modlib.optimisers import build_optimiser, set_rates
+from modlib.settings import RunSettings
+from modlib.task_grouping import TaskAffinity, branch_affinity, choose_clusters
+from modlib.thin_vgg import (
+    LAYERS,
+    VGG16_WIDTHS,
+    BranchingVgg,
+    Groups,
+    poolings_above,
+    thin_widths,
+)
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES
+
+REGROWN = ("retrained", "shuffled")  # on the tree of a branched run, from the start
+
+
+@dataclass(frozen=True)
+class BranchingSettings(RunSettings):
+    """Everything that decides the outcome of one run on given data.
+
+    The defaults of optimisation are the paper's, but for the number of epochs: batches of 32, 1e-3
+    and a tenth of it every third of the training, a branching round every 1,000 batches. The paper
+    names no optimiser.
+    """
+
+    kind = "branching-"
+    scale_rate_factor = 1.0  # of the optimisers: there are no scales here
+
+    profile: str = "quick"
+    dataset: Literal["toy_faces", "celeba"] = "toy_faces"
+    tasks: tuple[str, ...] = TOY_FACE_ATTRIBUTES[:20]
+    image_size: int = 64  # pixels
+    toy_images: int = 2000  # how many toy faces to draw
+    system: Literal["wide", "thin", "branched", "retrained", "shuffled"] = "branched"
+    thinness: int = 32  # ω
+    wide_thinness: int = 64  # ω of the wide network that SOMP starts from
+    somp: bool = True  # False: random first weights
+    alpha: float = 1.0  # branching factor α; the larger, the more branches
+    round_batches: int = 1000  # between two branching rounds
+    affinity_decay: float = 0.99  # of the running averages, a batch
+    bn_decay: float = 0.9
+    batch_size: int = 32  # images
+    horizontal_flip: bool = True
+    epochs: int = 2
+    batches_per_epoch: int | None = None  # None: every image once
+    optimiser: Literal["adam", "adagrad"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["tenth_every_third", "tenth_for_last_30_percent", "tenth_every_40_epochs",
+                      "cosine"] = "tenth_every_third"
+    gradient_clip: float = 20.0  # largest norm of all gradients together
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.wide_thinness < self.thinness:
+            raise ModlibError(f"wide_thinness must be at least thinness, {self.thinness}; given "
+                              f"{self.wide_thinness}")
+
+    @property
+    def wide(self) -> "BranchingSettings | None":
+        """The run of the wide network that SOMP starts from, or None; one serves every α."""
+        if self.system == "wide" or not self.somp:
+            return None
+        return replace(self, system="wide", alpha=BranchingSettings.alpha)
+
+    @property
+    def trunk_from(self) -> "BranchingSettings | None":
+        """The run that this one starts from: the one that grew the tree, or the wide one."""
+        return replace(self, system="branched") if self.system in REGROWN else self.wide
+
+
+def build_network(settings: BranchingSettings) -> BranchingVgg:
+    """The settings' network with one branch a layer, freshly initialised from the seed."""
+    wide = settings.system == "wide"
+    widths = thin_widths(settings.wide_thinness if wide else settings.thinness)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        network = BranchingVgg(
+            len(settings.tasks), settings.image_size, widths, settings.bn_decay)
+    # In the network, so that a checkpoint holds the averages too.
+    network.add_module("affinity", TaskAffinity(len(settings.tasks), settings.affinity_decay))
+    if settings.system != "branched":
+        network.active = -1
+    return network.to(memory_format=torch.channels_last)
+
+
+def _train_all(optimiser: torch.optim.Optimizer, network: BranchingVgg) -> None:
+    """Hand the optimiser the network's parameters, in the network's order."""
+    [group] = optimiser.param_groups
+    group["params"] = list(network.parameters())
+
+
+def branching_round(
+    network: BranchingVgg, optimiser: torch.optim.Optimizer, settings: BranchingSettings
+) -> dict[str, Any]:
+    """Decide on the active layer and split it; new branches keep the optimiser's averages.
+
+    Returns:
+        what was decided and why: ``layer``, ``affinity`` of the tasks (T, T), ``objectives`` for
+        each number of branches, and the layer's ``groups`` of tasks.
+    """
+    index = network.active
+    layer, above = LAYERS[index], network.branches_above(index)
+    affinity_TT = network.affinity.affinity_TT.cpu().numpy().copy()  # it is reset below
+    # As the authors cap it: no more filters in all than the layer has in VGG-16.
+    most = max(1, VGG16_WIDTHS[layer] // thin_widths(settings.thinness)[layer])
+    choice = choose_clusters(branch_affinity(affinity_TT, above), settings.alpha,
+                             poolings_above(layer), most, settings.seed * len(LAYERS) + index)
+    for copy, original in network.widen(choice.clusters):
+        for new, old in zip(copy.parameters(), original.parameters(), strict=True):
+            if old in optimiser.state:
+                optimiser.state[new] = deepcopy(optimiser.state[old])
+    _train_all(optimiser, network)
+    network.affinity.reset()
+    return {"layer": layer, "affinity": to_json(affinity_TT.astype(np.float32)),
+            "objectives": choice.objectives,
+            "groups": named_groups(network.groups[index], settings.tasks)}
+
+
+def named_groups(groups: Groups, tasks: tuple[str, ...]) -> list[list[str]]:
+    """A layer's groups with the names of their tasks."""
+    return [[tasks[task] for task in of_branch] for of_branch in groups]
+
+
+def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
+    """Take a step a batch of random images; after every ``round_batches``, split a layer.
+
+    The rounds go from the top layer down and end at the first layer that is not split.
+    """
+    loss_sum_T, images, rounds = torch.zeros(len(settings.tasks)), 0, []
+    batches = batches_in_epoch(data, settings)
+    network.train()
+    for number, (images_BCHW, labels_BT) in enumerate(
+            random_batches(data, get_images, settings, epoch)):
+        set_rates(optimiser, settings, epoch, number, batches)
+        with autocast(images_BCHW, settings):
+            logits_BT = task_logits(network, images_BCHW)
+        losses_T = bce_losses(logits_BT, labels_BT)
+        optimiser.zero_grad(set_to_none=True)
+        losses_T.mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        optimiser.step()
+        loss_sum_T += losses_T.detach().cpu()
+        images += len(images_BCHW)
+        if network.active >= 0:
+            network.affinity.add(logits_BT, labels_BT)
+            done = epoch * batches + number + 1
+            if done % settings.round_batches == 0:
+                rounds.append(
+                    {"batch": done} | branching_round(network, optimiser, settings))
+    return epoch_metrics(loss_sum_T / batches, images, settings, epoch) | {"rounds": rounds}
+
+
+def train_branching(
+    network: BranchingVgg,
+    data: AttributeImages,
+    settings: BranchingSettings,
+    checkpoint: Path | None = None,
+    get_images: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Train on the train split, epoch by epoch, splitting layers on the way (Algorithm 1).
+
+    Yields:
+        one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
+        ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
+        gives them, with their ``batch``), ``images``, ``seconds``.
+    """
+    optimiser = build_optimiser(network, settings)
+    # A checkpoint's network brings its own branches: the optimiser's averages are theirs.
+    hook = network.register_load_state_dict_post_hook(lambda *_: _train_all(optimiser, network))
+    get_images = get_images or image_getter(data, network.output.weight.device)
+
+    def one_epoch(epoch: int) -> dict[str, Any]:
+        metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
+        return metrics | evaluate(network, data, "valid", get_images, settings, "valid_")
+
+    try:
+        yield from resumable_epochs(
+            one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
+            optimiser)
+    finally:
+        hook.remove()

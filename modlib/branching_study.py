@@ -1,0 +1,272 @@
+"""The study of adaptive branching: its runs, tables, the paper's claims, and what is concluded.
+
+Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR 2017, Tables 1 and
+3, Figures 3 to 5.
+Shapes: T tasks.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from modlib.adaptive_branching import BranchingSettings
+from modlib.results import resolve
+from modlib.studies import Rows, Study, valid_accuracy
+from modlib.tables import mean_and_spread, not_run_yet, points, short_commit, some_not_run_yet
+from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
+from modlib.verdicts import Verdict, over_seeds
+
+THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
+FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
+WIDE, RANDOM = "wide", "thin, random start"
+STUDY = Study("adaptive_branching", {
+    WIDE: {"system": "wide"},
+    THIN: {"system": "thin"},
+    LOW: {"system": "branched", "alpha": 1.0},
+    HIGH: {"system": "branched", "alpha": 2.0},
+    FOUND: {"system": "retrained", "alpha": 2.0},
+    SHUFFLED: {"system": "shuffled", "alpha": 2.0},
+    RANDOM: {"system": "thin", "somp": False},
+}, quick=4, settings=BranchingSettings, not_used=(
+    "width", "crop", "batching", "test_triplets", "hinge_mean", "shift", "zoom", "colour_jitter",
+    "batch_images", "initialisation", "final_probes", "scale_rate_factor", "ucr_every"))
+PAPER_NAMES = {THIN: "thin-32", LOW: "Branch-32-1.0", HIGH: "Branch-32-2.0"}
+PAPER_SIZE = 224  # pixels, VGG-16's input
+# At least so many times as large or slow as the branched network: what "far" is taken to mean.
+FAR_WEIGHTS, FAR_TIME = 10, 3
+
+
+def paper_table() -> dict[str, dict[str, float]]:
+    """Table 1's rows on CelebA as the paper prints them."""
+    tables = json.loads(resolve("book/paper_tables.json").read_text())["adaptive_branching"]
+    return tables["table_1"]["rows"]
+
+
+def mean_accuracy(record: dict[str, Any]) -> float:
+    """Mean test accuracy over the tasks, in %."""
+    return 100 * float(np.mean(list(record["results"]["test_accuracy"].values())))
+
+
+def recall(record: dict[str, Any]) -> float:
+    """Top-10 recall on the test split, in %; see :func:`modlib.branching_runs.top_recall`."""
+    return 100 * record["results"]["top_recall"]
+
+
+def branches(record: dict[str, Any]) -> int:
+    """How many branches all layers have together; 15 where none is split."""
+    return sum(len(groups) for groups in record["results"]["groups"].values())
+
+
+def weights_at(record: dict[str, Any], image_size: int = PAPER_SIZE) -> int:
+    """Weights of a record's tree for another image size, as the paper counts them."""
+    settings = record["settings"]
+    wide = settings["system"] == "wide"
+    place = {task: number for number, task in enumerate(settings["tasks"])}
+    with torch.device("meta"):  # nothing is computed
+        network = BranchingVgg(len(place), image_size, thin_widths(
+            settings["wide_thinness"] if wide else settings["thinness"]))
+        network.take_groups([[[place[task] for task in tasks] for tasks in groups]
+                             for groups in record["results"]["groups"].values()])
+    return count_weights(network)
+
+
+def vgg16_weights(num_tasks: int, image_size: int = PAPER_SIZE) -> int:
+    """Weights of the whole VGG-16 with an output for each task."""
+    with torch.device("meta"):
+        return count_weights(BranchingVgg(num_tasks, image_size, VGG16_WIDTHS))
+
+
+def speed_up(record: dict[str, Any]) -> float:
+    """How many times as long VGG-16 takes for an image, timed in the same minute."""
+    times = record["run"]["milliseconds"]
+    return times["vgg16"] / times["network"]
+
+
+def result_table(rows: Rows, beside_paper: bool = True) -> pd.DataFrame:
+    """Table 1 for people: what each network scores and costs; the paper's row beside it or not."""
+    paper, lines = paper_table(), []
+    for name, records in rows.items():
+        printed = paper.get(PAPER_NAMES.get(name, ""))
+        line = {
+            "": name,
+            "accuracy": mean_and_spread([mean_accuracy(one) for one in records]),
+            "top-10 recall": mean_and_spread([recall(one) for one in records]),
+            "branches": mean_and_spread([branches(one) for one in records]),
+            "weights at 224×224, M": _means(records, weights_at, 1e-6),
+            "ms an image": _means(records, lambda one: one["run"]["milliseconds"]["network"]),
+            "VGG-16, ms": _means(records, lambda one: one["run"]["milliseconds"]["vgg16"])}
+        if beside_paper:
+            line["the paper's accuracy, recall, M"] = "–" if printed is None else (
+                f"{printed['accuracy']:.2f}, {printed['top_10_recall']:.2f}, "
+                f"{printed['million_parameters']:.2f}")
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def _means(records: list[dict[str, Any]], measure: Callable, factor: float = 1.0) -> str:
+    return f"{factor * np.mean([measure(one) for one in records]):.2f}" if records else ""
+
+
+def paired(
+    rows: Rows, better: str, worse: str, measure: Callable[[dict[str, Any]], float]
+) -> list[float]:
+    """Differences of a measure between two rows, one for each seed that both have."""
+    first, second = ({one["settings"]["seed"]: measure(one) for one in rows[name]}
+                     for name in (better, worse))
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def tasks_gained(rows: Rows, better: str, worse: str) -> list[float]:
+    """How many tasks gain, less how many lose, one number for each seed that both rows have."""
+    tasks = [task for one in rows[better][:1] for task in one["settings"]["tasks"]]
+    by_task = [paired(rows, better, worse, lambda one, task=task: one["results"]["test_accuracy"][
+        task]) for task in tasks]
+    return [float(np.sign(of_seed).sum()) for of_seed in zip(*by_task, strict=True)]
+
+
+def after_first_epoch(record: dict[str, Any]) -> float:
+    """Mean validation accuracy after the first epoch, in %."""
+    return valid_accuracy({"epochs": record["epochs"][:1]})
+
+
+def verdicts(rows: Rows) -> list[Verdict]:
+    """The paper's claims about differences, with Student's interval over seeds.
+
+    In points, but for the numbers of branches and of tasks.
+    """
+    paper = paper_table()
+
+    def printed(better: str, worse: str, key: str = "accuracy") -> float:
+        return paper[PAPER_NAMES[better]][key] - paper[PAPER_NAMES[worse]][key]
+
+    def claim(text, better, worse, measure=mean_accuracy, of_paper=None) -> Verdict:
+        return over_seeds(text, paired(rows, better, worse, measure), of_paper)
+
+    return [
+        claim("Branching makes the thin network more accurate (α = 1)", LOW, THIN,
+              of_paper=printed(LOW, THIN)),
+        claim("Branching raises its top-10 recall (α = 1)", LOW, THIN, recall,
+              printed(LOW, THIN, "top_10_recall")),
+        claim("A larger α makes more branches (number of branches)", HIGH, LOW, branches),
+        claim("A larger α makes the network more accurate", HIGH, LOW,
+              of_paper=printed(HIGH, LOW)),
+        claim("The grouping that was found is more accurate than a shuffled one", FOUND, SHUFFLED),
+        over_seeds("It is so for most tasks (tasks that gain less tasks that lose)",
+                   tasks_gained(rows, FOUND, SHUFFLED)),
+        claim("A thin network that starts by SOMP is more accurate than one that starts at random",
+              THIN, RANDOM),
+        claim("It is so after the first epoch already (validation)", THIN, RANDOM,
+              after_first_epoch),
+    ]
+
+
+def costs(rows: Rows) -> list[tuple[Verdict, float]]:
+    """The paper's claims about ratios to VGG-16 for α = 1, each less what is taken for "far".
+
+    Returns:
+        the verdict and the threshold, which is to be added to its numbers.
+    """
+    paper, ours = paper_table(), paper_table()[PAPER_NAMES[LOW]]
+    of_weights = [vgg16_weights(len(one["settings"]["tasks"])) / weights_at(one)
+                  for one in rows[LOW]]
+    printed = {key: paper["VGG-16"][key] / ours[key]
+               for key in ("million_parameters", "milliseconds")}
+    return [
+        (over_seeds(f"VGG-16 has far more weights: at least {FAR_WEIGHTS} times as many (α = 1)",
+                    [ratio - FAR_WEIGHTS for ratio in of_weights], printed["million_parameters"]),
+         FAR_WEIGHTS),
+        (over_seeds(f"VGG-16 is far slower: at least {FAR_TIME} times (α = 1)",
+                    [speed_up(one) - FAR_TIME for one in rows[LOW]], printed["milliseconds"]),
+         FAR_TIME)]
+
+
+def verdict_table(rows: Rows) -> pd.DataFrame:
+    """All claims for people: the paper's number, ours with its interval over seeds, the verdict."""
+    lines = [
+        {"claim of the paper": one.claim,
+         "paper": "–" if one.paper is None else f"{one.paper:+.2f}",
+         "measured": points(one.difference, one.low, one.high), "verdict": one.word}
+        for one in verdicts(rows)]
+    for one, far in costs(rows):
+        value, low, high = (number + far for number in (one.difference, one.low, one.high))
+        lines.append({
+            "claim of the paper": one.claim, "paper": f"× {one.paper:.1f}",
+            "measured": "not run yet" if np.isnan(value) else f"× {value:.1f}" + (
+                " (one seed)" if np.isinf(low) else f" [{low:.1f}, {high:.1f}]"),
+            "verdict": one.word})
+    return pd.DataFrame(lines).set_index("claim of the paper").rename_axis(None)
+
+
+def takeaway(rows: Rows) -> str:
+    """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
+    if any(len(records) < 2 for records in rows.values()):
+        return "The records of this page are not complete yet, so it draws no conclusion."
+    judged = [*verdicts(rows), *(one for one, _ in costs(rows))]
+    lines = []
+    for word in ("held", "did not hold", "not decided"):
+        claims = [one.claim[0].lower() + one.claim[1:] for one in judged if one.word == word]
+        if claims:
+            lines.append(f"- **{len(claims)} of {len(judged)} claims {word}**: "
+                         f"{'; '.join(claims)}.")
+    gain = over_seeds("", paired(rows, LOW, THIN, mean_accuracy))
+    cost = np.mean([weights_at(low) / weights_at(thin)
+                    for low, thin in zip(rows[LOW], rows[THIN], strict=False)])
+    lines.append(f"- Branching with α = 1 changed the mean accuracy by "
+                 f"**{points(gain.difference, gain.low, gain.high)}** points, for {cost:.1f} times "
+                 "the weights of the thin network.")
+    return "\n".join(lines)
+
+
+def how_it_ran(rows: Rows, profile: str) -> str:
+    """What made these records, as Markdown; how to make them where there are none."""
+    records = [record for of_row in rows.values() for record in of_row]
+    if not records:
+        return not_run_yet(profile, STUDY.folder, "11")
+    settings, run, data = (records[0][key] for key in ("settings", "run", "data"))
+    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    images = records[0]["epochs"][0]["images"]
+    return (
+        f"{len(records)} runs, {len({one['settings']['seed'] for one in records})} seeds, "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
+        f"{data['source']}: {data['images']['train']:,} to train on, {data['images']['test']:,} to "
+        f"test on. {len(settings['tasks'])} attributes, {settings['image_size']}×"
+        f"{settings['image_size']} pixels; thin: ω = {settings['thinness']}, wide: ω = "
+        f"{settings['wide_thinness']}. {settings['epochs']} epochs of {images:,} images in batches "
+        f"of {settings['batch_size']}, a branching round every {settings['round_batches']} "
+        f"batches; {settings['optimiser']} at {settings['learning_rate']}, "
+        f"{settings['precision']}. torch {run['versions']['torch']}, commit "
+        f"`{short_commit(run['git_commit'])}`." + some_not_run_yet(rows, profile, "11"))
+
+
+def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[float]]]:
+    """Mean validation accuracy in % by row, seed and epoch, for the figure of training curves."""
+    return {name: [[valid_accuracy({"epochs": [epoch]}) for epoch in record["epochs"]]
+                   for record in rows[name]] for name in names if rows[name]}
+
+
+def rounds(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every branching round of a run, in order: what was decided and why."""
+    return [one for epoch in record["epochs"] for one in epoch["rounds"]]
+
+
+def round_table(record: dict[str, Any]) -> pd.DataFrame:
+    """The rounds for people: each layer, how many branches it got, and the losses beside that."""
+    lines = []
+    for one in rounds(record):
+        best = min(one["objectives"], key=lambda objective: objective["loss"])
+        single = one["objectives"][0]
+        lines.append({"layer": one["layer"], "after batch": one["batch"],
+                      "branches": len(one["groups"]), "of at most": len(one["objectives"]),
+                      "loss": f"{best['loss']:.3f}", "with one branch": f"{single['loss']:.3f}"})
+    return pd.DataFrame(lines, columns=["layer", "after batch", "branches", "of at most", "loss",
+                                        "with one branch"]).set_index("layer").rename_axis(None)
+
+
+def split_layers(record: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """The groups of the layers that have branches, from the lowest up."""
+    return {name: record["results"]["groups"][name] for name in LAYERS
+            if len(record["results"]["groups"][name]) > 1}

@@ -1,0 +1,102 @@
+"""A thin network's first weights: the filters of a trained wide one that best span all of its.
+
+Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR 2017, section 3.1
+and Algorithm 2: simultaneous orthogonal matching pursuit (Tropp, Gilbert and Strauss, 2006).
+Shapes: F filters, I inputs of a filter, T tasks.
+"""
+
+import torch
+from torch import Tensor
+
+from modlib.errors import ModlibError
+from modlib.thin_vgg import LAYERS, BranchingVgg
+
+
+def select_filters(weight_FI: Tensor, count: int) -> list[int]:
+    """Greedily choose the rows that best reconstruct all rows (Eq. 2).
+
+    Each step takes the row, scaled to length 1, that has the largest sum of absolute inner
+    products with what is left of all rows, and takes its direction out of them.
+
+    Args:
+        weight_FI: float; a row is a filter.
+        count: how many to choose, from 1 to F.
+
+    Returns:
+        the rows' indices, in the order of choice.
+
+    Raises:
+        ModlibError: ``count`` is out of range.
+    """
+    if not 1 <= count <= len(weight_FI):
+        raise ModlibError(f"count must be from 1 to {len(weight_FI)} filters; given {count}")
+    left_FI = weight_FI.detach().double().cpu()
+    lengths_F1 = left_FI.norm(dim=1, keepdim=True)
+    unit_FI = left_FI / lengths_F1.clamp_min(1e-300)
+    chosen: list[int] = []
+    for _ in range(count):
+        scores_F = (unit_FI @ left_FI.T).abs().sum(1)
+        scores_F[chosen] = -1
+        chosen.append(int(scores_F.argmax()))
+        # What is left of the chosen row is at right angles to all that were chosen before it.
+        direction_I = left_FI[chosen[-1]]
+        length = direction_I.norm()
+        if length > 1e-9 * lengths_F1.max():
+            direction_I = direction_I / length
+            left_FI = left_FI - (left_FI @ direction_I)[:, None] * direction_I
+    return chosen
+
+
+def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
+    """What the chosen rows cannot reconstruct of all rows, relative: 0 to 1 (Eq. 2 over ‖W‖)."""
+    weight_FI = weight_FI.detach().double().cpu()
+    basis_FI = weight_FI[chosen]
+    mix_CF = torch.linalg.lstsq(basis_FI.T, weight_FI.T, driver="gelsd").solution
+    return float((weight_FI - mix_CF.T @ basis_FI).norm() / weight_FI.norm())
+
+
+@torch.no_grad()
+def start_from_wide(thin: BranchingVgg, wide: BranchingVgg) -> dict[str, float]:
+    """Give a thin network the chosen filters of a trained wide one, layer by layer (Algorithm 2).
+
+    Each chosen filter brings its batch norm along, and keeps of its inputs those that were chosen
+    in the layer below; so do the rows of the output layer.
+
+    Args:
+        thin: changed in place.
+        wide: the same layers and tasks, none of them narrower.
+
+    Returns:
+        the relative reconstruction error of each layer.
+
+    Raises:
+        ModlibError: a network with branches, of other tasks or another image size, or a layer that
+            is narrower in ``wide``.
+    """
+    if any(len(layer) > 1 for network in (thin, wide) for layer in network.layers):
+        raise ModlibError("start_from_wide needs networks that are not split yet")
+    if (thin.num_tasks, thin.side) != (wide.num_tasks, wide.side):
+        raise ModlibError(
+            f"thin and wide must be for the same tasks and image size; given {thin.num_tasks} and "
+            f"{wide.num_tasks} tasks, {thin.side} and {wide.side} pixels before fc6")
+    errors, kept = {}, torch.arange(3)  # the inputs of conv1_1 are the three colours
+    for name, [branch], [of_wide] in zip(LAYERS, thin.layers, wide.layers, strict=True):
+        state, given = of_wide.state_dict(), branch.state_dict()
+        for key, value in state.items():
+            if value.ndim > 1:  # the weights come first: they choose the filters
+                inputs = _inputs(kept, wide.side**2) if name == "fc6" else kept
+                weight = value[:, inputs]
+                chosen = select_filters(weight.flatten(1), len(given[key]))
+                errors[name] = reconstruction_error(weight.flatten(1), chosen)
+                kept, state[key] = torch.tensor(chosen), weight[chosen]
+            elif value.ndim == 1:
+                state[key] = value[kept]
+        branch.load_state_dict(state)
+    thin.output.weight.copy_(wide.output.weight[:, kept])
+    thin.output.bias.copy_(wide.output.bias)
+    return errors
+
+
+def _inputs(channels: Tensor, places: int) -> Tensor:
+    """The inputs of fc6 that come from some channels: each fills ``places`` of them in a row."""
+    return (channels[:, None] * places + torch.arange(places)).flatten()

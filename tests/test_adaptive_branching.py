@@ -1,0 +1,250 @@
+"""Training in rounds: steps equal a plain loop, layers split from the top, a cut run goes on."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modlib import adaptive_branching
+from modlib.adaptive_branching import (
+    BranchingSettings,
+    branching_round,
+    build_network,
+    train_branching,
+)
+from modlib.arrays import from_json
+from modlib.batches import image_getter
+from modlib.classification import random_batches
+from modlib.errors import ModlibError
+from modlib.optimisers import build_optimiser
+from modlib.thin_vgg import LAYERS, BranchingVgg
+from modlib.trunk import normalise_pixels
+
+DEFAULTS = {field.name: field.default for field in fields(BranchingSettings)}
+OTHER_VALUES = {
+    "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
+    "toy_images": 60, "system": "thin", "thinness": 16, "wide_thinness": 96, "somp": False,
+    "alpha": 2.0, "round_batches": 10, "affinity_decay": 0.9, "bn_decay": 0.99, "batch_size": 24,
+    "horizontal_flip": False, "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad",
+    "learning_rate": 0.01, "schedule": "cosine", "gradient_clip": 1.0, "precision": "float32",
+    "seed": 3,
+}
+
+
+@pytest.fixture
+def of_planted(planted) -> BranchingSettings:
+    """Two epochs of four batches of 10 of the 30 planted training images; a round every third."""
+    return BranchingSettings(
+        tasks=planted.tasks, image_size=48, thinness=4, wide_thinness=6, alpha=20.0,
+        round_batches=3, batch_size=10, epochs=2, batches_per_epoch=4, precision="float32",
+        learning_rate=0.01)
+
+
+def trained(settings, data, checkpoint=None, epochs=None):
+    """The trained network and its epochs' metrics, without the seconds."""
+    network = build_network(settings)
+    told = []
+    for metrics in train_branching(network, data, settings, checkpoint):
+        told.append({k: v for k, v in metrics.items() if k != "seconds"})
+        if len(told) == epochs:
+            break
+    return network, told
+
+
+def assert_same(one: BranchingVgg, other: BranchingVgg) -> None:
+    assert one.get_extra_state() == other.get_extra_state()
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not name.endswith("extra_state")
+            and not torch.equal(mine[name], theirs[name])] == []
+
+
+# Training
+
+@pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
+def test_steps_between_rounds_equal_a_plain_loop(of_planted, planted, optimiser):
+    settings = replace(of_planted, round_batches=99, epochs=1, gradient_clip=0.5,
+                       optimiser=optimiser, schedule="cosine")
+    network, [metrics] = trained(settings, planted)
+    plain = build_network(settings).train()
+    parameters = list(plain.parameters())
+    step = (torch.optim.Adam(parameters) if optimiser == "adam" else
+            torch.optim.Adagrad(parameters, initial_accumulator_value=0.1))
+    losses = []
+    get_images = image_getter(planted, torch.device("cpu"))
+    for number, (images, labels) in enumerate(random_batches(planted, get_images, settings, 0)):
+        step.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + np.cos(np.pi * number / 4))
+        loss = F.binary_cross_entropy_with_logits(plain(normalise_pixels(images)), labels.float())
+        step.zero_grad()
+        loss.backward()
+        length = sum(p.grad.square().sum() for p in parameters).sqrt()
+        assert length > 0.5  # there is something to clip
+        for p in parameters:
+            p.grad *= 0.5 / (length + 1e-6)
+        step.step()
+        losses.append(loss.item())
+    for name, value in plain.state_dict().items():
+        if "affinity" not in name and "extra" not in name:
+            torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-2, atol=1e-3)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert metrics["images"] == 40 and metrics["rounds"] == []
+
+
+def test_layers_are_split_from_the_top_down_every_so_many_batches(of_planted, planted):
+    network, epochs = trained(replace(of_planted, round_batches=2), planted)
+    rounds = [one for epoch in epochs for one in epoch["rounds"]]
+    assert [len(epoch["rounds"]) for epoch in epochs] == [2, 2]
+    assert [one["batch"] for one in rounds] == [2, 4, 6, 8]
+    assert [one["layer"] for one in rounds] == ["fc7", "fc6", "conv5_3", "conv5_2"]
+    for one in rounds:  # with so large an α every task gets a branch
+        assert one["groups"] == [["Smiling"], ["Mouth_Slightly_Open"], ["Young"]]
+        assert [d["branches"] for d in one["objectives"]] == [1, 2, 3]
+        affinity_TT = from_json(one["affinity"])
+        assert affinity_TT.shape == (3, 3) and np.array_equal(affinity_TT, affinity_TT.T)
+        np.testing.assert_allclose(np.diag(affinity_TT), 1)
+    assert [len(layer) for layer in network.layers] == [1] * 11 + [3] * 4
+    assert json.loads(json.dumps(epochs)) == epochs
+
+
+def test_the_first_layer_that_is_not_split_ends_the_rounds(of_planted, planted):
+    network, epochs = trained(replace(of_planted, alpha=0.0), planted)
+    rounds = [one for epoch in epochs for one in epoch["rounds"]]
+    assert [(one["layer"], len(one["groups"])) for one in rounds] == [("fc7", 1)]
+    assert network.active == -1
+
+
+@pytest.mark.parametrize("system", ["wide", "thin", "retrained", "shuffled"])
+def test_the_other_systems_are_not_split(of_planted, planted, system):
+    _, epochs = trained(replace(of_planted, system=system), planted)
+    assert [epoch["rounds"] for epoch in epochs] == [[], []]
+
+
+def test_there_are_no_more_branches_than_vgg_16_is_wide(of_planted, planted):
+    """conv1_1 of ω = 32 may have two branches, as 2 · 32 are VGG-16's 64 filters."""
+    settings = replace(of_planted, thinness=32, wide_thinness=32)
+    network = build_network(settings)
+    optimiser = build_optimiser(network, settings)
+    branches = []
+    for _ in LAYERS:
+        network.affinity.affinity_TT.copy_((1 + torch.eye(3)) / 2)
+        branches.append(len(branching_round(network, optimiser, settings)["groups"]))
+    assert branches == [3] * 13 + [2, 2]
+
+
+def test_a_round_starts_new_averages_and_keeps_the_optimisers(of_planted, planted):
+    network = build_network(of_planted).train()
+    optimiser = build_optimiser(network, of_planted)
+    network(torch.randn(6, 3, 48, 48)).sum().backward()
+    optimiser.step()
+    network.affinity.add(torch.randn(6, 3), torch.zeros(6, 3, dtype=torch.bool))
+    branching_round(network, optimiser, of_planted)
+    assert network.affinity.weight == 0 and network.affinity.affinity_TT.abs().sum() == 0
+    assert optimiser.param_groups[0]["params"] == list(network.parameters())
+    first, second, third = (branch[0].weight for branch in network.layers[-1])
+    for copy in (second, third):
+        for name, value in optimiser.state[first].items():
+            assert torch.equal(optimiser.state[copy][name], value)
+            assert optimiser.state[copy][name] is not value
+
+
+def test_copies_part_when_they_are_trained(of_planted, planted):
+    network, _ = trained(of_planted, planted)
+    weights = [branch[0].weight for branch in network.layers[-1]]
+    assert not torch.equal(weights[0], weights[1])
+
+
+# A run that is cut
+
+@pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
+@pytest.mark.parametrize("round_batches", [3, 4, 5])
+def test_a_run_that_is_cut_goes_on_to_the_same_network(
+        of_planted, planted, tmp_path, optimiser, round_batches):
+    """After the first epoch the tree has branches, and the averages of a round are half done."""
+    settings = replace(of_planted, optimiser=optimiser, round_batches=round_batches, epochs=3)
+    path = tmp_path / "run.pt"
+    for _ in range(2):  # it is cut twice
+        trained(settings, planted, path, epochs=1 + path.exists())
+    resumed, told = trained(settings, planted, path)
+    unbroken, expected = trained(settings, planted)
+    assert told == expected
+    assert_same(resumed, unbroken)
+    assert len(unbroken.layers[-1]) == 3
+
+
+def test_a_finished_run_is_loaded_without_training(of_planted, planted, tmp_path, monkeypatch):
+    first, told = trained(of_planted, planted, tmp_path / "run.pt")
+    monkeypatch.setattr(adaptive_branching, "train_one_epoch", None)
+    again, told_again = trained(of_planted, planted, tmp_path / "run.pt")
+    assert told_again == told
+    assert_same(again, first)
+
+
+def test_one_seed_gives_one_result_and_another_another(of_planted, planted):
+    one, again = trained(of_planted, planted)[1], trained(of_planted, planted)[1]
+    assert one == again
+    assert trained(replace(of_planted, seed=1), planted)[1] != one
+
+
+def test_building_draws_nothing_from_the_global_generator(of_planted):
+    state = torch.get_rng_state()
+    assert_same(build_network(of_planted), build_network(of_planted))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_loss_that_is_not_finite_stops(of_planted, planted, monkeypatch):
+    monkeypatch.setattr(adaptive_branching, "bce_losses",
+                        lambda logits, labels: logits.mean(0) * float("nan"))
+    with pytest.raises(ModlibError, match=r"loss of epoch 1 is not finite.*learning_rate"):
+        trained(of_planted, planted)
+
+
+# Settings
+
+def test_every_setting_has_another_value_here():
+    assert list(OTHER_VALUES) == list(DEFAULTS)
+    assert not [name for name, value in OTHER_VALUES.items() if value == DEFAULTS[name]]
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_a_run_name_changes_with_every_setting(name):
+    assert (BranchingSettings(**{name: OTHER_VALUES[name]}).run_name("data").rpartition("-")[2]
+            != BranchingSettings().run_name("data").rpartition("-")[2])
+
+
+def test_a_record_of_settings_gives_the_settings_back():
+    settings = BranchingSettings(**OTHER_VALUES)
+    assert BranchingSettings(**json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+def test_one_wide_run_serves_every_thin_one():
+    settings = BranchingSettings(thinness=16, wide_thinness=24, seed=4)
+    expected = replace(settings, system="wide")
+    for changes in ({"system": "thin"}, {"alpha": 2.0}, {"system": "shuffled", "alpha": 3.0}):
+        assert replace(settings, **changes).wide == expected
+    assert expected.wide is None and replace(settings, somp=False).wide is None
+
+
+def test_a_run_starts_from_the_tree_or_from_the_wide_network():
+    branched = BranchingSettings(alpha=2.0)
+    for system in ("retrained", "shuffled"):
+        assert replace(branched, system=system).trunk_from == branched
+    assert branched.trunk_from == branched.wide
+    assert replace(branched, system="thin", somp=False).trunk_from is None
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"system": "modulated"}, "value of system: 'modulated'"),
+    ({"alpha": -1.0}, "alpha must be from 0"),
+    ({"thinness": 0}, "thinness must be from 1"),
+    ({"thinness": 96}, "wide_thinness must be at least thinness, 96; given 64"),
+    ({"round_batches": 0}, "round_batches must be from 1"),
+    ({"affinity_decay": 1.5}, r"affinity_decay must be from 0\.0 to 1\.0"),
+    ({"somp": 1}, "somp must be true or false"),
+    ({"gradient_clip": 0.0}, "gradient_clip must be from"),
+])
+def test_wrong_settings_are_refused_by_name(changes, said):
+    with pytest.raises(ModlibError, match=said):
+        BranchingSettings(**changes)
