@@ -14,7 +14,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
-from modlib.batches import flip_some, image_getter
+from modlib.batches import flip_some, image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classifiers import (
     ClassifierSettings,
@@ -62,18 +62,11 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
     rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
     size = min(settings.batch_size, len(train))
     batches = settings.batches_per_epoch or len(train) // size
-    batches_in_a_round = -(-len(train) // size)
     counter, shared = UcrCounter(len(settings.tasks)), shared_parameters(model)
     loss_sum_T = torch.zeros(len(settings.tasks))
     model.train()
-    for number in range(batches):
+    for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
         set_rates(optimiser, settings, epoch, number, batches)
-        place = number % batches_in_a_round
-        if place == 0:
-            order = rng.permutation(train)
-        # A round's last batch, if too few images are left to fill it, is one near its start.
-        first = place * size % (len(train) - size + 1)
-        indices_B = torch.from_numpy(order[first:first + size])
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)

@@ -134,7 +134,7 @@ def compose(
     return TaskImages(
         images_N1HW, labels_NT, tuple(tasks), CLASSES, split_N,
         digest(images_N1HW, labels_NT, " ".join(tasks)),
-        f"MultiMNIST, {len(tasks)} of {digits.source}, on a canvas of {canvas}×{canvas}", places)
+        f"MultiMNIST of {digits.source}, on a canvas of {canvas}×{canvas}", places)
 
 
 @lru_cache(maxsize=4)

@@ -29,6 +29,8 @@ RANGES = {
     "regulariser_weight": (0.0, 1e6), "regulariser_beta": (0.0, 1e6),
     "embedding_norm_weight": (0.0, 1e6), "mask_norm_weight": (0.0, 1e6),
     "ucr_every": (0, 1_000_000), "final_probes": (0, 1_000_000),
+    "train_images": (10, 10_000_000), "test_images": (10, 10_000_000), "canvas": (28, 56),
+    "td_channels": (1, 4096), "bu1_weight": (0.0, 1e6), "td_weight": (0.0, 1e6),
     "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
 }
 

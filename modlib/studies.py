@@ -9,10 +9,9 @@ import numpy as np
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_records
-from modlib.settings import RANGES, Checked, Places, Settings
+from modlib.settings import RANGES, Checked, Places, RunSettings, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
-DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Choice(Checked):
     """What a notebook decides beside the settings that its runs share."""
 
     seeds: tuple[int, ...] = (0,)  # one run a row and seed
-    rows: tuple[str, ...] | None = None  # None: all, or the first ones on toy faces
+    rows: tuple[str, ...] | None = None  # None: all, or the first ones on the default data
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,21 @@ class Study:
         rows: what each row sets. A setting that some row names and another does not has its
             default there: these settings tell the rows apart.
         tuned: settings that a row may have of its own beside these, chosen on the validation split.
-        quick: how many rows, from the first, are run on toy faces unless asked for more.
+        quick: how many rows, from the first, are run on toy faces (on the data that ``kind`` has by
+            default) unless asked for more.
+        kind: the dataclass of its runs' settings.
     """
 
     folder: str
     rows: Mapping[str, Mapping[str, Any]]
     tuned: tuple[str, ...] = ()
     quick: int = 3
+    kind: type[RunSettings] = Settings
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of every setting of a run."""
+        return {one.name: one.default for one in fields(self.kind)}
 
     @property
     def telling(self) -> list[str]:
@@ -47,11 +54,11 @@ class Study:
 
     def changes(self, row: str) -> dict[str, Any]:
         """All that a row sets: every setting that tells rows apart."""
-        return {key: DEFAULTS[key] for key in self.telling} | dict(self.rows[row])
+        return {key: self.defaults[key] for key in self.telling} | dict(self.rows[row])
 
     def lay_out(
         self, parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> tuple[dict[str, list[Settings]], Places]:
+    ) -> tuple[dict[str, list[RunSettings]], Places]:
         """Check a notebook's parameters and lay out the runs: a list of seeds for each row.
 
         Args:
@@ -71,7 +78,7 @@ class Study:
             if name in parameters and (name == "seed" or decided):
                 raise ModlibError(f"{name} is not a parameter of this study: its rows decide "
                                   "what is trained, and seeds (a list) are the seeds")
-        own, places, shared = split_parameters(parameters, Choice, Places, Settings)
+        own, places, shared = split_parameters(parameters, Choice, Places, self.kind)
         own, places = Choice(**own), Places(**places)
         for name in own.rows or ():
             if name not in self.rows:
@@ -79,23 +86,26 @@ class Study:
         if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
-        toy = shared.get("dataset", Settings.dataset) == "toy_faces"
+        toy = shared.get("dataset", self.kind.dataset) == self.kind.dataset
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
-        laid_out = {name: enough_for_its_tasks(shared | self.changes(name) | tuned.get(name, {}))
+        laid_out = {name: self._settings(shared | self.changes(name) | tuned.get(name, {}))
                     for name in names}
-        if toy:
+        if toy and self.kind is Settings:
             most = max(one.toy_images for one in laid_out.values())
             laid_out = {name: replace(one, toy_images=most) for name, one in laid_out.items()}
         runs = {name: [replace(one, seed=seed) for seed in own.seeds]
                 for name, one in laid_out.items()}
         return runs, replace(places, results_dir=f"{places.results_dir}/{self.folder}")
 
+    def _settings(self, values: Mapping[str, Any]) -> RunSettings:
+        return enough_for_its_tasks(values) if self.kind is Settings else self.kind(**values)
+
     def by_row(self, records: list[dict[str, Any]]) -> Rows:
         """Records sorted into rows by the telling settings, each row ordered by seed."""
         rows: Rows = {name: [] for name in self.rows}
         for record in sorted(records, key=lambda one: one["settings"]["seed"]):
-            settings = plain(DEFAULTS | record["settings"])
+            settings = plain(self.defaults | record["settings"])
             for name in self.rows:
                 if all(settings[key] == value for key, value in plain(self.changes(name)).items()):
                     rows[name].append(record)
@@ -111,9 +121,9 @@ class Study:
         """
         folder = f"book/results/{self.folder}"
         rows = self.by_row(read_records(folder, profile=profile))
-        check_table(rows, Settings, {"seed", *self.telling, *self.tuned}, folder)
+        check_table(rows, self.kind, {"seed", *self.telling, *self.tuned}, folder)
         for name, records in rows.items():
-            check_table({name: records}, Settings, {"seed"}, folder)
+            check_table({name: records}, self.kind, {"seed"}, folder)
         return rows
 
 

@@ -1,0 +1,207 @@
+"""The compared systems that answer every task of an image: settings, networks and losses.
+
+Source: Levi and Ullman, section 4.2 ("baselines") and 3.3 ("auxiliary losses").
+Shapes: B batch, T tasks, K classes, H W height and width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modlib.backbones import BACKBONES, Backbone, pixels
+from modlib.errors import ModlibError
+from modlib.insertion import insert_modulation
+from modlib.modulated_network import ModulatedNetwork
+from modlib.settings import RunSettings
+from modlib.task_images import UNKNOWN
+from modlib.top_down import CONNECTIONS, Streams, TopDownNetwork
+
+BACKBONE_OF = {"digits": "lenet", "mnist": "lenet", "clevr": "vgg11", "cub_200": "resnet18"}
+# As CLEVR's task embedding of 1,568 numbers (Table 5) has; on digits it is TD's own 20.
+EMBEDDING_CHANNELS = {"clevr": 32}
+POINTS = ("cub_200",)  # data sets whose places are blurred points, not maps of 0 and 1
+TOP_DOWN_ONLY = ("td_channels", "into_td", "into_bu2", "image_aware", "spatial", "bu1_weight",
+                 "td_weight")
+
+
+@dataclass(frozen=True)
+class ReaderSettings(RunSettings):
+    """Everything that decides the outcome of training one of these systems on given data."""
+
+    kind = "reader-"
+
+    profile: str = "quick"
+    dataset: Literal[tuple(BACKBONE_OF)] = "digits"
+    tasks: tuple[str, ...] = ("LU", "RL")
+    train_images: int = 2000  # composed of digits
+    test_images: int = 500  # composed of digits to test on, and as many to validate on
+    canvas: int = 36  # pixels; the side on which digits are put together
+    image_size: int = 224  # pixels, of photographs and rendered scenes
+    system: Literal["single", "uniform", "moo", "channel", "top_down"] = "top_down"
+    td_channels: int | None = None  # of every top-down map; None: as the backbone's
+    into_td: Literal[tuple(CONNECTIONS)] = "add"
+    into_bu2: Literal[tuple(CONNECTIONS)] = "gate_sigmoid"
+    image_aware: bool = True  # whether BU1 leads into the top-down stream
+    spatial: bool = True  # whether modulation differs from place to place
+    bu1_weight: float = 0.0  # of the auxiliary loss on BU1
+    td_weight: float = 0.0  # of the auxiliary loss on the last top-down map
+    batch_size: int = 64  # images
+    epochs: int = 4
+    batches_per_epoch: int | None = None  # None: every image once
+    optimiser: Literal["adam", "adagrad"] = "adam"
+    learning_rate: float = 1e-3
+    scale_rate_factor: float = 1.0  # the learning rate of "channel"'s scales over the network's
+    schedule: Literal["tenth_for_last_30_percent", "tenth_every_40_epochs", "cosine"] = (
+        "tenth_every_40_epochs")
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        changed = [name for name in TOP_DOWN_ONLY
+                   if getattr(self, name) != getattr(ReaderSettings, name)]
+        if changed and self.system != "top_down":
+            raise ModlibError(f"{changed[0]} is of system='top_down'; given "
+                              f"{getattr(self, changed[0])!r} with system={self.system!r}")
+        if self.td_weight > 0 and self.dataset == "clevr":
+            raise ModlibError("td_weight above 0 needs a dataset that tells where each task has to "
+                              "look; dataset='clevr' does not")
+
+
+class BranchedNetwork(nn.Module):
+    """One backbone with a classifier a task: "uniform scaling", and "MOO" by how it is trained."""
+
+    def __init__(self, backbone: Backbone, num_tasks: int, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(backbone.new_head(classes) for _ in range(num_tasks))
+
+    def for_all_tasks(self, images_BCHW: Tensor) -> Tensor:
+        """Every task's logits, (T, B, K), of pixels from 0 to 255."""
+        features_BF = self.backbone(pixels(images_BCHW))
+        return torch.stack([head(features_BF) for head in self.heads])
+
+
+class SeparateNetworks(nn.Module):
+    """A backbone and a classifier for each task: "single task"."""
+
+    def __init__(self, backbones: list[Backbone], classes: int):
+        super().__init__()
+        self.networks = nn.ModuleList(Reader(backbone, classes) for backbone in backbones)
+
+    def for_all_tasks(self, images_BCHW: Tensor) -> Tensor:
+        """Every task's logits, (T, B, K), of pixels from 0 to 255."""
+        return torch.stack([network(images_BCHW) for network in self.networks])
+
+
+class Reader(nn.Module):
+    """One backbone with one classifier."""
+
+    def __init__(self, backbone: Backbone, classes: int):
+        super().__init__()
+        self.backbone, self.head = backbone, backbone.new_head(classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of pixels from 0 to 255."""
+        return self.head(self.backbone(pixels(images_BCHW)))
+
+
+def build_reader(settings: ReaderSettings, classes: int) -> nn.Module:
+    """The settings' system, freshly initialised from the seed.
+
+    ``"single"``: a network a task. ``"uniform"`` and ``"moo"``: one backbone and a classifier a
+    task. ``"channel"``: one network with our modulation module after every stage and after the
+    neck. ``"top_down"``: the top-down network.
+    """
+    tasks, make = len(settings.tasks), BACKBONES[BACKBONE_OF[settings.dataset]]
+    sides = () if make is BACKBONES["lenet"] else (settings.image_size,)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        backbone = make(*sides)
+        if settings.system == "single":
+            others = [make(*sides) for _ in settings.tasks[1:]]
+            model = SeparateNetworks([backbone, *others], classes)
+        elif settings.system in ("uniform", "moo"):
+            model = BranchedNetwork(backbone, tasks, classes)
+        elif settings.system == "channel":
+            model = Reader(backbone, classes)
+        else:
+            model = TopDownNetwork(
+                backbone, tasks, classes, settings.td_channels,
+                settings.td_channels or EMBEDDING_CHANNELS.get(settings.dataset),
+                settings.into_td, settings.into_bu2, settings.image_aware, settings.spatial,
+                settings.bu1_weight > 0)
+    model = model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    if settings.system != "channel":
+        return model
+    after = [*(f"backbone.stages.{n}" for n in range(len(backbone.stages))), "backbone.neck"]
+    example = torch.zeros(2, backbone.channels[0], backbone.sides[0], backbone.sides[0])
+    return insert_modulation(model, after, settings.tasks, example)
+
+
+def all_streams(model: nn.Module, images_BCHW: Tensor) -> Streams:
+    """What any of the systems answers to every task of every image."""
+    given = model.for_all_tasks(images_BCHW)
+    return given if isinstance(given, Streams) else Streams(given)
+
+
+def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What all tasks train; none of separate networks."""
+    if isinstance(model, SeparateNetworks):
+        return []
+    if isinstance(model, BranchedNetwork):
+        return list(model.backbone.parameters())
+    if isinstance(model, ModulatedNetwork):
+        return model.shared_parameters()
+    return [weight for name, weight in model.named_parameters()
+            if not name.startswith(("embedding.", "bu1_heads."))]
+
+
+def answer_losses(logits_TBK: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean cross-entropy of each task over the images that it asks about, float (T,).
+
+    A task that asks about none of them has 0.
+    """
+    losses_TB = F.cross_entropy(
+        logits_TBK.flatten(0, 1), labels_BT.T.flatten(), ignore_index=UNKNOWN,
+        reduction="none").view(labels_BT.T.shape)
+    return losses_TB.sum(1) / (labels_BT != UNKNOWN).sum(0).clamp(min=1)
+
+
+def place_losses(maps_TBHW: Tensor, places_BTHW: Tensor, points: bool) -> Tensor:
+    """How far the last top-down maps are from where each task has to look, float (T,).
+
+    Args:
+        maps_TBHW: any real numbers.
+        places_BTHW: from 0 to 1.
+        points: True: a place is a blurred point and adds up to 1, and the loss is the
+            cross-entropy of the map's softmax over all pixels; places of 0 throughout are not
+            known and do not count. False: it says pixel by pixel what belongs, and the loss is
+            the mean binary cross-entropy.
+    """
+    places_TBHW = places_BTHW.transpose(0, 1)
+    if not points:
+        return F.binary_cross_entropy_with_logits(
+            maps_TBHW, places_TBHW, reduction="none").mean((1, 2, 3))
+    losses_TB = -(maps_TBHW.flatten(2).log_softmax(2) * places_TBHW.flatten(2)).sum(2)
+    known_T = places_TBHW.flatten(2).any(2).sum(1)
+    return losses_TB.sum(1) / known_T.clamp(min=1)
+
+
+def task_losses(
+    streams: Streams, labels_BT: Tensor, places_BTHW: Tensor | None, settings: ReaderSettings
+) -> Tensor:
+    """What each task is trained by, float (T,): its answers and the auxiliary losses switched on.
+
+    Args:
+        places_BTHW: needed where ``td_weight`` is above 0.
+    """
+    losses_T = answer_losses(streams.logits, labels_BT)
+    if settings.bu1_weight > 0:
+        losses_T = losses_T + settings.bu1_weight * answer_losses(streams.bu1_logits, labels_BT)
+    if settings.td_weight > 0:
+        losses_T = losses_T + settings.td_weight * place_losses(
+            streams.maps, places_BTHW, settings.dataset in POINTS)
+    return losses_T
