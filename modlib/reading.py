@@ -153,10 +153,12 @@ def accuracy(
 
 @torch.no_grad()
 def top_down_maps(
-    model: TopDownNetwork, data: TaskImages, indices: np.ndarray, get_images: GetImages
+    model: TopDownNetwork, data: TaskImages, indices: np.ndarray,
+    get_images: GetImages | None = None,
 ) -> np.ndarray:
     """Where each task looks: the last top-down map through a sigmoid, float32 (T, B, H, W)."""
     model.eval()
+    get_images = get_images or image_getter(data, next(model.parameters()).device)
     return torch.sigmoid(all_streams(model, get_images(torch.from_numpy(indices))).maps
                          ).cpu().numpy()
 

@@ -16,13 +16,22 @@ import papermill
 import pytest
 import yaml
 
-from modlib import ablations, any_network, later_tasks, time_to_accuracy, tuning, twenty_attributes
+from modlib import (
+    ablations,
+    any_network,
+    later_tasks,
+    time_to_accuracy,
+    top_down_study,
+    tuning,
+    twenty_attributes,
+)
 from modlib.any_network import ClassifierStudy
 from modlib.classifiers import ClassifierSettings
 from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
 from modlib.studies import Choice
+from modlib.task_readers import ReaderSettings
 from modlib.three_attributes import Study, study
 from modlib.time_to_accuracy import TimeStudy
 
@@ -31,15 +40,20 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
 FOR_03_ALONE = [ROOT / f"notebooks/settings/{name}.yml"  # they name tasks and rows, or a recipe
                 for name in ("celeba_cpu_40", "celeba_cpu_20_paper")]
+FOR_10_ALONE = [ROOT / f"notebooks/settings/{name}.yml"  # they name other data than faces
+                for name in ("multi_mnist_cpu", "multi_mnist_gpu", "clevr", "cub_200")]
+FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
 SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
+TOP_DOWN = ROOT / "notebooks/10_top_down.ipynb"
 STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
-    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice)
+    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice,
+    ReaderSettings)
     for field in fields(cls)} | {"recipe"}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
@@ -111,7 +125,15 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     if profile in FOR_03_ALONE and not notebook.stem.startswith("03"):
         pytest.skip("this profile is of 03 alone")
+    if notebook != TOP_DOWN and profile in FOR_10_ALONE:
+        pytest.skip("this profile is of 10 alone")
+    if notebook == TOP_DOWN and profile not in FOR_10_ALONE + FOR_ALL:
+        pytest.skip("10 is not about faces")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
+    if notebook == TOP_DOWN:
+        _, runs, _ = top_down_study.lay_out(values)
+        assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
+        return
     if notebook in (ANY_NETWORK, SPEED):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
@@ -126,7 +148,8 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
-@pytest.mark.parametrize("profile", [one for one in PROFILES if one not in FOR_03_ALONE],
+@pytest.mark.parametrize("profile", [
+    one for one in PROFILES if one not in FOR_03_ALONE + FOR_10_ALONE],
                          ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):
     values = own_parameters(TABLE_1) | yaml.safe_load(profile.read_text("utf8"))
@@ -152,6 +175,8 @@ def test_nbval_runs_every_cell(notebook, tmp_path):
         assert len(records(tmp_path)) == 6
     if notebook == ANY_NETWORK:
         assert len(records(tmp_path, any_network.FOLDER)) == 3
+    if notebook == TOP_DOWN:
+        assert len(records(tmp_path, "top_down")) == 5
     if notebook == SPEED:
         assert len(records(tmp_path, time_to_accuracy.FOLDER)) == 2
     if table := STUDIES.get(notebook.stem[:2]):
