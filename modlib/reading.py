@@ -156,10 +156,10 @@ def top_down_maps(
     model: TopDownNetwork, data: TaskImages, indices: np.ndarray,
     get_images: GetImages | None = None,
 ) -> np.ndarray:
-    """Where each task looks: the last top-down map through a sigmoid, float32 (T, B, H, W)."""
+    """Where each task looks: what modulates the image, through a sigmoid, float32 (T, B, H, W)."""
     model.eval()
     get_images = get_images or image_getter(data, next(model.parameters()).device)
-    return torch.sigmoid(all_streams(model, get_images(torch.from_numpy(indices))).maps
+    return torch.sigmoid(all_streams(model, get_images(torch.from_numpy(indices))).image_z
                          ).cpu().numpy()
 
 

@@ -36,11 +36,15 @@ class Streams(NamedTuple):
         logits: BU2's, (B, K), or (T, B, K) for all tasks.
         maps: the last TD map, averaged over its channels: (B, H, W), or (T, B, H, W); None where
             there is no TD stream.
+        image_z: what modulates the image, Z of Eq. 3, likewise averaged and of the same shape. A
+            map that is trained for the answer alone may be high where the task looks, or low;
+            this has passed the 1×1 convolution that knows which.
         bu1_logits: of the auxiliary heads on BU1, a head a task: (T, B, K); None without them.
     """
 
     logits: Tensor
     maps: Tensor | None = None
+    image_z: Tensor | None = None
     bu1_logits: Tensor | None = None
 
 
@@ -115,18 +119,22 @@ class TopDownNetwork(nn.Module):
         check_task_indices(task_B, self.num_tasks, len(images_BCHW))
         pixels_BCHW = pixels(images_BCHW)
         from_bu1, bu1_logits = self._first_bottom_up(pixels_BCHW)
-        maps = self._top_down(task_B, from_bu1)
-        return Streams(self._second_bottom_up(pixels_BCHW, maps), maps[0].mean(1), bu1_logits)
+        last_map, modulators = self._top_down(task_B, from_bu1)
+        return Streams(self._second_bottom_up(pixels_BCHW, modulators), last_map.mean(1),
+                       modulators[0].mean(1).expand_as(last_map[:, 0]), bu1_logits)
 
     def for_all_tasks(self, images_BCHW: Tensor) -> Streams:
         """Answer every task; BU1, which no task changes, is computed once."""
         pixels_BCHW, tasks = pixels(images_BCHW), self.num_tasks
         from_bu1, bu1_logits = self._first_bottom_up(pixels_BCHW)
         task_TB = torch.arange(tasks, device=images_BCHW.device).repeat_interleave(len(images_BCHW))
-        maps = self._top_down(task_TB, [one.repeat(tasks, 1, 1, 1) for one in from_bu1])
-        logits = self._second_bottom_up(pixels_BCHW.repeat(tasks, 1, 1, 1), maps)
-        shape = (tasks, len(images_BCHW))
-        return Streams(logits.unflatten(0, shape), maps[0].mean(1).unflatten(0, shape), bu1_logits)
+        last_map, modulators = self._top_down(
+            task_TB, [one.repeat(tasks, 1, 1, 1) for one in from_bu1])
+        logits = self._second_bottom_up(pixels_BCHW.repeat(tasks, 1, 1, 1), modulators)
+        image_z = modulators[0].mean(1).expand_as(last_map[:, 0])
+        logits, maps, image_z = (one.unflatten(0, (tasks, len(images_BCHW)))
+                                 for one in (logits, last_map.mean(1), image_z))
+        return Streams(logits, maps, image_z, bu1_logits)
 
     def _first_bottom_up(self, pixels_BCHW: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """What BU1 sends into TD, from level 1 to S, and the logits of its auxiliary heads."""
@@ -141,32 +149,32 @@ class TopDownNetwork(nn.Module):
         features_BF = self.backbone.neck(seen[-1])
         return sent, torch.stack([head(features_BF) for head in self.bu1_heads])
 
-    def _top_down(self, task_B: Tensor, from_bu1: list[Tensor]) -> list[Tensor]:
-        """The TD maps, from level 0 to S."""
+    def _top_down(
+        self, task_B: Tensor, from_bu1: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The TD map of level 0, and what modulates BU2, from level 0 to S."""
         top = self.backbone.sides[-1]
         td = self.embedding_lateral(self.embedding(task_B).unflatten(1, (-1, top, top)))
-        maps = []
+        modulators = []
         for level in reversed(range(1, len(self.laterals_out))):
             if from_bu1:
                 td = self.into_td(td, from_bu1[level - 1])
-            maps.insert(0, td)
+            modulators.append(self._modulator(level, td))
             below = self.backbone.sides[level - 1]
             td = F.interpolate(torch.relu(td), (below, below), mode="bilinear")
             td = self.mirrors[level - 1](td)
-        return [td, *maps]
+        return td, [self._modulator(0, td), *reversed(modulators)]
 
-    def _second_bottom_up(self, pixels_BCHW: Tensor, maps: list[Tensor]) -> Tensor:
-        """BU2's logits; each of its maps is modulated by the TD map of the same level."""
-        seen = self._modulated(pixels_BCHW, 0, maps)
-        for level, stage in enumerate(self.backbone.stages, 1):
-            seen = self._modulated(stage(seen), level, maps)
+    def _modulator(self, level: int, td_BCHW: Tensor) -> Tensor:
+        z_BCHW = self.laterals_out[level](td_BCHW)
+        return z_BCHW if self.spatial else z_BCHW.mean((2, 3), keepdim=True)
+
+    def _second_bottom_up(self, pixels_BCHW: Tensor, modulators: list[Tensor]) -> Tensor:
+        """BU2's logits; each of its maps is modulated from the top-down map of the same level."""
+        seen = self.into_bu2(pixels_BCHW, modulators[0])
+        for stage, z_BCHW in zip(self.backbone.stages, modulators[1:], strict=True):
+            seen = self.into_bu2(stage(seen), z_BCHW)
         return self.head(self.backbone.neck(seen))
-
-    def _modulated(self, x_BCHW: Tensor, level: int, maps: list[Tensor]) -> Tensor:
-        z_BCHW = self.laterals_out[level](maps[level])
-        if not self.spatial:
-            z_BCHW = z_BCHW.mean((2, 3), keepdim=True)
-        return self.into_bu2(x_BCHW, z_BCHW)
 
 
 def count_weights(module: nn.Module) -> int:

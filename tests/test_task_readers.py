@@ -169,8 +169,9 @@ def test_a_points_loss_is_cross_entropy_over_the_pixels_of_known_points():
 
 def test_auxiliary_losses_are_added_by_their_weights():
     generator = torch.Generator().manual_seed(0)
-    streams = Streams(*(torch.randn(2, 3, *rest, generator=generator) for rest in ((4,), (5, 5),
-                                                                                   (4,))))
+    logits, maps, bu1_logits = (torch.randn(2, 3, *rest, generator=generator)
+                                for rest in ((4,), (5, 5), (4,)))
+    streams = Streams(logits, maps, bu1_logits=bu1_logits)
     labels_BT = torch.randint(0, 4, (3, 2), generator=generator)
     places_BTHW = torch.randint(0, 2, (3, 2, 5, 5), generator=generator).float()
     plain = answer_losses(streams.logits, labels_BT)

@@ -97,6 +97,7 @@ def test_the_streams_are_those_of_a_plain_reading(images_B1HW, into_td, into_bu2
     given = net(images_B1HW, task_B)
     torch.testing.assert_close(given.logits, net.head(net.backbone.neck(seen)))
     torch.testing.assert_close(given.maps, td_0[:, 0])
+    torch.testing.assert_close(given.image_z, gate(0, td_0)[:, 0])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -111,6 +112,7 @@ def test_all_tasks_at_once_are_one_task_after_the_other(backbone):
             one = net(images, torch.full((2,), task))
             torch.testing.assert_close(every.logits[task], one.logits, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(every.maps[task], one.maps, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(every.image_z[task], one.image_z, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(every.bu1_logits, one.bu1_logits)
     assert every.logits.shape == (3, 2, 5) and every.bu1_logits.shape == (3, 2, 5)
     assert every.maps.shape == (3, 2, *images.shape[2:])
