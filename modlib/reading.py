@@ -17,6 +17,8 @@ from modlib.aggregation import aggregate_gradients
 from modlib.arrays import to_json
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
+from modlib.clevr import load_clevr
+from modlib.cub_200 import load_cub_200
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, kept_record
 from modlib.gradients import gramian, task_gradients
@@ -51,6 +53,9 @@ def load_tasks(settings: ReaderSettings, places: Places) -> TaskImages:
     elif root is None:
         raise ModlibError(f"dataset {settings.dataset!r} needs data_root: the folder that holds "
                           "it; given None")
+    if load := {"clevr": load_clevr, "cub_200": load_cub_200}.get(settings.dataset):
+        cache_dir = places.cache_dir and str(resolve(places.cache_dir))
+        return load(root, settings.tasks, settings.image_size, cache_dir, places.skip_broken)
     return load_multi_mnist(
         root, settings.tasks, settings.train_images, settings.test_images, settings.canvas)
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from modlib.backbones import lenet, vgg_11
+from modlib.clevr import QUESTIONS
+from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
 from modlib.results import resolve
 from modlib.settings import Places, Settings
@@ -24,9 +26,6 @@ NOTEBOOK = "10"
 SYSTEMS = {"single": "single task", "uniform": "uniform scaling", "moo": "MOO",
            "channel": "channel modulation", "top_down": "top-down"}
 CORNERS = ("LU", "RL", "LL", "RU")  # in the order in which the paper adds them
-QUESTIONS = ("two cylinders", "cube right of sphere", "red sphere", "leftmost sphere large")
-PARTS = ("wing", "upper tail", "throat", "nape", "leg", "eye", "back", "breast", "forehead",
-         "belly", "crown", "bill")
 TWO, FOUR = ({"system": "top_down", "tasks": CORNERS[:count]} for count in (2, 4))
 LENET_WEIGHTS = 24_250  # of a LeNet with one classifier, without biases: the paper's unit
 WIDTHS = (10, 6, 2, 1)
@@ -62,12 +61,12 @@ MULTI_MNIST = Study("top_down", TABLE_1 | {
     name: changes for part in ABLATIONS.values() for name, changes in part.items()},
     quick=len(SYSTEMS), kind=ReaderSettings)
 CLEVR = Study("top_down_clevr", {
-    f"{count} tasks, {SYSTEMS[system]}": {"system": system, "tasks": QUESTIONS[:count]}
+    f"{count} tasks, {SYSTEMS[system]}": {"system": system, "tasks": tuple(QUESTIONS)[:count]}
     for count in (2, 3, 4) for system in ("single", "uniform", "channel", "top_down")},
     kind=ReaderSettings)
 CUB_200 = Study("top_down_cub_200", {
-    SYSTEMS[system]: {"system": system, "tasks": PARTS} for system in SYSTEMS} | {
-    "top-down + localisation": {"system": "top_down", "tasks": PARTS, "td_weight": 1.0}},
+    SYSTEMS[system]: {"system": system, "tasks": tuple(PARTS)} for system in SYSTEMS} | {
+    "top-down + localisation": {"system": "top_down", "tasks": tuple(PARTS), "td_weight": 1.0}},
     kind=ReaderSettings)
 STUDIES = {"digits": MULTI_MNIST, "mnist": MULTI_MNIST, "clevr": CLEVR, "cub_200": CUB_200}
 
