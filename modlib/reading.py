@@ -32,11 +32,14 @@ from modlib.task_readers import (
     ReaderSettings,
     all_streams,
     build_reader,
+    one_task_streams,
     shared_parameters,
+    takes_one_task,
     task_losses,
 )
 from modlib.top_down import TopDownNetwork, count_weights
 
+PIXELS_AT_ONCE = 500 * 28 * 28
 SHOWN = 3  # test images whose top-down maps a record keeps
 GetImages = Callable[[Tensor], Tensor]
 
@@ -95,9 +98,12 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
     model.train()
     for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
         set_rates(optimiser, settings, epoch, number, batches)
-        images_BCHW, labels_BT, places_BTHW = _batch(data, indices_B, get_images, settings)
-        losses_T = task_losses(all_streams(model, images_BCHW), labels_BT, places_BTHW, settings)
-        take_step(model, optimiser, losses_T, settings, draws)
+        batch = _batch(data, indices_B, get_images, settings)
+        if settings.tasks_together or not takes_one_task(model):
+            losses_T = task_losses(all_streams(model, batch[0]), *batch[1:], settings)
+            take_step(model, optimiser, losses_T, settings, draws)
+        else:
+            losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
     losses = (loss_sum_T / batches).tolist()
     if not all(math.isfinite(loss) for loss in losses):
@@ -130,16 +136,46 @@ def take_step(
     optimiser.step()
 
 
+def take_step_by_task(
+    model: nn.Module, optimiser: torch.optim.Optimizer, images_BCHW: Tensor, labels_BT: Tensor,
+    places_BTHW: Tensor | None, settings: ReaderSettings,
+) -> Tensor:
+    """The step of :func:`take_step` on the mean, with no more than one task in memory at a time.
+
+    Up to rounding it is the same step, but where there is batch norm: it then sees one task at a
+    time too.
+
+    Returns:
+        every task's loss before the step, float (T,), without graph.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    losses = []
+    for task in range(len(settings.tasks)):
+        own = slice(task, task + 1)
+        [loss] = task_losses(
+            one_task_streams(model, images_BCHW, task), labels_BT[:, own],
+            None if places_BTHW is None else places_BTHW[:, own], settings)
+        (loss / len(settings.tasks)).backward()
+        losses.append(loss.detach())
+    optimiser.step()
+    return torch.stack(losses)
+
+
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, data: TaskImages, split: str, get_images: GetImages, batch_size: int = 500
+    model: nn.Module, data: TaskImages, split: str, get_images: GetImages,
+    batch_size: int | None = None,
 ) -> dict[str, float]:
     """The share of right answers of every task on one split, over the images that it asks about.
+
+    Args:
+        batch_size: images that are answered at once; None: as many as have ``PIXELS_AT_ONCE``.
 
     Raises:
         ModlibError: a task that asks about no image of the split, or logits that are not finite.
     """
     model.eval()
+    batch_size = batch_size or max(1, PIXELS_AT_ONCE // data.images_NCHW.shape[-1] ** 2)
     indices = torch.from_numpy(data.indices(split))
     answers = []
     for part in indices.split(batch_size):

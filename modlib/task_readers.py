@@ -46,6 +46,7 @@ class ReaderSettings(RunSettings):
     into_bu2: Literal[tuple(CONNECTIONS)] = "gate_sigmoid"
     image_aware: bool = True  # whether BU1 leads into the top-down stream
     spatial: bool = True  # whether modulation differs from place to place
+    tasks_together: bool = True  # False: "channel" and "top_down" take task after task, for memory
     bu1_weight: float = 0.0  # of the auxiliary loss on BU1
     td_weight: float = 0.0  # of the auxiliary loss on the last top-down map
     batch_size: int = 64  # images
@@ -145,6 +146,20 @@ def all_streams(model: nn.Module, images_BCHW: Tensor) -> Streams:
     """What any of the systems answers to every task of every image."""
     given = model.for_all_tasks(images_BCHW)
     return given if isinstance(given, Streams) else Streams(given)
+
+
+def takes_one_task(model: nn.Module) -> bool:
+    """Whether the system does one task at a time, so that :func:`one_task_streams` is for it."""
+    return isinstance(model, TopDownNetwork | ModulatedNetwork)
+
+
+def one_task_streams(model: nn.Module, images_BCHW: Tensor, task: int) -> Streams:
+    """What the system answers to one task of every image: as ``all_streams``, with T = 1."""
+    given = model(images_BCHW, torch.full((len(images_BCHW),), task, device=images_BCHW.device))
+    if not isinstance(given, Streams):
+        return Streams(given[None])
+    bu1_logits = None if given.bu1_logits is None else given.bu1_logits[task:task + 1]
+    return Streams(given.logits[None], given.maps[None], given.image_z[None], bu1_logits)
 
 
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -111,7 +111,7 @@ def test_an_unknown_question_is_refused(root):
 
 def test_the_top_down_network_is_trained_on_it(root, places):
     settings = ReaderSettings(dataset="clevr", tasks=TASKS[:2], image_size=48, batch_size=4,
-                              epochs=1, batches_per_epoch=1, td_channels=2)
+                              epochs=1, batches_per_epoch=1, td_channels=2, tasks_together=False)
     record = run_reader(settings, replace(places, data_root=str(root)))
     assert record["results"]["test_accuracy"].keys() == set(TASKS[:2])
     assert "maps" not in record["results"]

@@ -136,7 +136,7 @@ def test_systems_are_trained_on_it_with_the_localisation_loss_where_there_is_a_m
     settings = ReaderSettings(dataset="cub_200", tasks=TASKS[:2], image_size=48, batch_size=4,
                               epochs=1, batches_per_epoch=1, system=system)
     if system == "top_down":
-        settings = replace(settings, td_weight=1.0, td_channels=2)
+        settings = replace(settings, td_weight=1.0, td_channels=2, tasks_together=False)
     record = run_reader(settings, replace(places, data_root=str(root)))
     assert record["results"]["test_accuracy"].keys() == set(TASKS[:2])
     assert record["epochs"][0]["loss"] > (np.log(48 * 48) if system == "top_down" else 1)

@@ -22,6 +22,7 @@ from modlib.reading import (
     run_reader,
     take_step,
     top_down_maps,
+    train_one_epoch,
     train_reader,
     trained_reader,
 )
@@ -89,6 +90,24 @@ def test_moo_steps_by_mgdas_weights_and_the_heads_by_their_own_losses(data):
     torch.testing.assert_close(step_P, weights_T @ gradients_TP)
     for mine, other in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("changes", [
+    {"system": "channel"}, {}, {"bu1_weight": 0.5, "td_weight": 2.0}])
+def test_task_after_task_is_the_step_of_all_together(changes, data):
+    together, apart = (replace(TINY, tasks_together=one, **changes) for one in (True, False))
+    gradients, losses = [], []
+    for settings in (together, apart):
+        model = build_reader(settings, data.classes)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimiser.param_groups[0]["factor"] = 0.0
+        metrics = train_one_epoch(model, optimiser, data, image_getter(data, torch.device("cpu")),
+                                  replace(settings, batches_per_epoch=1), 0)
+        gradients.append([weight.grad for weight in model.parameters()])
+        losses.append(metrics["task_losses"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_single_networks_are_trained_as_if_alone(data):
