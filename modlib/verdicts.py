@@ -74,13 +74,13 @@ def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return table_of(verdicts(rows))
 
 
-def table_of(judged: Sequence[Verdict]) -> pd.DataFrame:
+def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
     """Verdicts for people: differences in percentage points, with their intervals."""
     return pd.DataFrame([
         {"claim of the paper": v.claim,
-         "paper": "–" if v.paper is None else f"{v.paper:+.1f}",
+         "paper": "–" if v.paper is None else f"{v.paper:+.{digits}f}",
          "measured": "–" if v.word == "not run yet" else
-                     f"{v.difference:+.1f} [{v.low:+.1f}, {v.high:+.1f}]",
+                     f"{v.difference:+.{digits}f} [{v.low:+.{digits}f}, {v.high:+.{digits}f}]",
          "verdict": v.word}
         for v in judged
     ]).set_index("claim of the paper").rename_axis(None)

@@ -26,8 +26,8 @@ OTHER_VALUES = {
     "test_images": 20, "canvas": 40, "image_size": 64, "system": "uniform", "td_channels": 3,
     "into_td": "multiply", "into_bu2": "add", "image_aware": False, "spatial": False,
     "tasks_together": False, "bu1_weight": 0.5, "td_weight": 0.5, "batch_size": 9, "epochs": 9,
-    "batches_per_epoch": 2, "optimiser": "adagrad", "learning_rate": 0.01, "scale_rate_factor": 20.0,
-    "schedule": "cosine", "seed": 3,
+    "batches_per_epoch": 2, "optimiser": "adagrad", "learning_rate": 0.01,
+    "scale_rate_factor": 20.0, "schedule": "cosine", "seed": 3,
 }
 
 

@@ -25,6 +25,7 @@ from modlib.top_down_study import (
     verdicts,
     weight_table,
 )
+from modlib.verdicts import table_of
 
 CHANNEL_2 = "2 tasks, channel modulation"
 
@@ -180,6 +181,8 @@ def test_verdicts_compare_seed_by_seed_with_students_interval(rows):
     assert held.difference == pytest.approx(2)
     assert held.high - held.low == pytest.approx(2 * 4.302653 * 0.5 / 3 ** 0.5, rel=1e-5)
     assert held.paper == pytest.approx((97.16 + 96.19 - 96.53 - 95.21) / 2)
+    shown = table_of(verdicts(rows, "top_down"), digits=2).loc[held.claim]
+    assert shown.tolist() == ["+0.80", f"+2.00 [{held.low:+.2f}, {held.high:+.2f}]", "held"]
     one_seed = judged["Top-down modulation passes uniform scaling, 2 tasks"]
     assert one_seed.word == "not decided" and one_seed.difference == pytest.approx(-0.5)
     assert judged["Top-down modulation passes MOO, 2 tasks"].word == "not run yet"
