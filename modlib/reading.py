@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modlib.aggregation import aggregate_gradients
-from modlib.arrays import to_json
+from modlib.arrays import from_json, to_json
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.clevr import load_clevr
@@ -40,7 +40,7 @@ from modlib.task_readers import (
 from modlib.top_down import TopDownNetwork, count_weights
 
 PIXELS_AT_ONCE = 500 * 28 * 28
-SHOWN = 3  # test images whose top-down maps a record keeps
+SHOWN = 4  # test images whose top-down maps a record keeps
 GetImages = Callable[[Tensor], Tensor]
 
 
@@ -236,6 +236,30 @@ def trained_reader(settings: ReaderSettings, places: Places) -> nn.Module:
     return model
 
 
+def shown_maps(
+    settings: ReaderSettings, places: Places, record: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some test images, as grey ones, and where each task looks: uint8 (B, H, W) and (T, B, H, W).
+
+    From the record where it kept them; else from the trained network, as :func:`trained_reader`
+    gives it.
+
+    Args:
+        settings, places: of a run of ``"top_down"``.
+        record: the run's.
+    """
+    if kept := record["results"].get("maps"):
+        return from_json(kept["images"]), from_json(kept["maps"])
+    data = load_tasks(settings, places)
+    indices, model = data.indices("test")[:SHOWN], trained_reader(settings, places)
+    return (data.images_NCHW[indices].mean(1).astype(np.uint8),
+            _as_bytes(top_down_maps(model, data, indices)))
+
+
+def _as_bytes(shares: np.ndarray) -> np.ndarray:
+    return np.round(255 * shares).astype(np.uint8)
+
+
 def _batch(data, indices_B, get_images, settings) -> tuple[Tensor, Tensor, Tensor | None]:
     images_BCHW = get_images(indices_B)
     labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()])
@@ -251,5 +275,5 @@ def _kept_maps(model: nn.Module, data: TaskImages, get_images: GetImages) -> dic
     if not isinstance(model, TopDownNetwork) or data.images_NCHW.shape[1] > 1:
         return {}
     indices = data.indices("test")[:SHOWN]
-    maps_TBHW = np.round(255 * top_down_maps(model, data, indices, get_images)).astype(np.uint8)
+    maps_TBHW = _as_bytes(top_down_maps(model, data, indices, get_images))
     return {"maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}

@@ -212,7 +212,7 @@ class Places(Checked):
     Relative paths start at the project's root.
     """
 
-    data_root: str | None = None  # CelebA: a folder or a zip archive
+    data_root: str | None = None  # CelebA: a folder or a zip archive; other data: a folder
     cache_dir: str | None = None  # decoded images; None: the user's cache folder
     skip_broken: bool = False  # leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"

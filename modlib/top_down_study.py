@@ -82,7 +82,7 @@ CLAIMS = {
         ("Seeing the image adds to channel modulation", "channels alone, image seen", CHANNEL_4),
         ("Modulating places adds to channel modulation", "places, image not seen", CHANNEL_4),
         ("Seeing the image adds to modulating places", OURS_4, "places, image not seen"),
-        ("Top-down maps of 10 channels are as good, or better", "top-down maps of 10", OURS_2),
+        ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
         *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
           for width in WIDTHS[1:]),
         *((f"+ into TD is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")

@@ -20,6 +20,7 @@ from modlib.reading import (
     accuracy,
     load_tasks,
     run_reader,
+    shown_maps,
     take_step,
     top_down_maps,
     train_one_epoch,
@@ -192,13 +193,22 @@ def test_run_many_runs_readers_and_the_same_settings_give_the_same_record(places
 def test_the_kept_maps_are_those_of_the_trained_network(places, data):
     record = run_reader(TINY, places)
     kept = {name: from_json(value) for name, value in record["results"]["maps"].items()}
-    test = data.indices("test")[:3]
+    test = data.indices("test")[:4]
     assert np.array_equal(kept["images"], data.images_NCHW[test, 0])
     assert checkpoint_path(TINY, places, data.fingerprint).exists()
     maps_TBHW = top_down_maps(trained_reader(TINY, places), data, test,
                               image_getter(data, torch.device("cpu")))
-    assert kept["maps"].shape == maps_TBHW.shape == (2, 3, 28, 28)
+    assert kept["maps"].shape == maps_TBHW.shape == (2, 4, 28, 28)
     assert np.abs(kept["maps"] / 255 - maps_TBHW).max() <= 0.5 / 255 + 1e-6
+
+
+def test_shown_maps_are_the_kept_ones_or_those_of_the_checkpoint(places):
+    record = run_reader(TINY, places)
+    kept = shown_maps(TINY, places, record)
+    del record["results"]["maps"]
+    again = shown_maps(TINY, places, record)
+    for one, other in zip(kept, again, strict=True):
+        assert one.dtype == np.uint8 and np.array_equal(one, other)
 
 
 def test_real_digits_need_a_folder(places):
