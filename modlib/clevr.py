@@ -6,7 +6,7 @@ Shapes: N images, T tasks.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ def load_clevr(
     for part in ("train", "val"):
         folder = root / "images" / part
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for scene in _scenes(root, part):
-            if scene["image_filename"] in there:
-                names.append(f"images/{part}/{scene['image_filename']}")
-                answers.append(_answers(scene, QUESTIONS))
+        for name, of_scene in _answered_scenes(root, part):
+            if name in there:
+                names.append(f"images/{part}/{name}")
+                answers.append(of_scene)
                 testing.append(part == "val")
     if not names:
         raise ModlibError(f"no image of CLEVR's scenes is in {root / 'images'}")
@@ -99,18 +99,17 @@ def _all(scene: Mapping[str, Any], shape: str) -> list[int]:
     return [n for n, one in enumerate(scene["objects"]) if one["shape"] == shape]
 
 
-def _answers(scene: Mapping[str, Any], questions: Mapping[str, Any]) -> list[int]:
-    answers = [question(scene) for question in questions.values()]
+def _answers(scene: Mapping[str, Any]) -> list[int]:
+    answers = [question(scene) for question in QUESTIONS.values()]
     return [UNKNOWN if answer is None else int(answer) for answer in answers]
 
 
-def _scenes(root: Path, part: str) -> Sequence[Mapping[str, Any]]:
+def _answered_scenes(root: Path, part: str) -> list[tuple[str, list[int]]]:
+    """The name of every scene's image, and the answers to all questions."""
     name = f"scenes/CLEVR_{part}_scenes.json"
     try:
         scenes = json.loads(text_of(root, [name]))["scenes"]
-        for scene in scenes:
-            _ = scene["image_filename"], _answers(scene, QUESTIONS)
+        return [(scene["image_filename"], _answers(scene)) for scene in scenes]
     except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
         raise ModlibError(f"{name} in {root} is no scene file of CLEVR "
                           f"({type(error).__name__}: {error})") from error
-    return scenes

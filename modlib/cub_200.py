@@ -6,7 +6,7 @@ Shapes: N images, T tasks, B batch, K colours, S side of the square image in pix
 """
 
 from functools import lru_cache
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +146,7 @@ def _points(root: Path, images_N: np.ndarray, names: pd.Series) -> np.ndarray:
 def _size(path: Path) -> tuple[int, int]:
     """Width and height; 1 by 1 where the header cannot be read: packing tells, or leaves it out."""
     try:
-        with Image.open(BytesIO(path.read_bytes())) as image:
+        with Image.open(path) as image:  # reads no further than the header
             return image.size
     except Exception:  # Pillow's plugins raise nearly anything on broken bytes
         return 1, 1
