@@ -20,6 +20,7 @@ from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
 from modlib.machine import to_device
 from modlib.optimisers import build_optimiser, set_rates
+from modlib.reader_losses import task_losses
 from modlib.task_images import UNKNOWN, TaskImages
 from modlib.task_readers import (
     ReaderSettings,
@@ -27,7 +28,6 @@ from modlib.task_readers import (
     one_task_streams,
     shared_parameters,
     takes_one_task,
-    task_losses,
 )
 
 PIXELS_AT_ONCE = 500 * 28 * 28

@@ -1,9 +1,11 @@
-"""The compared systems that answer every task of an image: settings, networks and losses.
+"""The compared systems that answer every task of an image: settings and networks.
 
-Source: Levi and Ullman, section 4.2 ("baselines") and 3.3 ("auxiliary losses").
+Source: Levi and Ullman, section 4.2 ("baselines").
 Shapes: B batch, T tasks, K classes, H W height and width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,15 +18,12 @@ from modlib.errors import ModlibError
 from modlib.insertion import insert_modulation
 from modlib.modulated_network import ModulatedNetwork
 from modlib.settings import RunSettings
-from modlib.task_images import UNKNOWN
 from modlib.top_down import CONNECTIONS, Streams, TopDownNetwork
 
 BACKBONE_OF = {"digits": "lenet", "mnist": "lenet", "clevr": "vgg11", "cub_200": "resnet18"}
 # As CLEVR's task embedding of 1,568 numbers (Table 5) has; on digits it is TD's own 20.
 EMBEDDING_CHANNELS = {"clevr": 32}
-POINTS = ("cub_200",)  # data sets whose places are blurred points, not maps of 0 and 1
-TOP_DOWN_ONLY = ("td_channels", "into_td", "into_bu2", "image_aware", "spatial", "bu1_weight",
-                 "td_weight")
+TOP_DOWN_ONLY = ("td_channels", "into_td", "into_bu2", "image_aware", "spatial", "bu1_weight")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class ReaderSettings(RunSettings):
     spatial: bool = True  # whether modulation differs from place to place
     tasks_together: bool = True  # False: "channel" and "top_down" take task after task, for memory
     bu1_weight: float = 0.0  # of the auxiliary loss on BU1
-    td_weight: float = 0.0  # of the auxiliary loss on the last top-down map
+    td_weight: float = 0.0  # of the loss on the last top-down map, or on "channel"'s last stage
     batch_size: int = 64  # images
     epochs: int = 4
     batches_per_epoch: int | None = None  # None: every image once
@@ -66,6 +65,9 @@ class ReaderSettings(RunSettings):
         if changed and self.system != "top_down":
             raise ModlibError(f"{changed[0]} is of system='top_down'; given "
                               f"{getattr(self, changed[0])!r} with system={self.system!r}")
+        if self.td_weight > 0 and self.system not in ("channel", "top_down"):
+            raise ModlibError("td_weight above 0 needs system='top_down' or 'channel', which have "
+                              f"a map for each task; given system={self.system!r}")
         if self.td_weight > 0 and self.dataset == "clevr":
             raise ModlibError("td_weight above 0 needs a dataset that tells where each task has to "
                               "look; dataset='clevr' does not")
@@ -143,9 +145,36 @@ def build_reader(settings: ReaderSettings, classes: int) -> nn.Module:
 
 
 def all_streams(model: nn.Module, images_BCHW: Tensor) -> Streams:
-    """What any of the systems answers to every task of every image."""
+    """What any of the systems answers to every task of every image.
+
+    The maps of channel modulation are its last stage's, modulated and averaged over channels, as
+    large as the image by bilinear upsampling ("ch-mod + loc" of Table 4).
+    """
+    if isinstance(model, ModulatedNetwork):
+        with _last_stage(model) as seen:
+            logits_TBK = model.for_all_tasks(images_BCHW)
+        return Streams(logits_TBK, _coarse_maps(seen, images_BCHW).unflatten(
+            0, logits_TBK.shape[:2]))
     given = model.for_all_tasks(images_BCHW)
     return given if isinstance(given, Streams) else Streams(given)
+
+
+@contextmanager
+def _last_stage(model: ModulatedNetwork) -> Iterator[list[Tensor]]:
+    """Filled as the model is called: what its last stage gives, modulated."""
+    seen: list[Tensor] = []
+    hook = model.model.backbone.stages[-1].register_forward_hook(
+        lambda _, __, output: seen.append(output))  # comes after that of the scales
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _coarse_maps(seen: list[Tensor], images_BCHW: Tensor) -> Tensor:
+    [features] = seen
+    coarse = features.mean(1, keepdim=True)
+    return F.interpolate(coarse, images_BCHW.shape[2:], mode="bilinear").squeeze(1)
 
 
 def takes_one_task(model: nn.Module) -> bool:
@@ -155,9 +184,12 @@ def takes_one_task(model: nn.Module) -> bool:
 
 def one_task_streams(model: nn.Module, images_BCHW: Tensor, task: int) -> Streams:
     """What the system answers to one task of every image: as ``all_streams``, with T = 1."""
-    given = model(images_BCHW, torch.full((len(images_BCHW),), task, device=images_BCHW.device))
-    if not isinstance(given, Streams):
-        return Streams(given[None])
+    task_B = torch.full((len(images_BCHW),), task, device=images_BCHW.device)
+    if isinstance(model, ModulatedNetwork):
+        with _last_stage(model) as seen:
+            logits_BK = model(images_BCHW, task_B)
+        return Streams(logits_BK[None], _coarse_maps(seen, images_BCHW)[None])
+    given = model(images_BCHW, task_B)
     bu1_logits = None if given.bu1_logits is None else given.bu1_logits[task:task + 1]
     return Streams(given.logits[None], given.maps[None], given.image_z[None], bu1_logits)
 
@@ -172,51 +204,3 @@ def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
         return model.shared_parameters()
     return [weight for name, weight in model.named_parameters()
             if not name.startswith(("embedding.", "bu1_heads."))]
-
-
-def answer_losses(logits_TBK: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean cross-entropy of each task over the images that it asks about, float (T,).
-
-    A task that asks about none of them has 0.
-    """
-    losses_TB = F.cross_entropy(
-        logits_TBK.flatten(0, 1), labels_BT.T.flatten(), ignore_index=UNKNOWN,
-        reduction="none").view(labels_BT.T.shape)
-    return losses_TB.sum(1) / (labels_BT != UNKNOWN).sum(0).clamp(min=1)
-
-
-def place_losses(maps_TBHW: Tensor, places_BTHW: Tensor, points: bool) -> Tensor:
-    """How far the last top-down maps are from where each task has to look, float (T,).
-
-    Args:
-        maps_TBHW: any real numbers.
-        places_BTHW: from 0 to 1.
-        points: True: a place is a blurred point and adds up to 1, and the loss is the
-            cross-entropy of the map's softmax over all pixels; places of 0 throughout are not
-            known and do not count. False: it says pixel by pixel what belongs, and the loss is
-            the mean binary cross-entropy.
-    """
-    places_TBHW = places_BTHW.transpose(0, 1)
-    if not points:
-        return F.binary_cross_entropy_with_logits(
-            maps_TBHW, places_TBHW, reduction="none").mean((1, 2, 3))
-    losses_TB = -(maps_TBHW.flatten(2).log_softmax(2) * places_TBHW.flatten(2)).sum(2)
-    known_T = places_TBHW.flatten(2).any(2).sum(1)
-    return losses_TB.sum(1) / known_T.clamp(min=1)
-
-
-def task_losses(
-    streams: Streams, labels_BT: Tensor, places_BTHW: Tensor | None, settings: ReaderSettings
-) -> Tensor:
-    """What each task is trained by, float (T,): its answers and the auxiliary losses switched on.
-
-    Args:
-        places_BTHW: needed where ``td_weight`` is above 0.
-    """
-    losses_T = answer_losses(streams.logits, labels_BT)
-    if settings.bu1_weight > 0:
-        losses_T = losses_T + settings.bu1_weight * answer_losses(streams.bu1_logits, labels_BT)
-    if settings.td_weight > 0:
-        losses_T = losses_T + settings.td_weight * place_losses(
-            streams.maps, places_BTHW, settings.dataset in POINTS)
-    return losses_T

@@ -35,7 +35,7 @@ class Streams(NamedTuple):
     Attributes:
         logits: BU2's, (B, K), or (T, B, K) for all tasks.
         maps: the last TD map, averaged over its channels: (B, H, W), or (T, B, H, W); None where
-            there is no TD stream.
+            nothing of the kind is there.
         image_z: what modulates the image, Z of Eq. 3, likewise averaged and of the same shape. A
             map that is trained for the answer alone may be high where the task looks, or low;
             this has passed the 1×1 convolution that knows which.

@@ -66,7 +66,9 @@ CLEVR = Study("top_down_clevr", {
     kind=ReaderSettings)
 CUB_200 = Study("top_down_cub_200", {
     SYSTEMS[system]: {"system": system, "tasks": tuple(PARTS)} for system in SYSTEMS} | {
-    "top-down + localisation": {"system": "top_down", "tasks": tuple(PARTS), "td_weight": 1.0}},
+    f"{SYSTEMS[system]} + localisation": {
+        "system": system, "tasks": tuple(PARTS), "td_weight": 1.0}
+    for system in ("channel", "top_down")},
     kind=ReaderSettings)
 STUDIES = {"digits": MULTI_MNIST, "mnist": MULTI_MNIST, "clevr": CLEVR, "cub_200": CUB_200}
 
@@ -97,9 +99,9 @@ CLAIMS = {
          f"{count} tasks, top-down", f"{count} tasks, {SYSTEMS[system]}")
         for system in ("single", "uniform", "channel") for count in (2, 3, 4)],
     "top_down_cub_200": [
-        (f"Top-down modulation with the localisation loss passes {SYSTEMS[system]}",
-         "top-down + localisation", SYSTEMS[system])
-        for system in ("single", "uniform", "moo", "channel")],
+        (f"Top-down modulation with the localisation loss passes {row}",
+         "top-down + localisation", row)
+        for row in (*list(SYSTEMS.values())[:4], "channel modulation + localisation")],
 }
 
 

@@ -11,9 +11,10 @@ from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
 from modlib.optimisers import build_optimiser
+from modlib.reader_losses import answer_losses
 from modlib.reader_training import accuracy, take_step, train_one_epoch, train_reader
 from modlib.reading import load_tasks
-from modlib.task_readers import ReaderSettings, all_streams, answer_losses, build_reader
+from modlib.task_readers import ReaderSettings, all_streams, build_reader
 
 TINY = ReaderSettings(train_images=60, test_images=20, batch_size=16, epochs=2, seed=1)
 SYSTEMS = ("single", "uniform", "moo", "channel", "top_down")
@@ -79,7 +80,8 @@ def test_moo_steps_by_mgdas_weights_and_the_heads_by_their_own_losses(data):
 
 
 @pytest.mark.parametrize("changes", [
-    {"system": "channel"}, {}, {"bu1_weight": 0.5, "td_weight": 2.0}])
+    {"system": "channel"}, {"system": "channel", "td_weight": 2.0}, {},
+    {"bu1_weight": 0.5, "td_weight": 2.0}])
 def test_task_after_task_is_the_step_of_all_together(changes, data):
     together, apart = (replace(TINY, tasks_together=one, **changes) for one in (True, False))
     gradients, losses = [], []

@@ -1,9 +1,7 @@
-"""Systems that answer every task: settings, what they have of their own, and losses by loops."""
+"""Systems that answer every task: their settings, and what they have of their own."""
 
 from dataclasses import fields
-from math import exp, log
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,13 +9,11 @@ from modlib.errors import ModlibError
 from modlib.task_readers import (
     ReaderSettings,
     all_streams,
-    answer_losses,
     build_reader,
-    place_losses,
+    one_task_streams,
     shared_parameters,
-    task_losses,
 )
-from modlib.top_down import Streams, count_weights
+from modlib.top_down import count_weights
 
 FOUR = ("LU", "RL", "LL", "RU")
 SYSTEMS = ("single", "uniform", "moo", "channel", "top_down")
@@ -60,6 +56,7 @@ def test_a_run_name_tells_the_kind():
     ({"td_weight": -1.0}, "td_weight must be from 0"),
     ({"system": "uniform", "td_channels": 4}, "td_channels is of system='top_down'; given 4"),
     ({"system": "channel", "spatial": False}, "spatial is of system='top_down'"),
+    ({"system": "moo", "td_weight": 1.0}, "td_weight above 0 needs system='top_down' or 'channel'"),
     ({"dataset": "clevr", "td_weight": 1.0}, "td_weight above 0 needs a dataset that tells where"),
 ])
 def test_wrong_settings_are_refused_by_name(changes, said):
@@ -124,60 +121,26 @@ def test_channel_modulation_starts_as_the_plain_network(images_B1HW):
     torch.testing.assert_close(given[0], model.remove()(images_B1HW))
 
 
+def test_the_maps_of_channel_modulation_are_its_last_stages(images_B1HW):
+    model = build_reader(ReaderSettings(system="channel", tasks=FOUR), 10)
+    for scale in model.modulation.values():
+        torch.nn.init.uniform_(scale.scale.weight, 0.5, 1.5)
+    every = all_streams(model, images_B1HW)
+    backbone, scales = model.model.backbone, list(model.modulation.values())
+    for task in range(4):
+        seen = images_B1HW / 255
+        for stage, scale in zip(backbone.stages, scales, strict=False):
+            seen = stage(seen) * scale.scale.weight[task][:, None, None]
+        expected = torch.nn.functional.interpolate(
+            seen.mean(1, keepdim=True), (28, 28), mode="bilinear")[:, 0]
+        torch.testing.assert_close(every.maps[task], expected)
+        one = one_task_streams(model, images_B1HW, task)
+        torch.testing.assert_close(one.maps[0], expected)
+        torch.testing.assert_close(one.logits[0], every.logits[task])
+
+
 def test_photographs_get_their_backbones():
     clevr = build_reader(ReaderSettings(dataset="clevr", tasks=("a",), image_size=64), 2)
     assert clevr.embedding.embedding_dim == 32 * 2 * 2
     cub = build_reader(ReaderSettings(dataset="cub_200", tasks=("a",), image_size=64), 16)
     assert cub.head.out_features == 16 and len(cub.backbone.stages) == 5
-
-
-# Losses
-
-
-def test_answer_losses_are_those_of_a_loop_over_what_is_asked():
-    logits_TBK = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    labels_BT = torch.tensor([[0, -1], [3, -1], [-1, -1]])
-    expected = 0.0
-    for image in (0, 1):
-        row = logits_TBK[0, image].tolist()
-        expected -= log(exp(row[labels_BT[image, 0]]) / sum(map(exp, row))) / 2
-    assert answer_losses(logits_TBK, labels_BT).tolist() == pytest.approx([expected, 0.0])
-
-
-def test_a_maps_loss_is_binary_cross_entropy_over_all_pixels():
-    maps_TBHW = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    places_BTHW = (torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(1)) > .5).float()
-    expected = [np.mean([-log(1 / (1 + exp(-m if p else m))) for m, p in zip(
-        maps_TBHW[t].flatten().tolist(), places_BTHW[:, t].flatten().tolist(), strict=True)])
-        for t in (0, 1)]
-    assert place_losses(maps_TBHW, places_BTHW, points=False).tolist() == pytest.approx(expected)
-
-
-def test_a_points_loss_is_cross_entropy_over_the_pixels_of_known_points():
-    maps_TBHW = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    places_BTHW = torch.zeros(3, 2, 2, 2)
-    places_BTHW[0, 0, 1, 1] = 1.0
-    places_BTHW[2, 0] = torch.tensor([[0.5, 0.25], [0.25, 0.0]])
-    expected = 0.0
-    for image in (0, 2):
-        logits = maps_TBHW[0, image].flatten().tolist()
-        for logit, share in zip(logits, places_BTHW[image, 0].flatten().tolist(), strict=True):
-            expected -= share * log(exp(logit) / sum(map(exp, logits))) / 2
-    given = place_losses(maps_TBHW, places_BTHW, points=True)
-    assert given.tolist() == pytest.approx([expected, 0.0])
-
-
-def test_auxiliary_losses_are_added_by_their_weights():
-    generator = torch.Generator().manual_seed(0)
-    logits, maps, bu1_logits = (torch.randn(2, 3, *rest, generator=generator)
-                                for rest in ((4,), (5, 5), (4,)))
-    streams = Streams(logits, maps, bu1_logits=bu1_logits)
-    labels_BT = torch.randint(0, 4, (3, 2), generator=generator)
-    places_BTHW = torch.randint(0, 2, (3, 2, 5, 5), generator=generator).float()
-    plain = answer_losses(streams.logits, labels_BT)
-    given = task_losses(streams, labels_BT, places_BTHW,
-                        ReaderSettings(bu1_weight=0.5, td_weight=2.0))
-    expected = (plain + 0.5 * answer_losses(streams.bu1_logits, labels_BT)
-                + 2.0 * place_losses(streams.maps, places_BTHW, False))
-    torch.testing.assert_close(given, expected)
-    torch.testing.assert_close(task_losses(streams, labels_BT, None, ReaderSettings()), plain)

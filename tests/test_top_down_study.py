@@ -69,7 +69,7 @@ def test_the_embedded_digits_get_the_five_systems_on_two_tasks():
 
 
 @pytest.mark.parametrize(("dataset", "count", "folder"), [
-    ("mnist", 30, "top_down"), ("clevr", 12, "top_down_clevr"), ("cub_200", 6, "top_down_cub_200")])
+    ("mnist", 30, "top_down"), ("clevr", 12, "top_down_clevr"), ("cub_200", 7, "top_down_cub_200")])
 def test_each_data_set_has_its_study_and_all_its_rows_are_valid_runs(dataset, count, folder):
     study, runs, places = lay_out({"dataset": dataset, "seeds": [1]})
     assert places.results_dir.endswith(f"/{folder}")
