@@ -126,15 +126,16 @@ def test_the_maps_of_channel_modulation_are_its_last_stages(images_B1HW):
     for scale in model.modulation.values():
         torch.nn.init.uniform_(scale.scale.weight, 0.5, 1.5)
     every = all_streams(model, images_B1HW)
-    backbone, scales = model.model.backbone, list(model.modulation.values())
-    for task in range(4):
+    each = [one_task_streams(model, images_B1HW, task) for task in range(4)]
+    scales = list(model.modulation.values())
+    stages = model.remove().backbone.stages
+    for task, one in enumerate(each):
         seen = images_B1HW / 255
-        for stage, scale in zip(backbone.stages, scales, strict=False):
+        for stage, scale in zip(stages, scales, strict=False):
             seen = stage(seen) * scale.scale.weight[task][:, None, None]
         expected = torch.nn.functional.interpolate(
             seen.mean(1, keepdim=True), (28, 28), mode="bilinear")[:, 0]
         torch.testing.assert_close(every.maps[task], expected)
-        one = one_task_streams(model, images_B1HW, task)
         torch.testing.assert_close(one.maps[0], expected)
         torch.testing.assert_close(one.logits[0], every.logits[task])
 
