@@ -41,6 +41,30 @@ def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
 
 
+def shuffled_batches(
+    indices_N: np.ndarray, size: int, batches: int, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    """Images in random order, every one once before any comes again.
+
+    A round's last batch, where too few images are left to fill it, starts anew near the round's
+    start. Each round is shuffled when it begins, so the generator may be used in between.
+
+    Args:
+        indices_N: int64, what is drawn from.
+        size: images a batch, at most N.
+        batches: how many.
+
+    Yields:
+        int64 (size,).
+    """
+    for number in range(batches):
+        place = number % -(-len(indices_N) // size)
+        if place == 0:
+            order_N = rng.permutation(indices_N)
+        first = place * size % (len(indices_N) - size + 1)
+        yield torch.from_numpy(order_N[first:first + size])
+
+
 def shift_images(images_BCHW: Tensor, most: int, rng: np.random.Generator) -> Tensor:
     """Move each image by up to ``most`` pixels along each side; the border is mirrored."""
     last = images_BCHW.shape[-1] - 1

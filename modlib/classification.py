@@ -14,7 +14,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
-from modlib.batches import flip_some, image_getter
+from modlib.batches import flip_some, image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classifiers import (
     ClassifierSettings,
@@ -73,14 +73,7 @@ def random_batches(
     """
     rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
     size = min(settings.batch_size, len(train))
-    batches_in_a_round = -(-len(train) // size)
-    for number in range(batches_in_epoch(data, settings)):
-        place = number % batches_in_a_round
-        if place == 0:
-            order = rng.permutation(train)
-        # A round's last batch, if too few images are left to fill it, is one near its start.
-        first = place * size % (len(train) - size + 1)
-        indices_B = torch.from_numpy(order[first:first + size])
+    for indices_B in shuffled_batches(train, size, batches_in_epoch(data, settings), rng):
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)

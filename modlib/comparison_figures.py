@@ -163,6 +163,29 @@ def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes
     return ax
 
 
+def maps_over_images(
+    images_BHW: np.ndarray, maps_TBHW: np.ndarray, tasks: Sequence[str]
+) -> None:
+    """Grey images, a column each, and below them the same with each task's map in colour over it.
+
+    Args:
+        images_BHW: uint8.
+        maps_TBHW: from 0 to 1, or uint8; every map is drawn from its lowest to its highest value.
+        tasks: T names.
+    """
+    axes = new_axes(nrows=len(tasks) + 1, ncols=len(images_BHW), squeeze=False,
+                    figsize=(1.5 * len(images_BHW) + 0.6, 1.5 * (len(tasks) + 1)))
+    labels = ["image", *(f"map of {task}" for task in tasks)]
+    for axes_of_line, label, maps_BHW in zip(axes, labels, [None, *maps_TBHW], strict=True):
+        for n, (ax, image_HW) in enumerate(zip(axes_of_line, images_BHW, strict=True)):
+            ax.imshow(image_HW, cmap="gray")
+            if maps_BHW is not None:
+                ax.imshow(maps_BHW[n], cmap="inferno", alpha=0.7)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+        axes_of_line[0].set_ylabel(label, fontsize=9)
+
+
 def neighbour_grid(
     images_NCHW: np.ndarray, query: int, lines: Mapping[str, tuple[Sequence[int], Sequence[bool]]]
 ) -> None:

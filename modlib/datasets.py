@@ -93,7 +93,7 @@ def load_celeba(
     identity = root_identity(root) + ("" if crop == 1 else f", crop {crop!r}")
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
-    path = _cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
+    path = cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
     try:
         packed = open_images(path, identity, image_size)
         if packed.notes["broken"] and not skip_broken:  # perhaps mended since
@@ -205,7 +205,8 @@ def _fingerprint(pixel_digest: str, labels_NT, tasks, split_N, ids) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder(cache_dir: str | Path | None) -> Path:
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """The folder of caches, made if it is not there: given, or the environment's, or the user's."""
     folder = Path(cache_dir or os.environ.get("MODLIB_CACHE_DIR") or "~/.cache/modlib").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

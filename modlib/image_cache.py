@@ -44,28 +44,30 @@ def check_image_size(image_size: int) -> None:
         raise ModlibError(f"image_size is {image_size!r}; allowed: an integer from {low} to {high}")
 
 
-def decode_image(data: bytes, image_size: int, crop: float = 1.0) -> np.ndarray:
-    """Decode one image: its centre square or the middle of that, resized, RGB.
+def decode_image(data: bytes, image_size: int, crop: float | None = 1.0) -> np.ndarray:
+    """Decode one image: its centre square, the middle of that, or the whole of it, resized, RGB.
 
     Args:
         data: the file's bytes, in any format Pillow reads.
         image_size: side of the result in pixels.
-        crop: side of what is kept over the centre square's, above 0 and at most 1.
+        crop: side of what is kept over the centre square's, above 0 and at most 1; None: the whole
+            image, squeezed into a square.
 
     Returns:
         uint8 array of shape ``(3, image_size, image_size)``.
     """
     with Image.open(io.BytesIO(data)) as image:
         # A JPEG decodes at 1/2, 1/4 or 1/8 when twice the wanted size is still left after it.
-        wanted = math.ceil(2 * image_size / crop)
+        wanted = math.ceil(2 * image_size / (crop or 1))
         image.draft("RGB", (wanted, wanted))
-        width, height = image.size
-        side = crop * min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
+        width, height = kept_width, kept_height = image.size
+        if crop is not None:
+            kept_width = kept_height = crop * min(width, height)
+        left, top = (width - kept_width) / 2, (height - kept_height) / 2
         square = image.convert("RGB").resize(
             (image_size, image_size),
             Image.Resampling.LANCZOS,
-            box=(left, top, left + side, top + side),
+            box=(left, top, left + kept_width, top + kept_height),
             reducing_gap=2.0,
         )
     return np.asarray(square).transpose(2, 0, 1)
@@ -77,7 +79,7 @@ def pack_images(
     path: Path,
     image_size: int,
     *,
-    crop: float = 1.0,
+    crop: float | None = 1.0,
     identity: str,
     source: str,
     rows: Mapping[str, np.ndarray],
@@ -158,7 +160,7 @@ def available_cores() -> int:
 
 
 def _decode_chunk(
-    files: Files, names: Sequence[str], image_size: int, crop: float
+    files: Files, names: Sequence[str], image_size: int, crop: float | None
 ) -> tuple[np.ndarray, dict[int, str]]:
     pixels_KCHW = np.empty((len(names), 3, image_size, image_size), np.uint8)
     errors = {}

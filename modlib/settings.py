@@ -31,6 +31,8 @@ RANGES = {
     "ucr_every": (0, 1_000_000), "final_probes": (0, 1_000_000),
     "thinness": (1, 2048), "wide_thinness": (1, 2048), "alpha": (0.0, 1e6),
     "round_batches": (1, 10_000_000), "affinity_decay": (0.0, 1.0), "gradient_clip": (1e-9, 1e9),
+    "train_images": (10, 10_000_000), "test_images": (10, 10_000_000), "canvas": (28, 56),
+    "td_channels": (1, 4096), "bu1_weight": (0.0, 1e6), "td_weight": (0.0, 1e6),
     "test_triplets": (1, 10_000_000), "seed": (0, 2**31 - 1), "workers": (0, 1024),
 }
 
@@ -212,7 +214,7 @@ class Places(Checked):
     Relative paths start at the project's root.
     """
 
-    data_root: str | None = None  # CelebA: a folder or a zip archive
+    data_root: str | None = None  # CelebA: a folder or a zip archive; other data: a folder
     cache_dir: str | None = None  # decoded images; None: the user's cache folder
     skip_broken: bool = False  # leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"

@@ -20,7 +20,7 @@ class Choice(Checked):
     """What a notebook decides beside the settings that its runs share."""
 
     seeds: tuple[int, ...] = (0,)  # one run a row and seed
-    rows: tuple[str, ...] | None = None  # None: all, or the first ones on toy faces
+    rows: tuple[str, ...] | None = None  # None: all, or the first ones on the default data
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Study:
         rows: what each row sets. A setting that some row names and another does not has its
             default there: these settings tell the rows apart.
         tuned: settings that a row may have of its own beside these, chosen on the validation split.
-        quick: how many rows, from the first, are run on toy faces unless asked for more.
+        quick: how many rows, from the first, are run on the default data (toy faces, mostly) unless
+            asked for more.
         settings: the dataclass of its runs' settings.
         not_used: settings of triplet networks that settings files name and these runs do not know:
             they are checked and not used.
@@ -61,7 +62,7 @@ class Study:
 
     def lay_out(
         self, parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> tuple[dict[str, list[Settings]], Places]:
+    ) -> tuple[dict[str, list[RunSettings]], Places]:
         """Check a notebook's parameters and lay out the runs: a list of seeds for each row.
 
         Args:
@@ -93,12 +94,12 @@ class Study:
         if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
-        toy = shared.get("dataset", self.settings.dataset) == "toy_faces"
+        toy = shared.get("dataset", self.settings.dataset) == self.settings.dataset
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]
         laid_out = {name: self._settings(shared | self.changes(name) | tuned.get(name, {}))
                     for name in names}
-        if toy:
+        if toy and "toy_images" in self.defaults:
             most = max(one.toy_images for one in laid_out.values())
             laid_out = {name: replace(one, toy_images=most) for name, one in laid_out.items()}
         runs = {name: [replace(one, seed=seed) for seed in own.seeds]
@@ -109,6 +110,8 @@ class Study:
         if self.settings is Settings:
             return enough_for_its_tasks(values)
         one = self.settings(**values)
+        if "toy_images" not in self.defaults:
+            return one
         return replace(one, toy_images=max(one.toy_images, FACES_A_TASK * len(one.tasks)))
 
     def by_row(self, records: list[dict[str, Any]]) -> Rows:

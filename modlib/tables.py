@@ -32,27 +32,31 @@ def percent(ratio: Ratio) -> str:
     return f"{100 * ratio.value:.1f} [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
 
 
-def not_run_yet(profile: str, folder: str, notebook: str) -> str:
+def not_run_yet(
+    profile: str, folder: str, notebook: str, data: str = "/path/to/celeba"
+) -> str:
     """A Markdown box for a profile without records: what is missing and how to make it.
 
     Args:
         folder: below ``book/results``, where the records would lie.
         notebook: the number that begins the notebook's name.
+        data: where the reader's copy of the data may lie.
     """
     return (
         f"> **Not run yet: `{profile}`.** No record of this profile is in "
-        f"`book/results/{folder}`. To make them:\n>\n{_command(profile, notebook)}"
+        f"`book/results/{folder}`. To make them:\n>\n{_command(profile, notebook, data)}"
     )
 
 
-def _command(profile: str, notebook: str) -> str:
+def _command(profile: str, notebook: str, data: str) -> str:
     """The call that writes a profile's missing records where the book reads them."""
-    return (f">     make run NB={notebook} SETTINGS={profile} DATA=/path/to/celeba "
+    return (f">     make run NB={notebook} SETTINGS={profile} DATA={data} "
             "RESULTS=book/results\n")
 
 
 def some_not_run_yet(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], profile: str, notebook: str
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], profile: str, notebook: str,
+    data: str = "/path/to/celeba",
 ) -> str:
     """A Markdown box that names the rows, and their seeds, that other rows have; or nothing."""
     seeds = {name: {record["settings"]["seed"] for record in records}
@@ -65,7 +69,7 @@ def some_not_run_yet(
         f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
         for name, without in missing.items())
     return (f"\n\n> **Not run yet: {listed}.** This call runs what is missing, and only that:"
-            f"\n>\n{_command(profile, notebook)}")
+            f"\n>\n{_command(profile, notebook, data)}")
 
 
 def how_it_ran(

@@ -3,7 +3,7 @@
 Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -80,20 +80,29 @@ def over_seeds(
 
 
 def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """The verdicts for people: differences in percentage points, with their intervals."""
+    """The verdicts on Table 1 for people; see :func:`table_of`."""
+    return table_of(verdicts(rows))
+
+
+def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
+    """Verdicts for people: differences in percentage points, with their intervals."""
     return pd.DataFrame([
         {"claim of the paper": v.claim,
-         "paper": "–" if v.paper is None else f"{v.paper:+.1f}",
+         "paper": "–" if v.paper is None else f"{v.paper:+.{digits}f}",
          "measured": "–" if v.word == "not run yet" else
-                     f"{v.difference:+.1f} [{v.low:+.1f}, {v.high:+.1f}]",
+                     f"{v.difference:+.{digits}f} [{v.low:+.{digits}f}, {v.high:+.{digits}f}]",
          "verdict": v.word}
-        for v in verdicts(rows)
+        for v in judged
     ]).set_index("claim of the paper").rename_axis(None)
 
 
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """The verdicts on Table 1 as Markdown; see :func:`summary_of`."""
+    return summary_of(verdicts(rows))
+
+
+def summary_of(judged: Sequence[Verdict]) -> str:
     """How many of the claims held, did not hold, and are not decided, as Markdown."""
-    judged = verdicts(rows)
     lines = [f"Of the paper's {len(judged)} claims about this table:", ""]
     for word in ("held", "did not hold", "not decided", "not run yet"):
         claims = [verdict for verdict in judged if verdict.word == word]
@@ -112,9 +121,21 @@ def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
     paper = paper_table()
     printed = np.mean([paper[better]["accuracy"][task] - paper[worse]["accuracy"][task]
                        for task in tasks])
-    if not {better, worse} <= set(means.columns):
-        return Verdict(claim, np.nan, np.nan, np.nan, printed)
-    return over_seeds(claim, (means[better] - means[worse]).dropna().to_numpy(), printed)
+    by_seed = [means[name].dropna() if name in means else {} for name in (better, worse)]
+    return seed_verdict(claim, *map(dict, by_seed), printed)
+
+
+def seed_verdict(
+    claim: str, better: Mapping[int, float], worse: Mapping[int, float], paper: float | None
+) -> Verdict:
+    """A claim that one row is better than another, judged seed by seed with Student's interval.
+
+    Args:
+        better, worse: each row's figure in %, by seed; seeds that only one has are left out.
+        paper: the paper's difference in points, None where it prints none.
+    """
+    return over_seeds(claim, [
+        better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())], paper)
 
 
 def _ucr_verdict(claim, rows, better, worse) -> Verdict:

@@ -15,6 +15,7 @@ from modlib.batches import (
     image_getter,
     jitter_colours,
     shift_images,
+    shuffled_batches,
     zoom_images,
 )
 from modlib.packed_images import release_pages
@@ -348,3 +349,22 @@ def test_no_zoom_and_no_shift_leave_images_as_they_are():
     images_BCHW = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
     same = zoom_images(images_BCHW, 0.0, 0, np.random.default_rng(0))
     assert same.dtype == torch.float32 and torch.allclose(same, images_BCHW.float(), atol=1e-3)
+
+
+def test_shuffled_batches_show_all_images_before_any_comes_again():
+    """Rounds of 10 images in batches of 3: the fourth batch of a round starts near its start."""
+    def batches():
+        return [one.tolist() for one in shuffled_batches(
+            np.arange(10, 20), 3, 8, np.random.default_rng(4))]
+    rng = np.random.default_rng(4)
+    expected = []
+    for _ in range(2):
+        order = rng.permutation(np.arange(10, 20)).tolist()
+        expected += [order[0:3], order[3:6], order[6:9], order[1:4]]
+    assert batches() == expected == batches()
+
+
+def test_a_shuffled_batch_may_be_all_images():
+    [first, second] = shuffled_batches(np.arange(4), 4, 2, np.random.default_rng(0))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == [0, 1, 2, 3]
+    assert first.dtype == torch.int64

@@ -97,6 +97,15 @@ def test_a_crop_is_the_middle_of_the_centre_square(size, format):
     assert np.abs(decode_image(data, SIZE).transpose(1, 2, 0) - expected.astype(int)).mean() > 4
 
 
+def test_without_a_crop_the_whole_image_is_squeezed():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, :15], image[:, 45:] = 40, 200  # lost where only the centre is kept
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    whole = decode_image(buffer.getvalue(), 16, crop=None)
+    assert (whole[:, :, 0] == 40).all() and (whole[:, :, -1] == 200).all()
+
+
 def test_packed_images_are_cropped(folder, tmp_path):
     packed = pack(folder, tmp_path / "cache", crop=0.5)
     plain = [decode_image(p.read_bytes(), SIZE, crop=0.5) for p in sorted(folder.iterdir())]

@@ -22,6 +22,7 @@ from modlib import (
     branching_study,
     later_tasks,
     time_to_accuracy,
+    top_down_study,
     tuning,
     twenty_attributes,
 )
@@ -32,26 +33,30 @@ from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
 from modlib.studies import Choice
+from modlib.task_readers import ReaderSettings
 from modlib.three_attributes import Study, study
 from modlib.time_to_accuracy import TimeStudy
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
-FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network has
+FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network or data has
     ROOT / f"notebooks/settings/{name}.yml": number for name, number in (
-        ("celeba_cpu_40", "03"), ("celeba_cpu_20_paper", "03"), ("celeba_cpu_branching", "11"))}
+        ("celeba_cpu_40", "03"), ("celeba_cpu_20_paper", "03"), ("celeba_cpu_branching", "11"),
+        ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"), ("clevr", "10"), ("cub_200", "10"))}
+FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
 SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
+TOP_DOWN = ROOT / "notebooks/10_top_down.ipynb"
 STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "11": branching_study.STUDY,
     "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
     Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice,
-    BranchingSettings)
+    BranchingSettings, ReaderSettings)
     for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 
@@ -123,7 +128,13 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     if not notebook.stem.startswith(FOR_ONE_ALONE.get(profile, "")):
         pytest.skip(f"this profile is of {FOR_ONE_ALONE[profile]} alone")
+    if notebook == TOP_DOWN and FOR_ONE_ALONE.get(profile) != "10" and profile not in FOR_ALL:
+        pytest.skip("10 is not about faces")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
+    if notebook == TOP_DOWN:
+        _, runs, _ = top_down_study.lay_out(values)
+        assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
+        return
     if notebook in (ANY_NETWORK, SPEED):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
@@ -164,6 +175,8 @@ def test_nbval_runs_every_cell(notebook, tmp_path):
         assert len(records(tmp_path)) == 6
     if notebook == ANY_NETWORK:
         assert len(records(tmp_path, any_network.FOLDER)) == 3
+    if notebook == TOP_DOWN:
+        assert len(records(tmp_path, "top_down")) == 5
     if notebook == SPEED:
         assert len(records(tmp_path, time_to_accuracy.FOLDER)) == 2
     if table := STUDIES.get(notebook.stem[:2]):

@@ -37,6 +37,13 @@ def test_runs_that_are_there_are_done_and_do_not_count_for_the_rate(places):
     assert "1 done before, 3 left" in shown.getvalue()
 
 
+def test_runs_of_another_kind_bring_their_own_data(places):
+    data = type("Data", (), {"fingerprint": "of another kind"})
+    record_path(RUNS[2], places, "of another kind").write_text("{}")
+    with RunBar(RUNS, places, lambda settings, places: data, file=io.StringIO()) as bar:
+        assert (bar.n, bar.total) == (1, 4)
+
+
 def test_it_says_when_the_last_run_will_have_ended(places):
     shown = io.StringIO()
     with RunBar(RUNS, places, file=shown, mininterval=0) as bar:

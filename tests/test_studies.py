@@ -9,6 +9,7 @@ from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.settings import Places, Settings
 from modlib.studies import Study
+from modlib.task_readers import ReaderSettings
 
 STUDY = Study("a_study", {
     "plain": {"system": "modulated"},
@@ -208,6 +209,18 @@ def test_records_go_to_the_studys_folder():
 def test_what_is_wrong_is_refused_by_name(wrong, said):
     with pytest.raises(ModlibError, match=said):
         STUDY.lay_out(CELEBA | wrong)
+
+
+def test_a_study_of_another_kind_has_that_kinds_settings_and_defaults():
+    study = Study("", {"one": {"system": "uniform"}, "other": {"td_channels": 2}}, quick=1,
+                  settings=ReaderSettings)
+    assert study.changes("one") == {"system": "uniform", "td_channels": None}
+    assert study.changes("other") == {"system": "top_down", "td_channels": 2}
+    runs, _ = study.lay_out({"batch_size": 3, "seeds": [2]})
+    assert runs == {"one": [ReaderSettings(system="uniform", batch_size=3, seed=2)]}
+    assert list(study.lay_out({"dataset": "mnist"})[0]) == ["one", "other"]
+    with pytest.raises(ModlibError, match="parameter 'margin' is not known"):
+        study.lay_out({"margin": 0.2})
 
 
 # What is published

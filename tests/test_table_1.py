@@ -159,7 +159,8 @@ def test_what_is_missing_comes_with_a_command_that_makes_it(profile):
     assert all(line.startswith(">") for line in said.splitlines())  # a quote everywhere
     assert f"ot run yet: `{profile}`" in said
     [command] = [line for line in said.splitlines() if "make run" in line]
-    assert command.strip("> ") == f"make run NB=02 SETTINGS={profile} DATA=/path/to/celeba"
+    assert command.strip("> ") == (
+        f"make run NB=02 SETTINGS={profile} DATA=/path/to/celeba RESULTS=book/results")
     assert (ROOT / f"notebooks/settings/{profile}.yml").exists()
     [notebook] = ROOT.glob("notebooks/02*.ipynb")
     assert "three_attributes.study" in notebook.read_text("utf8")

@@ -73,3 +73,11 @@ def test_where_no_row_lacks_what_another_has_nothing_is_said(rows):
 def test_a_commit_keeps_its_mark_when_it_is_cut_short():
     assert short_commit("0123456789abcdef") == "0123456789"
     assert short_commit("0123456789abcdef-dirty") == "0123456789-dirty"
+
+
+def test_the_call_names_other_data_than_faces_where_that_is_meant():
+    record = {"settings": {"seed": 0}}
+    for said in (not_run_yet("mine", "top_down", "10", "/path/to/MNIST"),
+                 some_not_run_yet({"a": [record], "b": []}, "mine", "10", "/path/to/MNIST")):
+        assert "make run NB=10 SETTINGS=mine DATA=/path/to/MNIST RESULTS=book/results" in said
+        assert "celeba" not in said

@@ -1,0 +1,173 @@
+"""Systems that answer every task of an image: how they are trained and scored.
+
+Source: Levi and Ullman, section 4.
+Shapes: B batch, T tasks, K classes, N images, C channels, H W height and width.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modlib.aggregation import aggregate_gradients
+from modlib.batches import image_getter, shuffled_batches
+from modlib.checkpoints import resumable_epochs
+from modlib.errors import ModlibError
+from modlib.gradients import gramian, task_gradients
+from modlib.machine import to_device
+from modlib.optimisers import build_optimiser, set_rates
+from modlib.reader_losses import task_losses
+from modlib.task_images import UNKNOWN, TaskImages
+from modlib.task_readers import (
+    ReaderSettings,
+    all_streams,
+    one_task_streams,
+    shared_parameters,
+    takes_one_task,
+)
+
+PIXELS_AT_ONCE = 500 * 28 * 28
+GetImages = Callable[[Tensor], Tensor]
+
+
+def train_reader(
+    model: nn.Module,
+    data: TaskImages,
+    settings: ReaderSettings,
+    checkpoint: Path | None = None,
+    get_images: GetImages | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Train on the train split, epoch by epoch; see :func:`modlib.training.train`.
+
+    Yields:
+        one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` by task,
+        ``images``, ``seconds``.
+    """
+    optimiser = build_optimiser(model, settings)
+    get_images = get_images or image_getter(data, next(model.parameters()).device)
+
+    def one_epoch(epoch: int) -> dict[str, Any]:
+        metrics = train_one_epoch(model, optimiser, data, get_images, settings, epoch)
+        return metrics | {"valid_accuracy": accuracy(model, data, "valid", get_images)}
+
+    yield from resumable_epochs(
+        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), model,
+        optimiser)
+
+
+def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
+    """Take a step a batch of random images; every task is asked about each of them."""
+    rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
+    draws = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    size = min(settings.batch_size, len(train))
+    batches = settings.batches_per_epoch or len(train) // size
+    loss_sum_T = torch.zeros(len(settings.tasks))
+    model.train()
+    for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
+        set_rates(optimiser, settings, epoch, number, batches)
+        batch = _batch(data, indices_B, get_images, settings)
+        if settings.tasks_together or not takes_one_task(model):
+            losses_T = task_losses(all_streams(model, batch[0]), *batch[1:], settings)
+            take_step(model, optimiser, losses_T, settings, draws)
+        else:
+            losses_T = take_step_by_task(model, optimiser, *batch, settings)
+        loss_sum_T += losses_T.detach().cpu()
+    losses = (loss_sum_T / batches).tolist()
+    if not all(math.isfinite(loss) for loss in losses):
+        raise ModlibError(
+            f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
+            f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
+    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
+            "task_losses": dict(zip(settings.tasks, losses, strict=True)),
+            "images": batches * size}
+
+
+def take_step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, losses_T: Tensor,
+    settings: ReaderSettings, draws: torch.Generator,
+) -> None:
+    """One step on the mean of the tasks' losses; on MGDA's weighting of them for ``"moo"``.
+
+    Separate networks take their sum, so that each sees its own mean loss, as if alone.
+
+    Args:
+        draws: where the weighting would draw from; MGDA does not.
+    """
+    shared = shared_parameters(model)
+    if settings.system == "moo":
+        gradients_TP = task_gradients(losses_T, shared)
+    optimiser.zero_grad(set_to_none=True)
+    (losses_T.mean() if shared else losses_T.sum()).backward()
+    if settings.system == "moo":
+        aggregate_gradients("mgda", gradients_TP, gramian(gradients_TP), shared, draws)
+    optimiser.step()
+
+
+def take_step_by_task(
+    model: nn.Module, optimiser: torch.optim.Optimizer, images_BCHW: Tensor, labels_BT: Tensor,
+    places_BTHW: Tensor | None, settings: ReaderSettings,
+) -> Tensor:
+    """The step of :func:`take_step` on the mean, with no more than one task in memory at a time.
+
+    Up to rounding it is the same step, but where there is batch norm: it then sees one task at a
+    time too.
+
+    Returns:
+        every task's loss before the step, float (T,), without graph.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    losses = []
+    for task in range(len(settings.tasks)):
+        own = slice(task, task + 1)
+        [loss] = task_losses(
+            one_task_streams(model, images_BCHW, task), labels_BT[:, own],
+            None if places_BTHW is None else places_BTHW[:, own], settings)
+        (loss / len(settings.tasks)).backward()
+        losses.append(loss.detach())
+    optimiser.step()
+    return torch.stack(losses)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, data: TaskImages, split: str, get_images: GetImages,
+    batch_size: int | None = None,
+) -> dict[str, float]:
+    """The share of right answers of every task on one split, over the images that it asks about.
+
+    Args:
+        batch_size: images that are answered at once; None: as many as have ``PIXELS_AT_ONCE``.
+
+    Raises:
+        ModlibError: a task that asks about no image of the split, or logits that are not finite.
+    """
+    model.eval()
+    batch_size = batch_size or max(1, PIXELS_AT_ONCE // data.images_NCHW.shape[-1] ** 2)
+    indices = torch.from_numpy(data.indices(split))
+    answers = []
+    for part in indices.split(batch_size):
+        logits_TBK = all_streams(model, get_images(part)).logits
+        if not torch.isfinite(logits_TBK).all():
+            raise ModlibError("logits are not finite; a lower learning_rate may help")
+        answers.append(logits_TBK.argmax(2).T.cpu())
+    right_NT = torch.cat(answers).numpy() == data.labels_NT[indices.numpy()]
+    asked_T = (data.labels_NT[indices.numpy()] != UNKNOWN).sum(0)
+    for task, asked in zip(data.tasks, asked_T, strict=True):
+        if asked == 0:
+            raise ModlibError(f"task {task!r} asks about no image of the {split} split")
+    return {task: float(right / asked) for task, right, asked in
+            zip(data.tasks, right_NT.sum(0), asked_T, strict=True)}
+
+
+def _batch(data, indices_B, get_images, settings) -> tuple[Tensor, Tensor, Tensor | None]:
+    images_BCHW = get_images(indices_B)
+    labels_BT = torch.from_numpy(data.labels_NT[indices_B.numpy()])
+    places_BTHW = None
+    if settings.td_weight > 0:
+        places_BTHW = to_device(torch.from_numpy(data.places(indices_B.numpy())),
+                                images_BCHW.device)
+    return images_BCHW, to_device(labels_BT, images_BCHW.device), places_BTHW

@@ -1,0 +1,126 @@
+"""Systems that answer every task of an image: from settings to a record and its maps.
+
+Source: Levi and Ullman, section 4.
+Shapes: B batch, T tasks, N images, H W height and width.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modlib.arrays import from_json, to_json
+from modlib.batches import image_getter
+from modlib.clevr import load_clevr
+from modlib.cub_200 import load_cub_200
+from modlib.errors import ModlibError
+from modlib.experiments import checkpoint_path, kept_record
+from modlib.machine import choose_device
+from modlib.multi_mnist import load_multi_mnist
+from modlib.reader_training import GetImages, accuracy, train_reader
+from modlib.results import resolve
+from modlib.settings import Places
+from modlib.task_images import TaskImages
+from modlib.task_readers import ReaderSettings, all_streams, build_reader
+from modlib.top_down import TopDownNetwork, count_weights
+
+SHOWN = 4  # test images whose top-down maps a record keeps
+
+
+def load_tasks(settings: ReaderSettings, places: Places) -> TaskImages:
+    """The images and the answers to ``settings.tasks``.
+
+    Raises:
+        ModlibError: the data set needs ``data_root`` and there is none, or it cannot be read.
+    """
+    root = places.data_root and resolve(places.data_root)
+    if settings.dataset == "digits":
+        root = None
+    elif root is None:
+        raise ModlibError(f"dataset {settings.dataset!r} needs data_root: the folder that holds "
+                          "it; given None")
+    if load := {"clevr": load_clevr, "cub_200": load_cub_200}.get(settings.dataset):
+        cache_dir = places.cache_dir and str(resolve(places.cache_dir))
+        return load(root, settings.tasks, settings.image_size, cache_dir, places.skip_broken)
+    return load_multi_mnist(
+        root, settings.tasks, settings.train_images, settings.test_images, settings.canvas)
+
+
+@torch.no_grad()
+def top_down_maps(
+    model: TopDownNetwork, data: TaskImages, indices: np.ndarray,
+    get_images: GetImages | None = None,
+) -> np.ndarray:
+    """Where each task looks: what modulates the image, through a sigmoid, float32 (T, B, H, W)."""
+    model.eval()
+    get_images = get_images or image_getter(data, next(model.parameters()).device)
+    return torch.sigmoid(all_streams(model, get_images(torch.from_numpy(indices))).image_z
+                         ).cpu().numpy()
+
+
+def run_reader(
+    settings: ReaderSettings,
+    places: Places,
+    on_epoch: Callable[[ReaderSettings, dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train and test one system and return its record; see :func:`modlib.experiments.run`."""
+    data = load_tasks(settings, places)
+
+    def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
+        model = build_reader(settings, data.classes).to(device)
+        get_images, epochs = image_getter(data, device), []
+        for metrics in train_reader(model, data, settings, checkpoint, get_images):
+            epochs.append(metrics)
+            if on_epoch:
+                on_epoch(settings, metrics)
+        return epochs, {"test_accuracy": accuracy(model, data, "test", get_images),
+                        "parameters": {"weights": count_weights(model)},
+                        **_kept_maps(model, data, get_images)}
+
+    return kept_record(settings, places, data, work)
+
+
+def trained_reader(settings: ReaderSettings, places: Places) -> nn.Module:
+    """The model of a run, from its last checkpoint; what the checkpoint lacks is trained again."""
+    data, device = load_tasks(settings, places), choose_device(places.device)
+    model = build_reader(settings, data.classes).to(device)
+    for _ in train_reader(
+            model, data, settings, checkpoint_path(settings, places, data.fingerprint)):
+        pass
+    return model
+
+
+def shown_maps(
+    settings: ReaderSettings, places: Places, record: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some test images, as grey ones, and where each task looks: uint8 (B, H, W) and (T, B, H, W).
+
+    From the record where it kept them; else from the trained network, as :func:`trained_reader`
+    gives it.
+
+    Args:
+        settings, places: of a run of ``"top_down"``.
+        record: the run's.
+    """
+    if kept := record["results"].get("maps"):
+        return from_json(kept["images"]), from_json(kept["maps"])
+    data = load_tasks(settings, places)
+    indices, model = data.indices("test")[:SHOWN], trained_reader(settings, places)
+    return (data.images_NCHW[indices].mean(1).astype(np.uint8),
+            _as_bytes(top_down_maps(model, data, indices)))
+
+
+def _as_bytes(shares: np.ndarray) -> np.ndarray:
+    return np.round(255 * shares).astype(np.uint8)
+
+
+def _kept_maps(model: nn.Module, data: TaskImages, get_images: GetImages) -> dict[str, Any]:
+    """Some test images and their maps for the record; only of digits, which are small and free."""
+    if not isinstance(model, TopDownNetwork) or data.images_NCHW.shape[1] > 1:
+        return {}
+    indices = data.indices("test")[:SHOWN]
+    maps_TBHW = _as_bytes(top_down_maps(model, data, indices, get_images))
+    return {"maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}

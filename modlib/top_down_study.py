@@ -1,0 +1,234 @@
+"""The study of the top-down network: its rows on three data sets, its records, what they say.
+
+Source: Levi and Ullman, Tables 1 to 5.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.backbones import lenet, vgg_11
+from modlib.clevr import QUESTIONS
+from modlib.cub_200 import PARTS
+from modlib.errors import unknown_name
+from modlib.results import resolve
+from modlib.settings import Places, Settings
+from modlib.studies import Rows, Study
+from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
+from modlib.task_readers import ReaderSettings
+from modlib.top_down import TopDownNetwork, weight_counts
+from modlib.verdicts import Verdict, seed_verdict
+
+NOTEBOOK = "10"
+SYSTEMS = {"single": "single task", "uniform": "uniform scaling", "moo": "MOO",
+           "channel": "channel modulation", "top_down": "top-down"}
+CORNERS = ("LU", "RL", "LL", "RU")  # in the order in which the paper adds them
+TWO, FOUR = ({"system": "top_down", "tasks": CORNERS[:count]} for count in (2, 4))
+LENET_WEIGHTS = 24_250  # of a LeNet with one classifier, without biases: the paper's unit
+WIDTHS = (10, 6, 2, 1)
+NOT_USED = ("toy_images", "width", "ucr_every", "test_triplets", "precision")  # in smoke.yml
+
+TABLE_1 = {f"{count} tasks, {label}": {"system": system, "tasks": CORNERS[:count]}
+           for count in (2, 3, 4) for system, label in SYSTEMS.items()}
+ABLATIONS = {  # Table 2, a to d
+    "a": {
+        "channels alone, image seen": FOUR | {"spatial": False},
+        "places, image not seen": FOUR | {"image_aware": False},
+        "channel modulation, scales at 20 times the rate":
+            FOUR | {"system": "channel", "scale_rate_factor": 20.0},
+    },
+    "b": {f"top-down maps of {width}": TWO | {"td_channels": width} for width in WIDTHS},
+    "c": {
+        "+ into TD, + into BU2": TWO | {"into_bu2": "add"},
+        "+ into TD, × into BU2": TWO | {"into_bu2": "multiply"},
+        "× into TD, ⊗ into BU2": TWO | {"into_td": "multiply"},
+        "⊗ into TD, ⊗ into BU2": TWO | {"into_td": "gate_sigmoid"},
+        "+ into TD, ⊗ with tanh": TWO | {"into_bu2": "gate_tanh"},
+    },
+    "d": {
+        "with a loss on BU1": TWO | {"bu1_weight": 1.0},
+        "with a loss on TD": TWO | {"td_weight": 1.0},
+        "with both losses": TWO | {"bu1_weight": 1.0, "td_weight": 1.0},
+    },
+}
+OURS_2, OURS_4, CHANNEL_4 = "2 tasks, top-down", "4 tasks, top-down", "4 tasks, channel modulation"
+REFERENCES = {"a": (CHANNEL_4, OURS_4), "b": (OURS_2,), "c": (OURS_2,), "d": (OURS_2,)}
+
+MULTI_MNIST = Study("top_down", TABLE_1 | {
+    name: changes for part in ABLATIONS.values() for name, changes in part.items()},
+    quick=len(SYSTEMS), settings=ReaderSettings)
+CLEVR = Study("top_down_clevr", {
+    f"{count} tasks, {SYSTEMS[system]}": {"system": system, "tasks": tuple(QUESTIONS)[:count]}
+    for count in (2, 3, 4) for system in ("single", "uniform", "channel", "top_down")},
+    settings=ReaderSettings)
+CUB_200 = Study("top_down_cub_200", {
+    SYSTEMS[system]: {"system": system, "tasks": tuple(PARTS)} for system in SYSTEMS} | {
+    f"{SYSTEMS[system]} + localisation": {
+        "system": system, "tasks": tuple(PARTS), "td_weight": 1.0}
+    for system in ("channel", "top_down")},
+    settings=ReaderSettings)
+STUDIES = {"digits": MULTI_MNIST, "mnist": MULTI_MNIST, "clevr": CLEVR, "cub_200": CUB_200}
+
+# The paper's claims: what it says, the row that is better by it, and the other.
+CLAIMS = {
+    "top_down": [
+        *((f"Top-down modulation passes {what}, {count} tasks", f"{count} tasks, top-down",
+           f"{count} tasks, {SYSTEMS[system]}")
+          for system, what in (("single", "networks of their own"),
+                               ("channel", "channel modulation"), ("uniform", "uniform scaling"),
+                               ("moo", "MOO"))
+          for count in (2, 3, 4)),
+        ("Seeing the image adds to channel modulation", "channels alone, image seen", CHANNEL_4),
+        ("Modulating places adds to channel modulation", "places, image not seen", CHANNEL_4),
+        ("Seeing the image adds to modulating places", OURS_4, "places, image not seen"),
+        ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
+        *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
+          for width in WIDTHS[1:]),
+        *((f"+ into TD is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")
+          for sign in "×⊗"),
+        *((f"⊗ into BU2 is better than {sign}", OURS_2, f"+ into TD, {sign} into BU2")
+          for sign in "+×"),
+        *((f"Without auxiliary losses it is better than {row}", OURS_2, row)
+          for row in ABLATIONS["d"]),
+    ],
+    "top_down_clevr": [
+        (f"Top-down modulation passes {SYSTEMS[system]}, {count} questions",
+         f"{count} tasks, top-down", f"{count} tasks, {SYSTEMS[system]}")
+        for system in ("single", "uniform", "channel") for count in (2, 3, 4)],
+    "top_down_cub_200": [
+        (f"Top-down modulation with the localisation loss passes {row}",
+         "top-down + localisation", row)
+        for row in (*list(SYSTEMS.values())[:4], "channel modulation + localisation")],
+}
+
+
+def lay_out(
+    parameters: Mapping[str, Any]
+) -> tuple[Study, dict[str, list[ReaderSettings]], Places]:
+    """The study of the parameters' data set, its runs by row, and the places; all checked.
+
+    What the settings files say to the triplet networks alone (``NOT_USED``) is checked and not
+    used.
+
+    Raises:
+        ModlibError: an unknown data set, parameter or row, or a wrong value.
+    """
+    dataset = parameters.get("dataset", ReaderSettings.dataset)
+    if dataset not in STUDIES:
+        raise unknown_name("value of dataset:", dataset, STUDIES)
+    Settings(**{name: value for name, value in parameters.items() if name in NOT_USED})
+    return STUDIES[dataset], *STUDIES[dataset].lay_out(
+        {name: value for name, value in parameters.items() if name not in NOT_USED})
+
+
+def paper_rows(folder: str) -> dict[str, dict[str, Any]]:
+    """What the paper prints of each row: ``accuracy`` in % by task, and ``multiple``."""
+    return json.loads(resolve("book/paper_tables.json").read_text())["top_down"][folder]
+
+
+def weight_table() -> pd.DataFrame:
+    """The weights of the top-down network's parts, ours and those that the paper's Table 5 prints.
+
+    Without biases, on LeNet for digits and on VGG-11 for CLEVR.
+    """
+    printed = json.loads(resolve("book/paper_tables.json").read_text())["top_down"]["weights"]
+    networks = {"lenet": TopDownNetwork(lenet(), 1, 10),
+                "vgg11": TopDownNetwork(vgg_11(), 1, 2, embedding_channels=32)}
+    names = {"backbone": "backbone", "branch": "classifier", "top_down": "top-down, with laterals",
+             "embedding": "embedding of a task"}
+    return pd.DataFrame(
+        {(title, source): {label: f"{counts[name]:,}" for name, label in names.items()}
+         for key, title in (("lenet", "LeNet"), ("vgg11", "VGG-11"))
+         for source, counts in (("ours", weight_counts(networks[key])), ("paper", printed[key]))})
+
+
+def accuracies(rows: Rows) -> pd.DataFrame:
+    """One line per row, seed and task: test accuracy in %."""
+    lines = [{"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * one}
+             for name, records in rows.items() for record in records
+             for task, one in record["results"]["test_accuracy"].items()]
+    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])
+
+
+def by_seed(rows: Rows, name: str) -> dict[int, float]:
+    """A row's mean accuracy over its tasks in %, by seed."""
+    return {record["settings"]["seed"]:
+            100 * float(np.mean(list(record["results"]["test_accuracy"].values())))
+            for record in rows.get(name, [])}
+
+
+def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFrame:
+    """Rows for people: accuracy by task and mean, the weights, and the paper's mean and weights.
+
+    Weights are multiples of one LeNet where the images are digits, else counts in millions.
+    """
+    printed, table = paper_rows(folder), accuracies(rows)
+    tasks = list(dict.fromkeys(table[table.row.isin(names)].task)) or list(CORNERS[:2])
+    lines = []
+    for name in names:
+        of_row = table[table.row == name]
+        paper = printed.get(name, {"accuracy": {}})
+        lines.append({"": name} | {
+            task: mean_and_spread(values) if len(
+                values := of_row[of_row.task == task].accuracy) else "" for task in tasks} | {
+            "mean": mean_and_spread(list(by_seed(rows, name).values())),
+            "paper's mean": f"{np.mean(list(paper['accuracy'].values())):.1f}"
+                            if paper["accuracy"] else "–",
+            "weights": _weights(rows.get(name, [])),
+            "paper's": f"×{paper['multiple']:g}" if "multiple" in paper else "–"})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def verdicts(rows: Rows, folder: str) -> list[Verdict]:
+    """The paper's claims about a data set, each judged seed by seed; one seed is one repetition."""
+    printed = paper_rows(folder)
+    return [
+        seed_verdict(claim, by_seed(rows, better), by_seed(rows, worse),
+                     _mean(printed[better]) - _mean(printed[worse]))
+        for claim, better, worse in CLAIMS[folder]]
+
+
+def curves(rows: Rows, names: Sequence[str]) -> dict[str, list[list[float]]]:
+    """Mean validation accuracy in % by epoch, a list a seed, of the rows that were run."""
+    return {name: [[100 * float(np.mean(list(epoch["valid_accuracy"].values())))
+                    for epoch in record["epochs"]] for record in rows[name]]
+            for name in names if rows.get(name)}
+
+
+def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
+    """What made these records, as Markdown; the box of ``not_run_yet`` when there are none.
+
+    Args:
+        data: where a reader's copy of the data may lie, for the command.
+    """
+    records = [record for row in rows.values() for record in row]
+    if not records:
+        return not_run_yet(profile, folder, NOTEBOOK, data)
+    settings, run, about = (records[0][key] for key in ("settings", "run", "data"))
+    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    return (
+        f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
+        f"{about['source']}: {about['images']['train']:,} images to train on, "
+        f"{about['images']['valid']:,} to validate on, {about['images']['test']:,} to test on. "
+        f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "
+        f"{settings['optimiser']} at {settings['learning_rate']:g}, schedule "
+        f"`{settings['schedule']}`. torch {run['versions']['torch']}, commit "
+        f"`{short_commit(run['git_commit'])}`."
+        + some_not_run_yet(rows, profile, NOTEBOOK, data))
+
+
+def _weights(records: Sequence[Mapping[str, Any]]) -> str:
+    if not records:
+        return "–"
+    weights = records[0]["results"]["parameters"]["weights"]
+    if records[0]["settings"]["dataset"] in ("digits", "mnist"):
+        return f"×{weights / LENET_WEIGHTS:.3f}"
+    return f"{weights / 1e6:.2f} M"
+
+
+def _mean(printed: Mapping[str, Any]) -> float:
+    return float(np.mean(list(printed["accuracy"].values())))
