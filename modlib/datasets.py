@@ -9,7 +9,7 @@ A all the attributes of a file.
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,16 +26,21 @@ SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list
 
 @dataclass(frozen=True)
 class AttributeImages:
-    """Images, their binary attributes and the split that each belongs to.
+    """Images, their attributes or categories, and the split that each belongs to.
 
     Attributes:
         images_NCHW: uint8 array or read-only memory map, RGB, 0 to 255, square.
-        labels_NT: bool array; ``labels_NT[n, t]`` says whether image n has attribute t.
-        tasks: the T attribute names, in the order of the columns of ``labels_NT``.
+        labels_NT: bool array; ``labels_NT[n, t]`` says whether image n has attribute t. Or, for
+            tasks of several categories, int16 array of each image's category: 0 and up, or -1
+            where it is not known.
+        tasks: the T names of attributes or tasks, in the order of the columns of ``labels_NT``.
         split_N: uint8 array; 0 train, 1 valid, 2 test.
         ids: the N image names, such as ``"000040"``.
         fingerprint: hexadecimal digest of everything above; part of a record's name.
         source: one line for people: where the images and the split came from.
+        triplets: by split, int64 (T, K, 3): triplets that came with the data, as indices of
+            anchor, positive and negative into N, all of that split. None: they are drawn from the
+            labels.
     """
 
     images_NCHW: np.ndarray
@@ -45,6 +50,7 @@ class AttributeImages:
     ids: tuple[str, ...]
     fingerprint: str
     source: str
+    triplets: Mapping[str, np.ndarray] | None = None
 
     def indices(self, split: str) -> np.ndarray:
         """Indices (int64, ascending) of the images in ``split``: train, valid or test."""
@@ -86,14 +92,14 @@ def load_celeba(
     check_image_size(image_size)
     if not 0 < crop <= 1:
         raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
-    tasks = _checked_tasks(tasks)
+    tasks = checked_tasks(tasks)
     root = Path(root).expanduser()
     if not root.exists():
         raise ModlibError(f"root {str(root)!r} does not exist; give {LAYOUTS}")
     identity = root_identity(root) + ("" if crop == 1 else f", crop {crop!r}")
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
-    path = _cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
+    path = cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
     try:
         packed = open_images(path, identity, image_size)
         if packed.notes["broken"] and not skip_broken:  # perhaps mended since
@@ -116,7 +122,7 @@ def load_celeba(
     split_N, ids = packed.rows["split"], tuple(packed.rows["ids"].tolist())
     return AttributeImages(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
-        fingerprint=_fingerprint(packed.pixel_digest, labels_NT, tasks, split_N, ids),
+        fingerprint=fingerprint_of(packed.pixel_digest, labels_NT, tasks, split_N, ids),
         source=f"CelebA ({root.name}), {len(ids):,} images at {image_size}×{image_size}"
         f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; "
         f"{packed.notes['split']}",
@@ -138,7 +144,7 @@ def load_toy_faces(
         ModlibError: an attribute that does not exist or is given twice.
     """
     attributes = tuple(TOY_FACE_ATTRIBUTES)
-    tasks = _checked_tasks(tasks) or attributes
+    tasks = checked_tasks(tasks) or attributes
     columns = _columns(tasks, attributes, "TOY_FACE_ATTRIBUTES")
     images_NCHW, labels_NA = _toy_faces(count, image_size, seed)
     labels_NT = np.ascontiguousarray(labels_NA[:, columns])
@@ -148,7 +154,7 @@ def load_toy_faces(
     pixel_digest = hashlib.sha256(np.ascontiguousarray(images_NCHW)).hexdigest()
     return AttributeImages(
         images_NCHW, labels_NT, tasks, split_N, ids,
-        fingerprint=_fingerprint(pixel_digest, labels_NT, tasks, split_N, ids),
+        fingerprint=fingerprint_of(pixel_digest, labels_NT, tasks, split_N, ids),
         source=f"toy faces, {count:,} images at {image_size}×{image_size}, seed {seed}; "
         "split 70/10/20 by index",
     )
@@ -162,7 +168,8 @@ def _toy_faces(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.n
     return images_NCHW, labels_NA
 
 
-def _checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
+def checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The tasks as a tuple, or None; a ModlibError unless they are a list of distinct names."""
     if tasks is None:
         return None
     if isinstance(tasks, str) or not tasks:
@@ -198,14 +205,17 @@ def _choose(
     return tasks, np.ascontiguousarray(labels_NT)
 
 
-def _fingerprint(pixel_digest: str, labels_NT, tasks, split_N, ids) -> str:
+def fingerprint_of(pixel_digest: str, labels_NT, tasks, split_N, ids, triplets=None) -> str:
+    """The digest that :class:`AttributeImages` has; given triplets enter it where there are any."""
     digest = hashlib.sha256(repr((pixel_digest, labels_NT.shape, tasks)).encode())
-    for part in (labels_NT, split_N, "\n".join(ids).encode()):
+    given = [triplets[split] for split in SPLITS] if triplets else []
+    for part in (labels_NT, split_N, "\n".join(ids).encode(), *given):
         digest.update(part)
     return digest.hexdigest()[:16]
 
 
-def _cache_folder(cache_dir: str | Path | None) -> Path:
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """The folder of the image caches, made if need be; a ModlibError where it cannot be made."""
     folder = Path(cache_dir or os.environ.get("MODLIB_CACHE_DIR") or "~/.cache/modlib").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

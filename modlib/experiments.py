@@ -28,7 +28,7 @@ from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
-from modlib.triplets import fixed_triplets
+from modlib.triplets import benchmark_triplets
 
 
 def load_data(settings: Settings, places: Places) -> AttributeImages:
@@ -71,9 +71,9 @@ def run(
     data = load_data(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
-        test_triplets = settings.final_test and fixed_triplets(
-            data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
-            where=" in the test split")  # before training: what cannot be tested is told now
+        # Before training: what cannot be tested is told now.
+        test_triplets = settings.final_test and benchmark_triplets(
+            data, "test", settings.test_triplets, TEST_SEED)
         get_images, origin = image_getter(data, device), {}
         if settings.trunk_from:
             origin = {"trunk_from": run(settings.trunk_from, places)["name"]}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError, unknown_name
 from modlib.machine import to_device
 
@@ -123,6 +124,21 @@ def fixed_triplets(
     ])
 
 
+def benchmark_triplets(data: AttributeImages, split: str, count: int, seed: int) -> np.ndarray:
+    """What a split is judged by: its first ``count`` given triplets, or else fixed ones.
+
+    Returns:
+        int64 (T, K, 3), indices into N; K is smaller than ``count`` where fewer are given.
+
+    Raises:
+        ModlibError: none are given and none can be drawn.
+    """
+    if data.triplets is not None:
+        return data.triplets[split][:, :count]
+    return fixed_triplets(data.labels_NT, data.indices(split), data.tasks, count, seed,
+                          where=f" in the {split} split")
+
+
 def epoch_batches(
     labels_NT: np.ndarray,
     indices: np.ndarray,
@@ -147,8 +163,26 @@ def epoch_batches(
         draw_triplets(labels_NT[:, t], indices, count, choice, rng, task, " in the train split")
         for t, task in enumerate(tasks)
     ]
-    drawn = np.stack(per_task).reshape(len(tasks), num_batches, triplets_per_task, 3)
-    return drawn.transpose(1, 0, 2, 3)
+    return _in_batches(np.stack(per_task), num_batches)
+
+
+def given_batches(
+    given_TK3: np.ndarray, triplets_per_task: int, num_batches: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One epoch of batches of given triplets; a task's are all used before any comes again.
+
+    Args and returns: as :func:`epoch_batches`; ``given_TK3`` are the triplets to draw from.
+    """
+    count = num_batches * triplets_per_task
+    per_task = [given_K3[_in_rounds(np.arange(len(given_K3)), count, rng)]
+                for given_K3 in given_TK3]
+    return _in_batches(np.stack(per_task), num_batches)
+
+
+def _in_batches(triplets_TK3: np.ndarray, num_batches: int) -> np.ndarray:
+    """An epoch's triplets shared out: (batches, T, m, 3)."""
+    tasks = len(triplets_TK3)
+    return triplets_TK3.reshape(tasks, num_batches, -1, 3).transpose(1, 0, 2, 3)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from small_celeba import (
 
 from modlib import datasets
 from modlib.celeba_files import root_identity
-from modlib.datasets import SPLITS, load_celeba, load_toy_faces
+from modlib.datasets import SPLITS, fingerprint_of, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 
@@ -251,6 +251,15 @@ def test_fingerprint_is_of_the_contents_alone(root, tmp_path):
     different |= {before.fingerprint, load(root, image_size=20).fingerprint}
     assert len(different) == 6
     assert str(tmp_path) not in before.source
+
+
+def test_given_triplets_enter_the_fingerprint_and_their_absence_does_not(given):
+    def fingerprint(*triplets):
+        return fingerprint_of("", given.labels_NT, given.tasks, given.split_N, given.ids, *triplets)
+
+    other = given.triplets | {"valid": given.triplets["valid"][:, ::-1].copy()}
+    assert len({fingerprint(), fingerprint(given.triplets), fingerprint(other)}) == 3
+    assert fingerprint() == fingerprint(None)
 
 
 # Toy faces.

@@ -903,3 +903,32 @@ def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, pl
         run_many(runs, places, pool, runner=fail_first)
     assert "modulated" in failure.value.__notes__[0] and "seed 0" in failure.value.__notes__[0]
     assert len(begun) < len(runs)
+
+
+# Categories, and triplets that came with the data
+
+def test_a_run_on_categories_leaves_a_record_with_their_retrieval(
+        categorised, tiny, places, monkeypatch):
+    monkeypatch.setattr(experiments, "load_data", lambda *_: categorised)
+    results = run(tiny, places)["results"]
+    kept = from_json(results["test_triplets"]["labels"])
+    assert (kept.dtype, kept.tolist()) == (np.int16, categorised.labels_NT[60:].tolist())
+    assert "given" not in results["test_triplets"]
+    assert all(score["queries"] > 20 for score in results["retrieval"].values())
+
+
+def test_a_run_is_tested_on_the_triplets_that_came_with_the_data(
+        given, tiny, places, monkeypatch):
+    """Without labels there is no retrieval to score."""
+    monkeypatch.setattr(experiments, "load_data", lambda *_: given)
+    settings = replace(tiny, batching="triplets")
+    record = run(settings, places)
+    get_images, kept = image_getter(given, CPU), record["results"]["test_triplets"]
+    network = trained_network(settings, places, given, get_images)
+    positions = torch.from_numpy(given.triplets["test"] - 60)
+    accuracy = triplet_accuracy(
+        embed_images(network, get_images, torch.arange(60, 90)), positions)
+    assert list(record["results"]["test_accuracy"].values()) == accuracy.tolist()
+    assert kept["given"] is True
+    assert kept["digest"] == triplets_digest(positions.numpy())
+    assert {score["queries"] for score in record["results"]["retrieval"].values()} == {0}

@@ -84,6 +84,38 @@ def test_scores_equal_a_loop_over_sorted_galleries(images, seed):
         assert given[task] == pytest.approx(plain_scores(embeddings_TND[t], labels_NT[:, t]))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_categories_equal_a_loop_over_sorted_galleries(seed):
+    """A query's category is to be found among the images of known category, query by query."""
+    embeddings_ND, rng = random_embeddings(30, seed)[0], np.random.default_rng(seed)
+    labels = [*rng.integers(-1, 4, 29), 4]  # the last one stands alone in its category
+    known = [n for n in range(30) if labels[n] >= 0]
+    sums, queries = dict.fromkeys(NAMES, 0.0), 0
+    for query in known:
+        others = gallery(embeddings_ND.tolist(), query)
+        found = [labels[n] == labels[query] for n in others if n in known]
+        if not any(found):
+            continue
+        queries += 1
+        for depth in (1, 5, 10):
+            sums[f"recall@{depth}"] += any(found[:depth])
+        precisions = [sum(found[:place]) / place
+                      for place in range(1, len(found) + 1) if found[place - 1]]
+        sums["mAP"] += sum(precisions) / len(precisions)
+    labels_N1 = torch.tensor(np.array(labels, np.int16))[:, None]
+    given = retrieval_scores(embeddings_ND[None], labels_N1, ("Bald",))["Bald"]
+    assert queries == len(known) - 1
+    assert given == pytest.approx(
+        {"queries": queries} | {name: sums[name] / queries for name in NAMES})
+
+
+@pytest.mark.parametrize("labels", [[-1] * 5, [0, 1, 2, 3, -1]])
+def test_categories_with_no_other_image_to_find_have_no_scores(labels):
+    labels_N1 = torch.tensor(labels, dtype=torch.int16)[:, None]
+    given = retrieval_scores(random_embeddings(5)[:1], labels_N1, ("Bald",))["Bald"]
+    assert given == {"queries": 0} | dict.fromkeys(NAMES)
+
+
 def test_the_loops_scores_tell_depths_and_tasks_apart():
     embeddings_TND, labels_NT = random_embeddings(40), random_labels(40)
     expected = [plain_scores(embeddings_TND[t], labels_NT[:, t]) for t in range(3)]

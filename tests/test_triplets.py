@@ -1,5 +1,6 @@
 """Triplets hold what they promise: sides, coverage, uniform draws, independence of other tasks."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from modlib.errors import ModlibError
 from modlib.triplets import (
     BatchTriplets,
+    benchmark_triplets,
     draw_triplets,
     epoch_batches,
     fixed_triplets,
@@ -162,6 +164,22 @@ def test_fixed_triplets_are_valid(choice):
         assert anchor != positive
         assert choice == "symmetric" or labels_NT[anchor, t]
         assert {anchor, positive, negative} <= set(indices)
+
+
+def test_a_split_is_judged_by_fixed_triplets_where_none_are_given(categorised):
+    drawn = benchmark_triplets(categorised, "valid", 50, seed=4)
+    assert np.array_equal(drawn, fixed_triplets(
+        categorised.labels_NT, categorised.indices("valid"), categorised.tasks, 50, 4))
+    nothing = replace(categorised, labels_NT=np.full((90, 3), -1, np.int16))
+    with pytest.raises(ModlibError, match="'Smiling' in the test split"):
+        benchmark_triplets(nothing, "test", 50, seed=4)
+
+
+@pytest.mark.parametrize(("count", "used"), [(10, 10), (25, 25), (1000, 25)])
+def test_a_split_is_judged_by_the_first_of_its_given_triplets(given, count, used):
+    for split in ("valid", "test"):
+        judged = benchmark_triplets(given, split, count, seed=4)
+        assert np.array_equal(judged, given.triplets[split][:, :used])
 
 
 # An epoch
