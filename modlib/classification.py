@@ -102,7 +102,10 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
 
 def check_split(data: AttributeImages, split: str) -> None:
     """Refuse a split that cannot be scored: each task needs holders and others in it."""
-    labels_NT = data.labels_NT[data.indices(split)].astype(bool)
+    if data.labels_NT.dtype != bool:
+        raise ModlibError("a classifier's tasks are attributes, which an image has or has not; "
+                          f"given tasks of categories: {', '.join(data.tasks)}")
+    labels_NT = data.labels_NT[data.indices(split)]
     for task, held in zip(data.tasks, labels_NT.T, strict=True):
         if held.all() or not held.any():
             raise ModlibError(f"attribute {task!r} in the {split} split: images with and without "

@@ -8,7 +8,6 @@ A all the attributes of a file.
 
 import hashlib
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,8 +17,14 @@ import numpy as np
 
 from modlib.celeba_files import LAYOUTS, read_celeba, root_identity
 from modlib.errors import ModlibError, unknown_name
-from modlib.image_cache import broken_images, check_image_size, open_images, pack_images
-from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces
+from modlib.image_cache import check_image_size, open_or_pack, pack_images
+from modlib.packed_images import PackedImages
+from modlib.toy_faces import (
+    TOY_FACE_ATTRIBUTES,
+    TOY_FACE_CATEGORIES,
+    make_toy_faces,
+    toy_face_categories,
+)
 
 SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list_eval_partition.txt
 
@@ -89,35 +94,24 @@ def load_celeba(
             given twice, or has no holder (or only holders) in a split; a label, a row or an image
             that is broken, named; a bad size; a cache folder that cannot be written.
     """
-    check_image_size(image_size)
-    if not 0 < crop <= 1:
-        raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
+    root = checked_source(root, image_size, crop, LAYOUTS)
     tasks = checked_tasks(tasks)
-    root = Path(root).expanduser()
-    if not root.exists():
-        raise ModlibError(f"root {str(root)!r} does not exist; give {LAYOUTS}")
     identity = root_identity(root) + ("" if crop == 1 else f", crop {crop!r}")
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
-    path = cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
-    try:
-        packed = open_images(path, identity, image_size)
-        if packed.notes["broken"] and not skip_broken:  # perhaps mended since
-            raise broken_images(packed.notes["broken"], root.name)
-    except ModlibError:  # not there, torn, or packed from what root was before
+    path = cache_path(cache_dir, "celeba", root, image_size, crop)
+
+    def pack() -> PackedImages:
         rows, notes, files, names = read_celeba(root)
         try:
             _choose(rows, notes, tasks)  # a mistake in tasks is said before the long work
-            packed = pack_images(
+            return pack_images(
                 files, names, path, image_size, crop=crop, identity=identity,
                 source=str(root.resolve()), rows=rows, notes=notes, workers=workers,
                 skip_broken=skip_broken, progress=progress,
             )
         finally:
             files.close()
-    if broken := packed.notes["broken"]:
-        warnings.warn(f"{root.name}: {len(broken)} images that cannot be decoded are left out: "
-                      f"{', '.join(broken)}", stacklevel=2)
+
+    packed = open_or_pack(path, identity, image_size, skip_broken, root.name, pack)
     tasks, labels_NT = _choose(packed.rows, packed.notes, tasks)
     split_N, ids = packed.rows["split"], tuple(packed.rows["ids"].tolist())
     return AttributeImages(
@@ -138,16 +132,20 @@ def load_toy_faces(
         count: number of images.
         image_size: side in pixels.
         tasks: the attributes wanted, in the order wanted; None: all of ``TOY_FACE_ATTRIBUTES``.
+            Or tasks of several categories, some of ``TOY_FACE_CATEGORIES``.
         seed: seed of the faces.
 
     Raises:
-        ModlibError: an attribute that does not exist or is given twice.
+        ModlibError: an attribute that does not exist or is given twice, or stands beside
+            categories.
     """
-    attributes = tuple(TOY_FACE_ATTRIBUTES)
-    tasks = checked_tasks(tasks) or attributes
-    columns = _columns(tasks, attributes, "TOY_FACE_ATTRIBUTES")
+    tasks = checked_tasks(tasks) or TOY_FACE_ATTRIBUTES
+    of_categories = any(task in TOY_FACE_CATEGORIES for task in tasks)
+    columns = (_columns(tasks, tuple(TOY_FACE_CATEGORIES), "TOY_FACE_CATEGORIES") if of_categories
+               else _columns(tasks, TOY_FACE_ATTRIBUTES, "TOY_FACE_ATTRIBUTES"))
     images_NCHW, labels_NA = _toy_faces(count, image_size, seed)
-    labels_NT = np.ascontiguousarray(labels_NA[:, columns])
+    every = toy_face_categories(labels_NA) if of_categories else labels_NA
+    labels_NT = np.ascontiguousarray(every[:, columns])
     ends = [count * 7 // 10, count * 8 // 10]
     split_N = np.searchsorted(ends, np.arange(count), side="right").astype(np.uint8)
     ids = tuple(f"toy-{n:05d}" for n in range(count))
@@ -166,6 +164,17 @@ def _toy_faces(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.n
     images_NCHW, labels_NA = make_toy_faces(count, image_size, seed)
     images_NCHW.setflags(write=False)
     return images_NCHW, labels_NA
+
+
+def checked_source(root: str | Path, image_size: int, crop: float, layouts: str) -> Path:
+    """The root of a data set; a ModlibError unless it is there, and size and crop are allowed."""
+    check_image_size(image_size)
+    if not 0 < crop <= 1:
+        raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise ModlibError(f"root {str(root)!r} does not exist; give {layouts}")
+    return root
 
 
 def checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -214,11 +223,19 @@ def fingerprint_of(pixel_digest: str, labels_NT, tasks, split_N, ids, triplets=N
     return digest.hexdigest()[:16]
 
 
-def cache_folder(cache_dir: str | Path | None) -> Path:
-    """The folder of the image caches, made if need be; a ModlibError where it cannot be made."""
+def cache_path(
+    cache_dir: str | Path | None, dataset: str, root: Path, image_size: int, crop: float
+) -> Path:
+    """Where the packed images of a data set are, or will be; the folder is made if need be.
+
+    Raises:
+        ModlibError: the folder cannot be made.
+    """
     folder = Path(cache_dir or os.environ.get("MODLIB_CACHE_DIR") or "~/.cache/modlib").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModlibError(f"cache_dir {str(folder)!r} cannot be made: {error.strerror}") from error
-    return folder
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
+    return folder / f"{dataset}-{name}-{size}.images"

@@ -29,6 +29,7 @@ from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import benchmark_triplets
+from modlib.zappos import load_zappos
 
 
 def load_data(settings: Settings, places: Places) -> AttributeImages:
@@ -37,9 +38,10 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
         return load_toy_faces(settings.toy_images, settings.image_size, settings.tasks)
     if places.data_root is None:
         raise ModlibError(
-            "dataset 'celeba' needs data_root: the folder or zip archive that holds CelebA; "
-            "given None")
-    return load_celeba(
+            f"dataset {settings.dataset!r} needs data_root: the folder or zip archive that holds "
+            "it; given None")
+    load = {"celeba": load_celeba, "zappos": load_zappos}[settings.dataset]
+    return load(
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken,
         crop=settings.crop)
@@ -205,7 +207,8 @@ def run_many(
                 on_done(settings[number], records[number])
         return [records[number] for number in range(len(settings))]
     if executor is None:
-        sizes = {(one.image_size, one.crop): one for one in settings if one.dataset == "celeba"}
+        sizes = {(one.image_size, one.crop): one for one in settings
+                 if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load_data(one, places)
         threads = max(1, available_cores() // places.workers)

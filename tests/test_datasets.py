@@ -29,7 +29,8 @@ from modlib import datasets
 from modlib.celeba_files import root_identity
 from modlib.datasets import SPLITS, fingerprint_of, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
-from modlib.toy_faces import TOY_FACE_ATTRIBUTES
+from modlib.packed_images import open_images
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES, TOY_FACE_CATEGORIES, toy_face_categories
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
 
@@ -224,7 +225,7 @@ def test_a_torn_cache_is_packed_again(root, cache_dir):
     path, = cache_dir.iterdir()
     os.truncate(path, path.stat().st_size // 2)
     assert load(root).fingerprint == before
-    assert datasets.open_images(path, root_identity(root), 16)
+    assert open_images(path, root_identity(root), 16)
 
 
 def test_a_cache_inside_the_root_stays_valid(root, monkeypatch):
@@ -274,6 +275,18 @@ def test_toy_faces():
     assert data.ids[:2] == ("toy-00000", "toy-00001")
     assert load_toy_faces(100, 32, seed=3).fingerprint == data.fingerprint
     assert load_toy_faces(100, 32, seed=4).fingerprint != data.fingerprint
+
+
+def test_toy_faces_of_categories():
+    whole = load_toy_faces(50, 32)
+    data = load_toy_faces(50, 32, tasks=["Mouth", "Hair"])
+    expected = toy_face_categories(whole.labels_NT)
+    names = list(TOY_FACE_CATEGORIES)
+    assert data.labels_NT.dtype == np.int16
+    assert np.array_equal(data.labels_NT, expected[:, [names.index("Mouth"), names.index("Hair")]])
+    assert data.fingerprint != load_toy_faces(50, 32, tasks=["Mouth"]).fingerprint
+    with pytest.raises(ModlibError, match=r"'Smiling' is not in TOY_FACE_CATEGORIES; .* Hair"):
+        load_toy_faces(50, 32, tasks=["Smiling", "Hair"])
 
 
 def test_toy_faces_of_some_tasks():

@@ -818,9 +818,10 @@ def test_no_runs_give_no_records(places, workers):
 
 # Data and devices
 
-def test_celeba_without_data_root_is_refused(tiny, places):
-    with pytest.raises(ModlibError, match=r"'celeba' needs data_root.*given None"):
-        run(replace(tiny, dataset="celeba"), places)
+@pytest.mark.parametrize("dataset", ["celeba", "zappos"])
+def test_real_images_without_data_root_are_refused(tiny, places, dataset):
+    with pytest.raises(ModlibError, match=rf"'{dataset}' needs data_root.*given None"):
+        run(replace(tiny, dataset=dataset), places)
 
 
 def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
@@ -828,9 +829,11 @@ def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
         run(replace(tiny, dataset="celeba"), replace(places, data_root=str(tmp_path / "nowhere")))
 
 
-def test_celeba_is_asked_for_as_settings_and_places_say(tiny, places, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "load_celeba", lambda root, **given: (root, given))
-    settings = replace(tiny, dataset="celeba", tasks=("Bald", "Young"), image_size=150,
+@pytest.mark.parametrize("dataset", ["celeba", "zappos"])
+def test_real_images_are_asked_for_as_settings_and_places_say(
+        tiny, places, tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(experiments, f"load_{dataset}", lambda root, **given: (root, given))
+    settings = replace(tiny, dataset=dataset, tasks=("Bald", "Young"), image_size=150,
                        crop=0.8)
     places = replace(places, data_root=str(tmp_path / "faces.zip"), skip_broken=True)
     assert load_data(settings, places) == (tmp_path / "faces.zip", {
