@@ -17,14 +17,10 @@ import numpy as np
 
 from modlib.celeba_files import LAYOUTS, read_celeba, root_identity
 from modlib.errors import ModlibError, unknown_name
+from modlib.face_categories import FACE_CATEGORIES, face_categories
 from modlib.image_cache import check_image_size, open_or_pack, pack_images
 from modlib.packed_images import PackedImages
-from modlib.toy_faces import (
-    TOY_FACE_ATTRIBUTES,
-    TOY_FACE_CATEGORIES,
-    make_toy_faces,
-    toy_face_categories,
-)
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces, sample_attributes
 
 SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list_eval_partition.txt
 
@@ -81,7 +77,8 @@ def load_celeba(
 
     Args:
         root: a folder or a zip archive; see ``celeba_files.LAYOUTS``.
-        tasks: the attributes wanted, in the order wanted; None: all of the file.
+        tasks: the attributes wanted, in the order wanted; None: all of the file. Or tasks of
+            several categories, some of ``FACE_CATEGORIES``.
         image_size: side in pixels, 16 to 1024; the centre square of each image is resized to it.
         cache_dir: folder of the cache; None: $MODLIB_CACHE_DIR, or else ~/.cache/modlib.
         workers: decoding threads; None: one a core.
@@ -132,7 +129,7 @@ def load_toy_faces(
         count: number of images.
         image_size: side in pixels.
         tasks: the attributes wanted, in the order wanted; None: all of ``TOY_FACE_ATTRIBUTES``.
-            Or tasks of several categories, some of ``TOY_FACE_CATEGORIES``.
+            Or tasks of several categories, some of ``FACE_CATEGORIES``.
         seed: seed of the faces.
 
     Raises:
@@ -140,12 +137,9 @@ def load_toy_faces(
             categories.
     """
     tasks = checked_tasks(tasks) or TOY_FACE_ATTRIBUTES
-    of_categories = any(task in TOY_FACE_CATEGORIES for task in tasks)
-    columns = (_columns(tasks, tuple(TOY_FACE_CATEGORIES), "TOY_FACE_CATEGORIES") if of_categories
-               else _columns(tasks, TOY_FACE_ATTRIBUTES, "TOY_FACE_ATTRIBUTES"))
-    images_NCHW, labels_NA = _toy_faces(count, image_size, seed)
-    every = toy_face_categories(labels_NA) if of_categories else labels_NA
-    labels_NT = np.ascontiguousarray(every[:, columns])
+    labels_NT = _labels_of_tasks(
+        sample_attributes(count, seed), TOY_FACE_ATTRIBUTES, tasks, "TOY_FACE_ATTRIBUTES")
+    images_NCHW = _toy_faces(count, image_size, seed)
     ends = [count * 7 // 10, count * 8 // 10]
     split_N = np.searchsorted(ends, np.arange(count), side="right").astype(np.uint8)
     ids = tuple(f"toy-{n:05d}" for n in range(count))
@@ -159,11 +153,11 @@ def load_toy_faces(
 
 
 @lru_cache(maxsize=1)
-def _toy_faces(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _toy_faces(count: int, image_size: int, seed: int) -> np.ndarray:
     """The last set of faces is kept: runs on other tasks of the same faces follow each other."""
-    images_NCHW, labels_NA = make_toy_faces(count, image_size, seed)
+    images_NCHW, _ = make_toy_faces(count, image_size, seed)
     images_NCHW.setflags(write=False)
-    return images_NCHW, labels_NA
+    return images_NCHW
 
 
 def checked_source(root: str | Path, image_size: int, crop: float, layouts: str) -> Path:
@@ -189,19 +183,27 @@ def checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(tasks)
 
 
-def _columns(tasks: Sequence[str], attributes: Sequence[str], where: str) -> list[int]:
+def _labels_of_tasks(
+    labels_NA: np.ndarray, attributes: Sequence[str], tasks: Sequence[str], where: str
+) -> np.ndarray:
+    """labels_NT: the tasks' columns, or, where there are tasks of several categories, int16."""
+    if any(task in FACE_CATEGORIES for task in tasks):
+        return face_categories(labels_NA, attributes, tasks)
     for task in tasks:
         if task not in attributes:
             raise unknown_name("attribute", task, attributes, where)
-    return [attributes.index(task) for task in tasks]
+    return np.ascontiguousarray(labels_NA[:, [attributes.index(task) for task in tasks]])
 
 
 def _choose(
     rows: dict[str, np.ndarray], notes: dict, tasks: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The tasks and their labels_NT, when each has holders and non-holders in every split."""
+    """The tasks and their labels_NT, when each attribute has holders and others in every split."""
     tasks = tasks or tuple(notes["attributes"])
-    labels_NT = rows["labels"][:, _columns(tasks, notes["attributes"], notes["attribute_file"])]
+    labels_NT = _labels_of_tasks(
+        rows["labels"], notes["attributes"], tasks, notes["attribute_file"])
+    if labels_NT.dtype != bool:
+        return tasks, labels_NT
     for index, split in enumerate(SPLITS):
         labels_KT = labels_NT[rows["split"] == index]
         for wrong, word in ((labels_KT.any(0), "no"), (~labels_KT.all(0), "only")):
@@ -211,7 +213,7 @@ def _choose(
                     f"the {len(labels_KT)} {split} images have {word} holders of {bad}: no triplet "
                     "can be drawn; name other tasks, or give more images"
                 )
-    return tasks, np.ascontiguousarray(labels_NT)
+    return tasks, labels_NT
 
 
 def fingerprint_of(pixel_digest: str, labels_NT, tasks, split_N, ids, triplets=None) -> str:

@@ -30,13 +30,6 @@ TOY_FACE_ATTRIBUTES = (
     "Wavy_Hair", "Receding_Hairline", "Bags_Under_Eyes", "Bushy_Eyebrows", "Young", "Oval_Face",
     "Mouth_Slightly_Open", "Big_Lips", "Big_Nose",
 )  # fmt: skip
-# Tasks of several categories: that of the first attribute that a face has, or, last, of none.
-TOY_FACE_CATEGORIES = {
-    "Hair": ("Bald", "Bangs", "Wavy_Hair", "Straight_Hair"),
-    "Beard": ("Goatee", "Mustache", "Sideburns", "5_o_Clock_Shadow"),
-    "Mouth": ("Smiling", "Mouth_Slightly_Open"),
-    "Brows": ("Bushy_Eyebrows", "Arched_Eyebrows"),
-}
 PLAIN_FACE = {name: name in ("Young", "No_Beard") for name in TOY_FACE_ATTRIBUTES}
 SIZES = (32, 1024)
 BATCH_PIXELS = 16 * 64 * 64  # a batch's colour planes then fit a core's cache
@@ -129,25 +122,6 @@ def make_toy_faces(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         list(threads.map(draw_batch, range(0, count, batch)))
     return images, labels_NK[:, : len(TOY_FACE_ATTRIBUTES)].copy()
-
-
-def toy_face_categories(labels_NA: np.ndarray) -> np.ndarray:
-    """The category of each face in every task of ``TOY_FACE_CATEGORIES``.
-
-    It is the place of the first attribute of the task's list that the face has, and the length of
-    the list for a face with none of them.
-
-    Args:
-        labels_NA: bool, all of ``TOY_FACE_ATTRIBUTES``.
-
-    Returns:
-        int16, (N, tasks).
-    """
-    categories = []
-    for attributes in TOY_FACE_CATEGORIES.values():
-        held_NK = labels_NA[:, [TOY_FACE_ATTRIBUTES.index(name) for name in attributes]]
-        categories.append(np.where(held_NK.any(1), held_NK.argmax(1), len(attributes)))
-    return np.stack(categories, axis=1).astype(np.int16)
 
 
 def _sample(count: int, seed: int) -> np.ndarray:

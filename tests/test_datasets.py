@@ -29,8 +29,9 @@ from modlib import datasets
 from modlib.celeba_files import root_identity
 from modlib.datasets import SPLITS, fingerprint_of, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
+from modlib.face_categories import FACE_CATEGORIES, face_categories
 from modlib.packed_images import open_images
-from modlib.toy_faces import TOY_FACE_ATTRIBUTES, TOY_FACE_CATEGORIES, toy_face_categories
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
 
@@ -263,6 +264,16 @@ def test_given_triplets_enter_the_fingerprint_and_their_absence_does_not(given):
     assert fingerprint() == fingerprint(None)
 
 
+def test_celeba_in_categories_made_of_its_attributes(root, monkeypatch):
+    monkeypatch.setitem(FACE_CATEGORIES, "Look", ("Bald", "Smiling"))
+    data = load(root, tasks=["Look"])
+    expected = [[0 if bald else 1 if smiling else 2] for smiling, _, bald in LABELS]
+    assert (data.labels_NT.dtype, data.labels_NT.tolist()) == (np.int16, expected)
+    assert data.fingerprint != load(root, tasks=["Bald"]).fingerprint
+    with pytest.raises(ModlibError, match="attribute of Mouth 'Mouth_Slightly_Open' is not known"):
+        load(root, tasks=["Mouth"])
+
+
 # Toy faces.
 
 def test_toy_faces():
@@ -278,14 +289,13 @@ def test_toy_faces():
 
 
 def test_toy_faces_of_categories():
-    whole = load_toy_faces(50, 32)
-    data = load_toy_faces(50, 32, tasks=["Mouth", "Hair"])
-    expected = toy_face_categories(whole.labels_NT)
-    names = list(TOY_FACE_CATEGORIES)
-    assert data.labels_NT.dtype == np.int16
-    assert np.array_equal(data.labels_NT, expected[:, [names.index("Mouth"), names.index("Hair")]])
+    whole, tasks = load_toy_faces(50, 32), ("Mouth", "Hair")
+    data = load_toy_faces(50, 32, tasks=tasks)
+    assert data.tasks == tasks
+    assert np.array_equal(
+        data.labels_NT, face_categories(whole.labels_NT, TOY_FACE_ATTRIBUTES, tasks))
     assert data.fingerprint != load_toy_faces(50, 32, tasks=["Mouth"]).fingerprint
-    with pytest.raises(ModlibError, match=r"'Smiling' is not in TOY_FACE_CATEGORIES; .* Hair"):
+    with pytest.raises(ModlibError, match=r"categories 'Smiling' is not known; .* Hair, Beard"):
         load_toy_faces(50, 32, tasks=["Smiling", "Hair"])
 
 

@@ -908,6 +908,14 @@ def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, pl
     assert len(begun) < len(runs)
 
 
+def test_real_faces_in_categories_are_run_to_a_record(some_of_celeba, tiny, places):
+    settings = replace(tiny, dataset="celeba", epochs=1, tasks=("Mouth", "Hair"))
+    record = run(settings, replace(places, data_root=str(some_of_celeba)))
+    labels_NT = from_json(record["results"]["test_triplets"]["labels"])
+    assert labels_NT.max(0).tolist() == [2, 4]
+    assert set(record["results"]["test_accuracy"]) == {"Mouth", "Hair"}
+
+
 # Categories, and triplets that came with the data
 
 def test_a_run_on_categories_leaves_a_record_with_their_retrieval(

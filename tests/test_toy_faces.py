@@ -14,11 +14,9 @@ from modlib.toy_face_canvas import Scene
 from modlib.toy_faces import (
     STATISTICS_PATH,
     TOY_FACE_ATTRIBUTES,
-    TOY_FACE_CATEGORIES,
     draw_face,
     make_toy_faces,
     sample_attributes,
-    toy_face_categories,
 )
 
 PROJECT = Path(__file__).parents[1]
@@ -186,17 +184,3 @@ def test_attribute_file_is_read_alone_and_zipped_and_missing_names_are_told(meas
 def test_sampling_root_reproduces_the_latent_correlations():
     root, _ = toy_faces._copula()
     np.testing.assert_allclose(root @ root.T, TABLE["latent_correlations"], atol=1e-4)
-
-
-# Categories
-
-def test_a_category_is_that_of_the_first_attribute_of_the_tasks_list():
-    labels_NA = sample_attributes(400, 3)
-    given_NT = toy_face_categories(labels_NA)
-    assert given_NT.dtype == np.int16 and given_NT.shape == (400, len(TOY_FACE_CATEGORIES))
-    for t, attributes in enumerate(TOY_FACE_CATEGORIES.values()):
-        for n in range(400):
-            held = [k for k, name in enumerate(attributes)
-                    if labels_NA[n, TOY_FACE_ATTRIBUTES.index(name)]]
-            assert given_NT[n, t] == (held[0] if held else len(attributes))
-        assert set(given_NT[:, t]) == set(range(len(attributes) + 1))
