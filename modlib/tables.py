@@ -47,7 +47,8 @@ def not_run_yet(profile: str, folder: str, notebook: str) -> str:
 
 def _command(profile: str, notebook: str) -> str:
     """The call that writes a profile's missing records where the book reads them."""
-    return (f">     make run NB={notebook} SETTINGS={profile} DATA=/path/to/celeba "
+    data = "zappos" if profile.startswith("zappos") else "celeba"
+    return (f">     make run NB={notebook} SETTINGS={profile} DATA=/path/to/{data} "
             "RESULTS=book/results\n")
 
 

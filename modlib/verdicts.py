@@ -70,48 +70,74 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
 
 
 def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """The verdicts for people: differences in percentage points, with their intervals."""
+    """The verdicts on Table 1 for people; see :func:`table_of`."""
+    return table_of(verdicts(rows))
+
+
+def table_of(judged: Sequence[Verdict]) -> pd.DataFrame:
+    """Verdicts for people: differences in percentage points, with their intervals."""
     return pd.DataFrame([
         {"claim of the paper": v.claim,
          "paper": "–" if v.paper is None else f"{v.paper:+.1f}",
          "measured": "–" if v.word == "not run yet" else
                      f"{v.difference:+.1f} [{v.low:+.1f}, {v.high:+.1f}]",
          "verdict": v.word}
-        for v in verdicts(rows)
+        for v in judged
     ]).set_index("claim of the paper").rename_axis(None)
 
 
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """How many of the claims held, did not hold, and are not decided, as Markdown."""
-    judged = verdicts(rows)
-    lines = [f"Of the paper's {len(judged)} claims about this table:", ""]
+    """How many of Table 1's claims held, did not hold, and are not decided, as Markdown."""
+    return summary_of(verdicts(rows))
+
+
+def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
+    """How many of the paper's claims held, did not hold, and are not decided, as Markdown."""
+    lines = [f"Of the paper's {len(judged)} claims about {about}:", ""]
     for word in ("held", "did not hold", "not decided", "not run yet"):
         claims = [verdict for verdict in judged if verdict.word == word]
         if claims:
             listed = "; ".join(
-                v.claim[0].lower() + v.claim[1:] + ("" if np.isnan(v.difference) else
-                                                    f" ({v.difference:+.1f} points)")
+                _within_a_sentence(v.claim) + ("" if np.isnan(v.difference) else
+                                               f" ({v.difference:+.1f} points)")
                 for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)
 
 
+def _within_a_sentence(claim: str) -> str:
+    """Without its capital, unless it begins with an abbreviation."""
+    return claim if claim[:2].isupper() else claim[0].lower() + claim[1:]
+
+
+def over_seeds(
+    claim: str, measured: pd.DataFrame, better: str, worse: str, paper: float | None
+) -> Verdict:
+    """A claim that one row is better than another, with Student's interval over common seeds.
+
+    Args:
+        measured: a table with columns row, seed, task, accuracy (%), of the tasks to average over.
+        paper: the paper's difference in points, None where it prints none.
+    """
+    means = measured.groupby(["row", "seed"]).accuracy.mean().unstack("row")
+    if not {better, worse} <= set(means.columns):
+        return Verdict(claim, np.nan, np.nan, np.nan, paper)
+    differences = (means[better] - means[worse]).dropna().to_numpy()
+    if len(differences) == 0:
+        return Verdict(claim, np.nan, np.nan, np.nan, paper)
+    mean = float(differences.mean())
+    if len(differences) == 1:  # one seed says nothing about the spread
+        return Verdict(claim, mean, -np.inf, np.inf, paper)
+    mean, half = student(differences)
+    return Verdict(claim, mean, mean - half, mean + half, paper)
+
+
 def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
     measured = accuracies({name: rows[name] for name in (better, worse)}).query("task in @tasks")
-    means = measured.groupby(["row", "seed"]).accuracy.mean().unstack("row")
     paper = paper_table()
     printed = np.mean([paper[better]["accuracy"][task] - paper[worse]["accuracy"][task]
                        for task in tasks])
-    if not {better, worse} <= set(means.columns):
-        return Verdict(claim, np.nan, np.nan, np.nan, printed)
-    differences = (means[better] - means[worse]).dropna().to_numpy()
-    if len(differences) == 0:
-        return Verdict(claim, np.nan, np.nan, np.nan, printed)
-    mean = float(differences.mean())
-    if len(differences) == 1:  # one seed says nothing about the spread
-        return Verdict(claim, mean, -np.inf, np.inf, printed)
-    mean, half = student(differences)
-    return Verdict(claim, mean, mean - half, mean + half, printed)
+    return over_seeds(claim, measured, better, worse, printed)
 
 
 def _ucr_verdict(claim, rows, better, worse) -> Verdict:

@@ -16,7 +16,15 @@ import papermill
 import pytest
 import yaml
 
-from modlib import ablations, any_network, later_tasks, time_to_accuracy, tuning, twenty_attributes
+from modlib import (
+    ablations,
+    any_network,
+    later_tasks,
+    products,
+    time_to_accuracy,
+    tuning,
+    twenty_attributes,
+)
 from modlib.any_network import ClassifierStudy
 from modlib.classifiers import ClassifierSettings
 from modlib.parameters import split_parameters
@@ -29,15 +37,16 @@ from modlib.time_to_accuracy import TimeStudy
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
-FOR_03_ALONE = [ROOT / f"notebooks/settings/{name}.yml"  # they name rows
-                for name in ("celeba_cpu_40", "celeba_cpu_20_paper")]
+ALONE = {  # profiles of one notebook: they name its rows, or the tasks of other data
+    "celeba_cpu_40": "03", "celeba_cpu_20_paper": "03", "zappos_cpu": "12", "zappos_gpu": "12"}
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
 SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
 STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
-    "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "14": tuning.STUDY}
+    "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "12": products.STUDY,
+    "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
     Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice)
     for field in fields(cls)}
@@ -109,8 +118,8 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
-    if profile in FOR_03_ALONE and not notebook.stem.startswith("03"):
-        pytest.skip("this profile is of 03 alone")
+    if (only := ALONE.get(profile.stem)) and not notebook.stem.startswith(only):
+        pytest.skip(f"this profile is of {only} alone")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
     if notebook in (ANY_NETWORK, SPEED):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
@@ -126,7 +135,7 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
-@pytest.mark.parametrize("profile", [one for one in PROFILES if one not in FOR_03_ALONE],
+@pytest.mark.parametrize("profile", [one for one in PROFILES if one.stem not in ALONE],
                          ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):
     values = own_parameters(TABLE_1) | yaml.safe_load(profile.read_text("utf8"))

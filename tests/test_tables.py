@@ -53,6 +53,11 @@ def test_what_is_missing_names_its_folder_and_the_command_that_fills_it(folder, 
     assert module in path.read_text("utf8")
 
 
+def test_what_is_missing_of_shoes_asks_for_shoes():
+    said = not_run_yet("zappos_cpu", "products", "12")
+    assert "make run NB=12 SETTINGS=zappos_cpu DATA=/path/to/zappos RESULTS=book/results" in said
+
+
 def of_seeds(*seeds):
     return [{"settings": {"seed": seed}} for seed in seeds]
 
