@@ -37,7 +37,7 @@ class AttributeImages:
         tasks: the T names of attributes or tasks, in the order of the columns of ``labels_NT``.
         split_N: uint8 array; 0 train, 1 valid, 2 test.
         ids: the N image names, such as ``"000040"``.
-        fingerprint: hexadecimal digest of everything above; part of a record's name.
+        fingerprint: hexadecimal digest of all of it; part of a record's name.
         source: one line for people: where the images and the split came from.
         triplets: by split, int64 (T, K, 3): triplets that came with the data, as indices of
             anchor, positive and negative into N, all of that split. None: they are drawn from the

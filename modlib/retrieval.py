@@ -106,9 +106,21 @@ def precision_by_task(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     if some is None:
         return pd.DataFrame()
     labels_NT = from_json(some["results"]["test_triplets"]["labels"])
-    columns["guessing"] = {task.replace("_", " "): f"{100 * share:.1f}" for task, share in zip(
-        some["settings"]["tasks"], labels_NT.mean(0), strict=True)}
+    columns["guessing"] = {task.replace("_", " "): f"{100 * _share_alike(labels_N):.1f}"
+                           for task, labels_N in zip(
+                               some["settings"]["tasks"], labels_NT.T, strict=True)}
     return pd.DataFrame(columns)
+
+
+def _share_alike(labels_N: np.ndarray) -> float:
+    """How much of the gallery a query should find: the holders, or its category on average."""
+    if labels_N.dtype == bool:
+        return labels_N.mean()
+    members = np.unique(labels_N[labels_N >= 0], return_counts=True)[1]
+    queried = members[members >= 2]  # an image alone in its category is no query
+    if len(queried) == 0:
+        return np.nan
+    return float(queried @ (queried - 1) / queried.sum() / (members.sum() - 1))
 
 
 def mean_precision(record: Mapping[str, Any]) -> float:

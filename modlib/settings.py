@@ -117,7 +117,7 @@ class Settings(RunSettings):
     colour_jitter: float = 0.0  # strength of random brightness, contrast and tint
     # Optimisation
     epochs: int = 3
-    batches_per_epoch: int | None = None  # None: as long as the first task's holders last
+    batches_per_epoch: int | None = None  # None: as long as holders, or given triplets, last
     optimiser: Literal["adam", "adagrad"] = "adam"
     learning_rate: float = 1e-3
     scale_rate_factor: float = 20.0  # the scales' learning rate over the network's

@@ -102,6 +102,7 @@ def read_categories(
 ) -> np.ndarray:
     """int16 (N, T): each task's categories in the order of the alphabet, -1 for an empty cell.
 
+    A cell with several values, such as two kinds of closure, is a category of its own.
     Image ``…/100627.72.jpg`` is CID ``100627-72``. Column names may have dots: Heel.Height.
     """
     rows = list(csv.DictReader(io.StringIO(text)))

@@ -252,6 +252,15 @@ def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
     assert table["modulated"].dropna().to_dict() == {"Smiling": "50.0", "Young": "30.0"}
 
 
+def test_guessing_among_categories_finds_the_share_of_the_querys_own():
+    """Five known images: each of three has two others like it among four, each of two has one."""
+    labels_N1 = np.array([0, 0, 0, 1, -1, 1], np.int16)[:, None]
+    one = record(("Bald",), Bald=scores(0.1, 0.1, 0.1, 0.1))
+    one["results"]["test_triplets"]["labels"] = to_json(labels_N1)
+    expected = 100 * (3 * 2 / 4 + 2 * 1 / 4) / 5
+    assert precision_by_task({"CSN": [one]})["guessing"].to_dict() == {"Bald": f"{expected:.1f}"}
+
+
 def test_guessing_finds_the_share_of_holders():
     """Mean average precision of a random order of many, as of 40 % holders."""
     rng = torch.Generator().manual_seed(0)
