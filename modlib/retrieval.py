@@ -83,14 +83,17 @@ def nearest_neighbours(embeddings_ND: Tensor, query: int, count: int) -> Tensor:
 
 
 def retrieval_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Recall at 1, 5 and 10 and mAP of every row in %, averaged over tasks and seeds."""
+    """Recall at 1, 5 and 10 and mAP of every row in %, averaged over tasks and seeds.
+
+    A dash where no task of a row has queries.
+    """
     lines = []
     for name, records in rows.items():
         scores = [score for record in records for score in record["results"]["retrieval"].values()
                   if score["queries"]]
         lines.append({"": name} | {
             measure: f"{100 * np.mean([score[measure] for score in scores]):.1f}" if scores
-            else "not run yet" for measure in MEASURES})
+            else "–" if records else "not run yet" for measure in MEASURES})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

@@ -9,6 +9,7 @@ Shapes: N images, T tasks, K triplets a task, P lines of filenames.json.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,7 @@ def load_zappos(
     for task in tasks:
         if task not in TASKS:
             raise unknown_name("task", task, TASKS, "UT-Zappos50K")
-    texts = Files(root)
-    try:
+    with closing(Files(root)) as texts:
         names = texts.names(FOLDERS)
         folder = folder_of(names, "filenames.json", root)
         paths = [line.strip() for line in read_text(texts, f"{folder}filenames.json").splitlines()]
@@ -90,21 +90,16 @@ def load_zappos(
         identity = _identity(images, wanted, crop)
 
         def pack() -> PackedImages:
-            files = Files(images) if images.is_file() else Files(root)
-            try:
+            with closing(Files(images if images.is_file() else root)) as files:
                 return pack_images(
                     files, wanted, path, image_size, crop=crop, identity=identity,
                     source=str(root.resolve()), rows={"place": used}, notes={}, workers=workers,
                     skip_broken=skip_broken, progress=progress)
-            finally:
-                files.close()
 
         packed = open_or_pack(path, identity, image_size, skip_broken, root.name, pack)
         used = packed.rows["place"]  # without those that are broken
         ids = tuple(paths[place] for place in used)
         labels_NT, note = _labels(texts, folder, names, ids, tasks)
-    finally:
-        texts.close()
     split_N = split_P[used].astype(np.uint8)
     triplets = _triplets_of_images(lists, tasks, used, len(paths))
     return AttributeImages(

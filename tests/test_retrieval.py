@@ -241,7 +241,7 @@ def test_the_table_averages_over_tasks_and_seeds_that_have_queries():
 
 
 def test_a_row_without_any_query_has_no_figures():
-    assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["not run yet"] * 4
+    assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["–"] * 4
 
 
 def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
