@@ -9,14 +9,14 @@ import numpy as np
 
 from modlib.errors import ModlibError
 
-DTYPES = ("bool", "uint8", "int32", "float32")
+DTYPES = ("bool", "uint8", "int16", "int32", "float32")
 
 
 def to_json(array: np.ndarray) -> dict[str, Any]:
     """A plain dictionary that :func:`from_json` turns back into the same array.
 
     Args:
-        array: bool (kept as bits), uint8, int32 or float32.
+        array: bool (kept as bits), uint8, int16, int32 or float32.
 
     Raises:
         ModlibError: another dtype.

@@ -15,7 +15,7 @@ from modlib.datasets import AttributeImages
 from modlib.machine import to_device
 from modlib.packed_images import release_pages
 from modlib.settings import Settings
-from modlib.triplets import epoch_batches
+from modlib.triplets import epoch_batches, given_batches
 
 
 def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -123,11 +123,19 @@ def jitter_colours(images_BCHW: Tensor, strength: float, rng: np.random.Generato
 
 
 def batches_in_epoch(data: AttributeImages, settings: Settings) -> int:
-    """How many batches an epoch has; the authors' rule where the settings leave it open."""
+    """How many batches an epoch has; the authors' rule where the settings leave it open.
+
+    By it an epoch is as long as the first task's holders last, or its images of known category, or
+    the triplets that are given for it.
+    """
     if settings.batches_per_epoch is not None:
         return settings.batches_per_epoch
-    first_holders = int(data.labels_NT[data.indices("train"), 0].sum())
-    return max(1, first_holders // settings.triplets_per_task)
+    if data.triplets is not None:
+        anchors = data.triplets["train"].shape[1]
+    else:
+        labels_K = data.labels_NT[data.indices("train"), 0]
+        anchors = int((labels_K if labels_K.dtype == bool else labels_K >= 0).sum())
+    return max(1, anchors // settings.triplets_per_task)
 
 
 def _images_of_batches(
@@ -139,6 +147,9 @@ def _images_of_batches(
         size = 3 * len(settings.tasks) * settings.triplets_per_task
         rounds = [rng.permutation(train) for _ in range(-(-batches * size // len(train)))]
         return np.concatenate(rounds)[:batches * size].reshape(batches, size)
+    if data.triplets is not None:
+        return given_batches(
+            data.triplets["train"], settings.triplets_per_task, batches, rng).reshape(batches, -1)
     return epoch_batches(
         data.labels_NT, train, settings.tasks, settings.triplets_per_task, batches,
         settings.triplet_choice, rng).reshape(batches, -1)
@@ -150,7 +161,7 @@ def draw_batches(
     """One epoch's batches, drawn from (seed, epoch) alone.
 
     Yields:
-        images_BCHW (uint8, or float32 with zoom or colour jitter), labels_BT bool, and the
+        images_BCHW (uint8, or float32 with zoom or colour jitter), labels_BT, and the
         generator for the triplets formed inside the batch. There are :func:`batches_in_epoch` of
         them.
     """

@@ -3,7 +3,7 @@
 Source: Zhao et al., ECCV 2018; each claim names its section or table, in our own words.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from modlib import (
     ablations,
     any_network,
     later_tasks,
+    products,
     three_attributes,
     twenty_attributes,
     verdicts,
@@ -98,6 +99,7 @@ def all_claims() -> list[Claim]:
         *_of_table_3(twenty_attributes.STUDY.published("celeba_cpu_20")),
         *_of_figure_4(twenty_attributes.STUDY.published("celeba_cpu_20")),
         *_of_tables_4_and_5(ablations.STUDY.published("celeba_cpu_7")),
+        *_of_table_6(products.STUDY.published("zappos_gpu")),
         *_of_scales(three_attributes.published("celeba_cpu")["e"]),
         _of_another_network(any_network.published("celeba_cpu")),
         *_of_costs(),
@@ -182,6 +184,12 @@ def _of_tables_4_and_5(rows: Rows) -> list[Claim]:
             rows, text, better, worse, printed[names[better]] - printed[names[worse]]), page,
             folder, LITTLE if "little" in text else NO_WORSE if "level" in text else BETTER))
     return claims
+
+
+def _of_table_6(rows: Rows) -> list[Claim]:
+    return [_of_verdict("4.3, Table 6", replace(verdict, claim=f"On shoes, {verdict.claim}"),
+                        "12_products", products.STUDY.folder)
+            for verdict in products.verdicts(rows)]
 
 
 def _of_scales(records: list[dict[str, Any]]) -> list[Claim]:

@@ -128,7 +128,10 @@ def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[s
 
 def check_split(data: AttributeImages, split: str) -> None:
     """Refuse a split that cannot be scored: each task needs holders and others in it."""
-    labels_NT = data.labels_NT[data.indices(split)].astype(bool)
+    if data.labels_NT.dtype != bool:
+        raise ModlibError("a classifier's tasks are attributes, which an image has or has not; "
+                          f"given tasks of categories: {', '.join(data.tasks)}")
+    labels_NT = data.labels_NT[data.indices(split)]
     for task, held in zip(data.tasks, labels_NT.T, strict=True):
         if held.all() or not held.any():
             raise ModlibError(f"attribute {task!r} in the {split} split: images with and without "

@@ -8,8 +8,7 @@ A all the attributes of a file.
 
 import hashlib
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,24 +17,31 @@ import numpy as np
 
 from modlib.celeba_files import LAYOUTS, read_celeba, root_identity
 from modlib.errors import ModlibError, unknown_name
-from modlib.image_cache import broken_images, check_image_size, open_images, pack_images
-from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces
+from modlib.face_categories import FACE_CATEGORIES, face_categories
+from modlib.image_cache import check_image_size, open_or_pack, pack_images
+from modlib.packed_images import PackedImages
+from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces, sample_attributes
 
 SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list_eval_partition.txt
 
 
 @dataclass(frozen=True)
 class AttributeImages:
-    """Images, their binary attributes and the split that each belongs to.
+    """Images, their attributes or categories, and the split that each belongs to.
 
     Attributes:
         images_NCHW: uint8 array or read-only memory map, RGB, 0 to 255, square.
-        labels_NT: bool array; ``labels_NT[n, t]`` says whether image n has attribute t.
-        tasks: the T attribute names, in the order of the columns of ``labels_NT``.
+        labels_NT: bool array; ``labels_NT[n, t]`` says whether image n has attribute t. Or, for
+            tasks of several categories, int16 array of each image's category: 0 and up, or -1
+            where it is not known.
+        tasks: the T names of attributes or tasks, in the order of the columns of ``labels_NT``.
         split_N: uint8 array; 0 train, 1 valid, 2 test.
         ids: the N image names, such as ``"000040"``.
-        fingerprint: hexadecimal digest of everything above; part of a record's name.
+        fingerprint: hexadecimal digest of all of it; part of a record's name.
         source: one line for people: where the images and the split came from.
+        triplets: by split, int64 (T, K, 3): triplets that came with the data, as indices of
+            anchor, positive and negative into N, all of that split. None: they are drawn from the
+            labels.
     """
 
     images_NCHW: np.ndarray
@@ -45,6 +51,7 @@ class AttributeImages:
     ids: tuple[str, ...]
     fingerprint: str
     source: str
+    triplets: Mapping[str, np.ndarray] | None = None
 
     def indices(self, split: str) -> np.ndarray:
         """Indices (int64, ascending) of the images in ``split``: train, valid or test."""
@@ -70,7 +77,8 @@ def load_celeba(
 
     Args:
         root: a folder or a zip archive; see ``celeba_files.LAYOUTS``.
-        tasks: the attributes wanted, in the order wanted; None: all of the file.
+        tasks: the attributes wanted, in the order wanted; None: all of the file. Or tasks of
+            several categories, some of ``FACE_CATEGORIES``.
         image_size: side in pixels, 16 to 1024; the centre square of each image is resized to it.
         cache_dir: folder of the cache; None: $MODLIB_CACHE_DIR, or else ~/.cache/modlib.
         workers: decoding threads; None: one a core.
@@ -83,40 +91,29 @@ def load_celeba(
             given twice, or has no holder (or only holders) in a split; a label, a row or an image
             that is broken, named; a bad size; a cache folder that cannot be written.
     """
-    check_image_size(image_size)
-    if not 0 < crop <= 1:
-        raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
-    tasks = _checked_tasks(tasks)
-    root = Path(root).expanduser()
-    if not root.exists():
-        raise ModlibError(f"root {str(root)!r} does not exist; give {LAYOUTS}")
+    root = checked_source(root, image_size, crop, LAYOUTS)
+    tasks = checked_tasks(tasks)
     identity = root_identity(root) + ("" if crop == 1 else f", crop {crop!r}")
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
-    path = cache_folder(cache_dir) / f"celeba-{name}-{size}.images"
-    try:
-        packed = open_images(path, identity, image_size)
-        if packed.notes["broken"] and not skip_broken:  # perhaps mended since
-            raise broken_images(packed.notes["broken"], root.name)
-    except ModlibError:  # not there, torn, or packed from what root was before
+    path = cache_path(cache_dir, "celeba", root, image_size, crop)
+
+    def pack() -> PackedImages:
         rows, notes, files, names = read_celeba(root)
         try:
             _choose(rows, notes, tasks)  # a mistake in tasks is said before the long work
-            packed = pack_images(
+            return pack_images(
                 files, names, path, image_size, crop=crop, identity=identity,
                 source=str(root.resolve()), rows=rows, notes=notes, workers=workers,
                 skip_broken=skip_broken, progress=progress,
             )
         finally:
             files.close()
-    if broken := packed.notes["broken"]:
-        warnings.warn(f"{root.name}: {len(broken)} images that cannot be decoded are left out: "
-                      f"{', '.join(broken)}", stacklevel=2)
+
+    packed = open_or_pack(path, identity, image_size, skip_broken, root.name, pack)
     tasks, labels_NT = _choose(packed.rows, packed.notes, tasks)
     split_N, ids = packed.rows["split"], tuple(packed.rows["ids"].tolist())
     return AttributeImages(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
-        fingerprint=_fingerprint(packed.pixel_digest, labels_NT, tasks, split_N, ids),
+        fingerprint=fingerprint_of(packed.pixel_digest, labels_NT, tasks, split_N, ids),
         source=f"CelebA ({root.name}), {len(ids):,} images at {image_size}×{image_size}"
         f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; "
         f"{packed.notes['split']}",
@@ -132,37 +129,50 @@ def load_toy_faces(
         count: number of images.
         image_size: side in pixels.
         tasks: the attributes wanted, in the order wanted; None: all of ``TOY_FACE_ATTRIBUTES``.
+            Or tasks of several categories, some of ``FACE_CATEGORIES``.
         seed: seed of the faces.
 
     Raises:
-        ModlibError: an attribute that does not exist or is given twice.
+        ModlibError: an attribute that does not exist or is given twice, or stands beside
+            categories.
     """
-    attributes = tuple(TOY_FACE_ATTRIBUTES)
-    tasks = _checked_tasks(tasks) or attributes
-    columns = _columns(tasks, attributes, "TOY_FACE_ATTRIBUTES")
-    images_NCHW, labels_NA = _toy_faces(count, image_size, seed)
-    labels_NT = np.ascontiguousarray(labels_NA[:, columns])
+    tasks = checked_tasks(tasks) or TOY_FACE_ATTRIBUTES
+    labels_NT = _labels_of_tasks(
+        sample_attributes(count, seed), TOY_FACE_ATTRIBUTES, tasks, "TOY_FACE_ATTRIBUTES")
+    images_NCHW = _toy_faces(count, image_size, seed)
     ends = [count * 7 // 10, count * 8 // 10]
     split_N = np.searchsorted(ends, np.arange(count), side="right").astype(np.uint8)
     ids = tuple(f"toy-{n:05d}" for n in range(count))
     pixel_digest = hashlib.sha256(np.ascontiguousarray(images_NCHW)).hexdigest()
     return AttributeImages(
         images_NCHW, labels_NT, tasks, split_N, ids,
-        fingerprint=_fingerprint(pixel_digest, labels_NT, tasks, split_N, ids),
+        fingerprint=fingerprint_of(pixel_digest, labels_NT, tasks, split_N, ids),
         source=f"toy faces, {count:,} images at {image_size}×{image_size}, seed {seed}; "
         "split 70/10/20 by index",
     )
 
 
 @lru_cache(maxsize=1)
-def _toy_faces(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _toy_faces(count: int, image_size: int, seed: int) -> np.ndarray:
     """The last set of faces is kept: runs on other tasks of the same faces follow each other."""
-    images_NCHW, labels_NA = make_toy_faces(count, image_size, seed)
+    images_NCHW, _ = make_toy_faces(count, image_size, seed)
     images_NCHW.setflags(write=False)
-    return images_NCHW, labels_NA
+    return images_NCHW
 
 
-def _checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
+def checked_source(root: str | Path, image_size: int, crop: float, layouts: str) -> Path:
+    """The root of a data set; a ModlibError unless it is there, and size and crop are allowed."""
+    check_image_size(image_size)
+    if not 0 < crop <= 1:
+        raise ModlibError(f"crop is {crop!r}; allowed: above 0 and at most 1")
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise ModlibError(f"root {str(root)!r} does not exist; give {layouts}")
+    return root
+
+
+def checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The tasks as a tuple, or None; a ModlibError unless they are a list of distinct names."""
     if tasks is None:
         return None
     if isinstance(tasks, str) or not tasks:
@@ -173,19 +183,27 @@ def _checked_tasks(tasks: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(tasks)
 
 
-def _columns(tasks: Sequence[str], attributes: Sequence[str], where: str) -> list[int]:
+def _labels_of_tasks(
+    labels_NA: np.ndarray, attributes: Sequence[str], tasks: Sequence[str], where: str
+) -> np.ndarray:
+    """labels_NT: the tasks' columns, or, where there are tasks of several categories, int16."""
+    if any(task in FACE_CATEGORIES for task in tasks):
+        return face_categories(labels_NA, attributes, tasks)
     for task in tasks:
         if task not in attributes:
             raise unknown_name("attribute", task, attributes, where)
-    return [attributes.index(task) for task in tasks]
+    return np.ascontiguousarray(labels_NA[:, [attributes.index(task) for task in tasks]])
 
 
 def _choose(
     rows: dict[str, np.ndarray], notes: dict, tasks: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The tasks and their labels_NT, when each has holders and non-holders in every split."""
+    """The tasks and their labels_NT, when each attribute has holders and others in every split."""
     tasks = tasks or tuple(notes["attributes"])
-    labels_NT = rows["labels"][:, _columns(tasks, notes["attributes"], notes["attribute_file"])]
+    labels_NT = _labels_of_tasks(
+        rows["labels"], notes["attributes"], tasks, notes["attribute_file"])
+    if labels_NT.dtype != bool:
+        return tasks, labels_NT
     for index, split in enumerate(SPLITS):
         labels_KT = labels_NT[rows["split"] == index]
         for wrong, word in ((labels_KT.any(0), "no"), (~labels_KT.all(0), "only")):
@@ -195,21 +213,36 @@ def _choose(
                     f"the {len(labels_KT)} {split} images have {word} holders of {bad}: no triplet "
                     "can be drawn; name other tasks, or give more images"
                 )
-    return tasks, np.ascontiguousarray(labels_NT)
+    return tasks, labels_NT
 
 
-def _fingerprint(pixel_digest: str, labels_NT, tasks, split_N, ids) -> str:
+def fingerprint_of(pixel_digest: str, labels_NT, tasks, split_N, ids, triplets=None) -> str:
+    """The digest that :class:`AttributeImages` has; given triplets enter it where there are any."""
     digest = hashlib.sha256(repr((pixel_digest, labels_NT.shape, tasks)).encode())
-    for part in (labels_NT, split_N, "\n".join(ids).encode()):
+    given = [triplets[split] for split in SPLITS] if triplets else []
+    for part in (labels_NT, split_N, "\n".join(ids).encode(), *given):
         digest.update(part)
     return digest.hexdigest()[:16]
 
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
-    """The folder of caches, made if it is not there: given, or the environment's, or the user's."""
+    """The folder of caches: given, or the environment's, or the user's; it is made if need be.
+
+    Raises:
+        ModlibError: the folder cannot be made.
+    """
     folder = Path(cache_dir or os.environ.get("MODLIB_CACHE_DIR") or "~/.cache/modlib").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModlibError(f"cache_dir {str(folder)!r} cannot be made: {error.strerror}") from error
     return folder
+
+
+def cache_path(
+    cache_dir: str | Path | None, dataset: str, root: Path, image_size: int, crop: float
+) -> Path:
+    """Where the packed images of a data set are, or will be; see :func:`cache_folder`."""
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
+    return cache_folder(cache_dir) / f"{dataset}-{name}-{size}.images"

@@ -109,7 +109,8 @@ def final_results(
             settings.tasks, correct_TK.double().mean(1).tolist(), strict=True)),
         "test_triplets": {
             "correct": to_json(correct_TK.cpu().numpy()), "labels": to_json(labels_NT.numpy()),
-            "digest": triplets_digest(positions.cpu().numpy())},
+            "digest": triplets_digest(positions.cpu().numpy())}
+        | ({} if data.triplets is None else {"given": True}),
         "retrieval": retrieval_scores(
             embeddings_TND, labels_NT.to(embeddings_TND.device), settings.tasks),
         "parameters": parameter_counts(network),

@@ -29,7 +29,8 @@ from modlib.results import RECORD_VERSION, read_record, resolve, write_json
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
-from modlib.triplets import fixed_triplets
+from modlib.triplets import benchmark_triplets
+from modlib.zappos import load_zappos
 
 
 def load_data(settings: Settings, places: Places) -> AttributeImages:
@@ -38,9 +39,10 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
         return load_toy_faces(settings.toy_images, settings.image_size, settings.tasks)
     if places.data_root is None:
         raise ModlibError(
-            "dataset 'celeba' needs data_root: the folder or zip archive that holds CelebA; "
-            "given None")
-    return load_celeba(
+            f"dataset {settings.dataset!r} needs data_root: the folder or zip archive that holds "
+            "it; given None")
+    load = {"celeba": load_celeba, "zappos": load_zappos}[settings.dataset]
+    return load(
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken,
         crop=settings.crop)
@@ -72,9 +74,9 @@ def run(
     data = load_data(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
-        test_triplets = settings.final_test and fixed_triplets(
-            data.labels_NT, data.indices("test"), data.tasks, settings.test_triplets, TEST_SEED,
-            where=" in the test split")  # before training: what cannot be tested is told now
+        # Before training: what cannot be tested is told now.
+        test_triplets = settings.final_test and benchmark_triplets(
+            data, "test", settings.test_triplets, TEST_SEED)
         get_images, origin = image_getter(data, device), {}
         if settings.trunk_from:
             origin = {"trunk_from": run(settings.trunk_from, places)["name"]}
@@ -208,7 +210,8 @@ def run_many(
                 on_done(settings[number], records[number])
         return [records[number] for number in range(len(settings))]
     if executor is None:
-        sizes = {(one.image_size, one.crop): one for one in settings if one.dataset == "celeba"}
+        sizes = {(one.image_size, one.crop): one for one in settings
+                 if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load_data(one, places)
         threads = max(1, available_cores() // places.workers)

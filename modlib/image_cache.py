@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,31 @@ def pack_images(
             "pixel_digest": digest.hexdigest(), "index_bytes": len(index),
         }))
     return open_images(path, identity, image_size)
+
+
+def open_or_pack(
+    path: Path, identity: str, image_size: int, skip_broken: bool, where: str,
+    pack: Callable[[], PackedImages],
+) -> PackedImages:
+    """The packed images at ``path``, packed first where they are not, or are not those wanted.
+
+    Args:
+        path, identity, image_size: see ``open_images``.
+        skip_broken: accept that images which cannot be decoded are left out, with a warning that
+            names them.
+        where: the name of the data set on disk, for messages.
+        pack: packs the images into ``path`` and opens it.
+    """
+    try:
+        packed = open_images(path, identity, image_size)
+        if packed.notes["broken"] and not skip_broken:  # perhaps mended since
+            raise broken_images(packed.notes["broken"], where)
+    except ModlibError:  # not there, torn, or packed from what was there before
+        packed = pack()
+    if broken := packed.notes["broken"]:
+        warnings.warn(f"{where}: {len(broken)} images that cannot be decoded are left out: "
+                      f"{', '.join(broken)}", stacklevel=3)
+    return packed
 
 
 def broken_images(names: Sequence[str], where: str, reason: str = "") -> ModlibError:

@@ -29,9 +29,13 @@ def record_triplets(record: Mapping[str, Any]) -> np.ndarray:
         int64 (T, K, 3), positions in the test split.
 
     Raises:
-        ModlibError: the record does not hold its test labels, or its triplets were others.
+        ModlibError: the record does not hold its test labels, or its triplets were others, or
+            they came with the data and cannot be drawn.
     """
     kept = _kept(record)
+    if kept.get("given"):
+        raise ModlibError(f"record {record['name']} was tested on triplets that came with the "
+                          "data; they are not in the record and cannot be drawn again")
     triplets_TK3 = _drawn(json.dumps(kept["labels"], sort_keys=True),
                           tuple(record["settings"]["tasks"]), kept["correct"]["shape"][1])
     if triplets_digest(triplets_TK3) != kept["digest"]:

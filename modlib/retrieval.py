@@ -1,5 +1,7 @@
 """Retrieval over the whole gallery: who holds the attribute of the query among its neighbours.
 
+Of tasks of several categories: who is of the query's category.
+
 Source: Zhao et al., ECCV 2018, Figure 4. The query is left out of its own gallery.
 Shapes: N images, T tasks, D embedding, Q queries, K neighbours.
 """
@@ -26,14 +28,16 @@ def retrieval_scores(
 
     Every holder of a task's attribute is a query among all other images; the other holders are
     what it should find. Recall at K is the share of queries with a holder among the K nearest.
+    Among categories, every image of a known one is a query among the others that are known, and
+    should find those of its category.
 
     Args:
         embeddings_TND: float32, of length 1 along D.
-        labels_NT: bool.
+        labels_NT: bool, or int16 categories with -1 where not known.
 
     Returns:
         ``{task: {"queries": …, "recall@1": …, "recall@5": …, "recall@10": …, "mAP": …}}``, shares
-        from 0 to 1; None in the place of each where fewer than two images hold the attribute.
+        from 0 to 1; None in the place of each where no image has another to find.
     """
     return {task: _scores(embeddings_ND, labels_N) for task, embeddings_ND, labels_N in
             zip(tasks, embeddings_TND, labels_NT.T, strict=True)}
@@ -43,14 +47,19 @@ def _scores(embeddings_ND: Tensor, labels_N: Tensor) -> dict[str, Any]:
     # Here, as it takes a second to import and is used once a run.
     from torchmetrics.functional import retrieval
 
-    queries = torch.nonzero(labels_N).flatten()
-    if len(queries) < 2:
+    category_N = labels_N.long()
+    lowest = 1 if labels_N.dtype == torch.bool else 0  # to lack an attribute is no category
+    _, which_N, members = category_N.unique(return_inverse=True, return_counts=True)
+    queries = torch.nonzero((category_N >= lowest) & (members[which_N] >= 2)).flatten()
+    if len(queries) == 0:
         return {"queries": 0} | dict.fromkeys(MEASURES)
     similarity_QN = embeddings_ND[queries] @ embeddings_ND.T
     total = torch.zeros(len(MEASURES), dtype=torch.float64)
     for query, similarity_N in zip(queries.tolist(), similarity_QN, strict=True):
-        others = torch.arange(len(labels_N), device=labels_N.device) != query
-        held = labels_N[others][similarity_N[others].argsort(descending=True)]
+        others = category_N >= 0
+        others[query] = False
+        alike = category_N[others] == category_N[query]
+        held = alike[similarity_N[others].argsort(descending=True)]
         # Places, not similarities: torchmetrics takes what has 0 or less for not retrieved.
         near = torch.arange(len(held), 0, -1, device=held.device).float()
         found = [retrieval.retrieval_hit_rate(near, held, top_k=depth) for depth in DEPTHS]
@@ -74,14 +83,17 @@ def nearest_neighbours(embeddings_ND: Tensor, query: int, count: int) -> Tensor:
 
 
 def retrieval_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Recall at 1, 5 and 10 and mAP of every row in %, averaged over tasks and seeds."""
+    """Recall at 1, 5 and 10 and mAP of every row in %, averaged over tasks and seeds.
+
+    A dash where no task of a row has queries.
+    """
     lines = []
     for name, records in rows.items():
         scores = [score for record in records for score in record["results"]["retrieval"].values()
                   if score["queries"]]
         lines.append({"": name} | {
             measure: f"{100 * np.mean([score[measure] for score in scores]):.1f}" if scores
-            else "not run yet" for measure in MEASURES})
+            else "–" if records else "not run yet" for measure in MEASURES})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
@@ -97,9 +109,21 @@ def precision_by_task(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     if some is None:
         return pd.DataFrame()
     labels_NT = from_json(some["results"]["test_triplets"]["labels"])
-    columns["guessing"] = {task.replace("_", " "): f"{100 * share:.1f}" for task, share in zip(
-        some["settings"]["tasks"], labels_NT.mean(0), strict=True)}
+    columns["guessing"] = {task.replace("_", " "): f"{100 * _share_alike(labels_N):.1f}"
+                           for task, labels_N in zip(
+                               some["settings"]["tasks"], labels_NT.T, strict=True)}
     return pd.DataFrame(columns)
+
+
+def _share_alike(labels_N: np.ndarray) -> float:
+    """How much of the gallery a query should find: the holders, or its category on average."""
+    if labels_N.dtype == bool:
+        return labels_N.mean()
+    members = np.unique(labels_N[labels_N >= 0], return_counts=True)[1]
+    queried = members[members >= 2]  # an image alone in its category is no query
+    if len(queried) == 0:
+        return np.nan
+    return float(queried @ (queried - 1) / queried.sum() / (members.sum() - 1))
 
 
 def mean_precision(record: Mapping[str, Any]) -> float:

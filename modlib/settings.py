@@ -89,7 +89,7 @@ class Settings(RunSettings):
 
     profile: str = "quick"
     # Data
-    dataset: Literal["toy_faces", "celeba"] = "toy_faces"
+    dataset: Literal["toy_faces", "celeba", "zappos"] = "toy_faces"
     tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")
     image_size: int = 64  # pixels
     crop: float = 1.0  # side of what is kept of each photograph, over its centre square's
@@ -121,7 +121,7 @@ class Settings(RunSettings):
     colour_jitter: float = 0.0  # strength of random brightness, contrast and tint
     # Optimisation
     epochs: int = 3
-    batches_per_epoch: int | None = None  # None: as long as the first task's holders last
+    batches_per_epoch: int | None = None  # None: as long as holders, or given triplets, last
     optimiser: Literal["adam", "adagrad"] = "adam"
     learning_rate: float = 1e-3
     scale_rate_factor: float = 20.0  # the scales' learning rate over the network's
@@ -164,8 +164,8 @@ class Settings(RunSettings):
             raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
                               f"system='csn'; given system={self.system!r}")
         if self.crop < 1 and self.dataset == "toy_faces":
-            raise ModlibError(f"crop below 1 needs dataset='celeba': toy faces are drawn, not cut "
-                              f"out; given {self.crop}")
+            raise ModlibError("crop below 1 needs dataset='celeba' or 'zappos': toy faces are "
+                              f"drawn, not cut out; given {self.crop}")
         if self.batch_images == "any" and self.batching == "triplets":
             raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
                               "every image is drawn for a task")
@@ -214,7 +214,7 @@ class Places(Checked):
     Relative paths start at the project's root.
     """
 
-    data_root: str | None = None  # CelebA: a folder or a zip archive; other data: a folder
+    data_root: str | None = None  # CelebA, UT-Zappos50K: a folder or zip archive; others: a folder
     cache_dir: str | None = None  # decoded images; None: the user's cache folder
     skip_broken: bool = False  # leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"

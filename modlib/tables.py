@@ -74,18 +74,18 @@ def some_not_run_yet(
 
 def how_it_ran(
     rows: Mapping[str, list[dict[str, Any]]], profile: str, folder: str, notebook: str,
-    more: str = "",
+    more: str = "", data: str = "/path/to/celeba",
 ) -> str:
     """What made these records, as Markdown; the box of :func:`not_run_yet` when there are none.
 
     Args:
         rows: records that are of one kind but for what tells the rows apart.
-        folder, notebook: see :func:`not_run_yet`.
+        folder, notebook, data: see :func:`not_run_yet`.
         more: what else to say of the settings.
     """
     records = [record for row in rows.values() for record in row]
     if not records:
-        return not_run_yet(profile, folder, notebook)
+        return not_run_yet(profile, folder, notebook, data)
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["data"]["images"]
     seeds = {record["settings"]["seed"] for record in records}
@@ -111,7 +111,7 @@ def how_it_ran(
         f"(scales at {of('scale_rate_factor')} times that rate), {of('precision')}{more}. "
         f"torch {' and '.join(torch)}, commit{'s' * (len(commits) > 1)} "
         f"{', '.join(f'`{commit}`' for commit in commits)}."
-        + some_not_run_yet(rows, profile, notebook)
+        + some_not_run_yet(rows, profile, notebook, data)
     )
 
 

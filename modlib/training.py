@@ -30,7 +30,7 @@ from modlib.losses import (
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Settings
 from modlib.task_networks import Network, count_parameters
-from modlib.triplets import fixed_triplets, triplets_in_batch
+from modlib.triplets import benchmark_triplets, triplets_in_batch
 
 VALID_SEED = 1  # the validation triplets; the test benchmark has a seed of its own
 
@@ -47,7 +47,7 @@ def batch_task_losses(
     Args:
         images_BCHW: pixels in the order of the batch's triplets: task, triplet, then anchor,
             positive, negative.
-        labels_BT: bool.
+        labels_BT: bool, or int16 categories.
         settings: ``batching`` decides: with ``"triplets"`` each image serves the one task that
             it was drawn for; with ``"shared"`` every image serves every task.
         generator: a CPU generator, for the triplets formed inside the batch.
@@ -115,15 +115,15 @@ def train(
         training and validation.
 
     Raises:
-        ModlibError: the loss is no longer finite, or the checkpoint belongs to other settings.
+        ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
+            task without labels is to be trained in ``shared`` batching.
     """
+    check_labels(data, settings)
     device = next(network.parameters()).device
     optimiser = build_optimiser(network, settings)
     get_images = get_images or image_getter(data, device)
     valid = data.indices("valid")
-    valid_triplets = fixed_triplets(
-        data.labels_NT, valid, data.tasks, settings.test_triplets, VALID_SEED,
-        where=" in the valid split")
+    valid_triplets = benchmark_triplets(data, "valid", settings.test_triplets, VALID_SEED)
 
     def one_epoch(epoch: int) -> dict[str, Any]:
         metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
@@ -141,6 +141,15 @@ def train(
     yield from resumable_epochs(
         one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
         optimiser)
+
+
+def check_labels(data: AttributeImages, settings: Settings) -> None:
+    """Refuse ``shared`` batching for tasks without a label: it forms triplets from labels."""
+    labelled_T = (data.labels_NT[data.indices("train")] >= 0).any(0)
+    if settings.batching == "shared" and not labelled_T.all():
+        without = ", ".join(np.array(data.tasks)[~labelled_T])
+        raise ModlibError(f"batching='shared' forms triplets from labels, and no train image has "
+                          f"one for {without}; use batching='triplets'")
 
 
 def training_step(

@@ -2,7 +2,8 @@
 
 Source: Zhao et al., ECCV 2018, section 4.1, and the authors' code. The anchor and the positive
 have the attribute, the negative has not; the ``"symmetric"`` choice also draws, half of the time,
-an anchor and a positive that both lack it and a negative that has it.
+an anchor and a positive that both lack it and a negative that has it. Where labels are categories
+(section 4.3), anchor and positive are of one category and the negative is of any other.
 Shapes: N images, T tasks, K triplets a task, B batch, S samples an anchor.
 """
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError, unknown_name
 from modlib.machine import to_device
 
@@ -20,7 +22,7 @@ TRIPLET_CHOICES = ("holders", "symmetric")
 
 
 def draw_triplets(
-    has_attribute_N: np.ndarray,
+    labels_N: np.ndarray,
     indices: np.ndarray,
     count: int,
     choice: str,
@@ -32,12 +34,14 @@ def draw_triplets(
 
     Anchors go through all candidates in random order before any comes again; the positive is a
     random other image on the anchor's side and the negative a random image on the other side.
+    Among categories the anchor's side is its category, and an image alone in it is no anchor.
 
     Args:
-        has_attribute_N: bool (N,), who holds the attribute.
+        labels_N: bool (N,), who holds the attribute; or int16 (N,), each image's category, -1
+            where it is not known: such an image is in no triplet.
         indices: the images to draw from, int64 indices into N.
         count: K, at least 1.
-        choice: ``"holders"`` (the paper's) or ``"symmetric"``.
+        choice: ``"holders"`` (the paper's) or ``"symmetric"``; categories know no difference.
         rng: the source of randomness.
         task, where: the task's name and the place of the images, for messages.
 
@@ -45,13 +49,16 @@ def draw_triplets(
         int64 (K, 3): anchor, positive, negative as indices into N.
 
     Raises:
-        ModlibError: fewer than two images on an anchor's side, or none on the other.
+        ModlibError: fewer than two images on an anchor's side, or none on the other; no category
+            of two images with another beside it.
     """
     if choice not in TRIPLET_CHOICES:
         raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
     if count < 1:
         raise ModlibError(f"count must be at least 1 triplet; given {count}")
-    held = has_attribute_N[indices].astype(bool)
+    if labels_N.dtype != bool:
+        return _of_categories(labels_N, indices, count, rng, task, where)
+    held = labels_N[indices]
     holders, others = indices[held], indices[~held]
     if choice == "holders":
         return _one_sided(holders, others, count, rng, task, where)
@@ -67,12 +74,35 @@ def _one_sided(same, other, count, rng, task, where) -> np.ndarray:
             f"attribute {task!r}{where}: a triplet needs two images on the anchor's side and one "
             f"on the other; given {len(same)} and {len(other)}"
         )
-    rounds = -(-count // len(same))
-    anchor = np.concatenate([rng.permutation(len(same)) for _ in range(rounds)])[:count]
+    anchor = _in_rounds(np.arange(len(same)), count, rng)
     positive = rng.integers(0, len(same) - 1, count)
     positive += positive >= anchor  # any but the anchor itself
     negative = rng.integers(0, len(other), count)
     return np.stack([same[anchor], same[positive], other[negative]], axis=1)
+
+
+def _of_categories(labels_N, indices, count, rng, task, where) -> np.ndarray:
+    known = indices[labels_N[indices] >= 0]
+    images = known[np.argsort(labels_N[known], kind="stable")]  # category by category
+    start = np.searchsorted(labels_N[images], labels_N[images])  # of each image's category
+    size = np.searchsorted(labels_N[images], labels_N[images], "right") - start
+    anchors = np.flatnonzero((size >= 2) & (size < len(images)))
+    if len(anchors) == 0:
+        raise ModlibError(
+            f"task {task!r}{where}: a triplet needs two images of one category and one of another; "
+            f"given {len(images)} images of {len(set(start))} categories, of {len(indices)} images")
+    anchor = _in_rounds(anchors, count, rng)
+    positive = start[anchor] + rng.integers(0, size[anchor] - 1)
+    positive += positive >= anchor  # any but the anchor itself
+    negative = rng.integers(0, len(images) - size[anchor])
+    negative += np.where(negative >= start[anchor], size[anchor], 0)  # over the anchor's category
+    return images[np.stack([anchor, positive, negative], axis=1)]
+
+
+def _in_rounds(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` of the candidates: all in random order before any comes again."""
+    rounds = -(-count // len(candidates))
+    return np.concatenate([rng.permutation(candidates) for _ in range(rounds)])[:count]
 
 
 def fixed_triplets(
@@ -94,6 +124,21 @@ def fixed_triplets(
     ])
 
 
+def benchmark_triplets(data: AttributeImages, split: str, count: int, seed: int) -> np.ndarray:
+    """What a split is judged by: its first ``count`` given triplets, or else fixed ones.
+
+    Returns:
+        int64 (T, K, 3), indices into N; K is smaller than ``count`` where fewer are given.
+
+    Raises:
+        ModlibError: none are given and none can be drawn.
+    """
+    if data.triplets is not None:
+        return data.triplets[split][:, :count]
+    return fixed_triplets(data.labels_NT, data.indices(split), data.tasks, count, seed,
+                          where=f" in the {split} split")
+
+
 def epoch_batches(
     labels_NT: np.ndarray,
     indices: np.ndarray,
@@ -108,7 +153,7 @@ def epoch_batches(
     Args:
         triplets_per_task: m, triplets of each task in a batch; a batch has 3·T·m images.
         num_batches: batches in the epoch; the holders of a task that is too rare for them go
-            round again.
+            round again, as its anchors do where labels are categories.
 
     Returns:
         int64 (batches, T, m, 3), indices into N.
@@ -118,8 +163,26 @@ def epoch_batches(
         draw_triplets(labels_NT[:, t], indices, count, choice, rng, task, " in the train split")
         for t, task in enumerate(tasks)
     ]
-    drawn = np.stack(per_task).reshape(len(tasks), num_batches, triplets_per_task, 3)
-    return drawn.transpose(1, 0, 2, 3)
+    return _in_batches(np.stack(per_task), num_batches)
+
+
+def given_batches(
+    given_TK3: np.ndarray, triplets_per_task: int, num_batches: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One epoch of batches of given triplets; a task's are all used before any comes again.
+
+    Args and returns: as :func:`epoch_batches`; ``given_TK3`` are the triplets to draw from.
+    """
+    count = num_batches * triplets_per_task
+    per_task = [given_K3[_in_rounds(np.arange(len(given_K3)), count, rng)]
+                for given_K3 in given_TK3]
+    return _in_batches(np.stack(per_task), num_batches)
+
+
+def _in_batches(triplets_TK3: np.ndarray, num_batches: int) -> np.ndarray:
+    """An epoch's triplets shared out: (batches, T, m, 3)."""
+    tasks = len(triplets_TK3)
+    return triplets_TK3.reshape(tasks, num_batches, -1, 3).transpose(1, 0, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -143,10 +206,11 @@ def triplets_in_batch(
     """Form ``samples`` random triplets inside the batch for every anchor of every task.
 
     With ``"holders"`` every image that has the attribute is an anchor; with ``"symmetric"``
-    every image is, with negatives from the other side.
+    every image is, with negatives from the other side. Where labels are categories every image of
+    a known one is, with negatives from all the others.
 
     Args:
-        labels_BT: bool, the batch's labels.
+        labels_BT: the batch's labels: bool, or int16 categories with -1 where not known.
         samples: S, positives and negatives drawn for each anchor, at least 1.
         choice: ``"holders"`` or ``"symmetric"``.
         generator: a CPU generator.
@@ -155,28 +219,29 @@ def triplets_in_batch(
         raise unknown_name("triplet choice", choice, TRIPLET_CHOICES)
     if samples < 1:
         raise ModlibError(f"samples must be at least 1 per anchor; given {samples}")
-    side_TB = labels_BT.T.long()  # 1: has the attribute, 0: has not
-    tasks, batch = side_TB.shape
-    # order_TB lists the holders first; rank_TB is each image's place within its own side.
-    order_TB = torch.argsort(side_TB, dim=1, descending=True, stable=True)
+    category_TB = labels_BT.T.long().contiguous()  # of an attribute 1: has it, 0: has it not
+    tasks, batch = category_TB.shape
+    # Images category by category, the highest first; those of unknown category come last.
+    sorted_TB, order_TB = torch.sort(-category_TB, dim=1, stable=True)
     place_TB = torch.argsort(order_TB, dim=1)
-    holders_T1 = side_TB.sum(1, keepdim=True)
-    start_TB = torch.where(side_TB == 1, 0, holders_T1)
-    size_TB = torch.where(side_TB == 1, holders_T1, batch - holders_T1)
-    other_start_TB = holders_T1 - start_TB
-    other_size_TB = batch - size_TB
+    start_TB = torch.searchsorted(sorted_TB, -category_TB)
+    size_TB = torch.searchsorted(sorted_TB, -category_TB, right=True) - start_TB
+    known_TB = category_TB >= 0
+    others_TB = (known_TB.sum(1, keepdim=True) - size_TB).clamp(min=0)
 
     uniform = to_device(
-        torch.rand(2, tasks, batch, samples, generator=generator), side_TB.device)
+        torch.rand(2, tasks, batch, samples, generator=generator), category_TB.device)
+    start_TB1, size_TB1 = start_TB[..., None], size_TB[..., None]
     rank_TB1 = (place_TB - start_TB)[..., None]
-    positive = (uniform[0] * (size_TB[..., None] - 1)).long()
+    positive = (uniform[0] * (size_TB1 - 1)).long()
     positive += (positive >= rank_TB1).long()  # any but the anchor itself
-    positive = (start_TB[..., None] + positive).clamp(max=batch - 1)
-    negative = other_start_TB[..., None] + (uniform[1] * other_size_TB[..., None]).long()
+    positive = (start_TB1 + positive).clamp(max=batch - 1)
+    negative = (uniform[1] * others_TB[..., None]).long()
+    negative += size_TB1 * (negative >= start_TB1)  # over the anchor's own category
     negative = negative.clamp(max=batch - 1)
-    is_anchor_TB = (size_TB >= 2) & (other_size_TB >= 1)
-    if choice == "holders":
-        is_anchor_TB &= side_TB == 1
+    is_anchor_TB = known_TB & (size_TB >= 2) & (others_TB >= 1)
+    if choice == "holders" and labels_BT.dtype == torch.bool:
+        is_anchor_TB &= labels_BT.T
     return BatchTriplets(
         _gather(order_TB, positive), _gather(order_TB, negative), is_anchor_TB
     )

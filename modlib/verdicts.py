@@ -79,6 +79,33 @@ def over_seeds(
     return Verdict(claim, mean, mean - half, mean + half, paper)
 
 
+def seed_verdict(
+    claim: str, better: Mapping[int, float], worse: Mapping[int, float], paper: float | None
+) -> Verdict:
+    """A claim that one row is better than another, judged seed by seed.
+
+    Args:
+        better, worse: each row's figure in %, by seed; seeds that only one has are left out.
+        paper: the paper's difference in points, None where it prints none.
+    """
+    return over_seeds(claim, [
+        better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())], paper)
+
+
+def row_verdict(
+    claim: str, measured: pd.DataFrame, better: str, worse: str, paper: float | None
+) -> Verdict:
+    """The same of two rows of a table.
+
+    Args:
+        measured: columns row, seed, task, accuracy (%), of the tasks to average over.
+    """
+    means = measured.groupby(["row", "seed"]).accuracy.mean()
+    by_seed = [means[name].to_dict() if name in means.index.get_level_values(0) else {}
+               for name in (better, worse)]
+    return seed_verdict(claim, *by_seed, paper)
+
+
 def verdict_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """The verdicts on Table 1 for people; see :func:`table_of`."""
     return table_of(verdicts(rows))
@@ -97,45 +124,35 @@ def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
 
 
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """The verdicts on Table 1 as Markdown; see :func:`summary_of`."""
+    """How many of Table 1's claims held, did not hold, and are not decided, as Markdown."""
     return summary_of(verdicts(rows))
 
 
-def summary_of(judged: Sequence[Verdict]) -> str:
-    """How many of the claims held, did not hold, and are not decided, as Markdown."""
-    lines = [f"Of the paper's {len(judged)} claims about this table:", ""]
+def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
+    """How many of the paper's claims held, did not hold, and are not decided, as Markdown."""
+    lines = [f"Of the paper's {len(judged)} claims about {about}:", ""]
     for word in ("held", "did not hold", "not decided", "not run yet"):
         claims = [verdict for verdict in judged if verdict.word == word]
         if claims:
             listed = "; ".join(
-                v.claim[0].lower() + v.claim[1:] + ("" if np.isnan(v.difference) else
-                                                    f" ({v.difference:+.1f} points)")
+                _within_a_sentence(v.claim) + ("" if np.isnan(v.difference) else
+                                               f" ({v.difference:+.1f} points)")
                 for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)
 
 
+def _within_a_sentence(claim: str) -> str:
+    """Without its capital, unless it begins with an abbreviation."""
+    return claim if claim[:2].isupper() else claim[0].lower() + claim[1:]
+
+
 def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
     measured = accuracies({name: rows[name] for name in (better, worse)}).query("task in @tasks")
-    means = measured.groupby(["row", "seed"]).accuracy.mean().unstack("row")
     paper = paper_table()
     printed = np.mean([paper[better]["accuracy"][task] - paper[worse]["accuracy"][task]
                        for task in tasks])
-    by_seed = [means[name].dropna() if name in means else {} for name in (better, worse)]
-    return seed_verdict(claim, *map(dict, by_seed), printed)
-
-
-def seed_verdict(
-    claim: str, better: Mapping[int, float], worse: Mapping[int, float], paper: float | None
-) -> Verdict:
-    """A claim that one row is better than another, judged seed by seed with Student's interval.
-
-    Args:
-        better, worse: each row's figure in %, by seed; seeds that only one has are left out.
-        paper: the paper's difference in points, None where it prints none.
-    """
-    return over_seeds(claim, [
-        better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())], paper)
+    return row_verdict(claim, measured, better, worse, printed)
 
 
 def _ucr_verdict(claim, rows, better, worse) -> Verdict:

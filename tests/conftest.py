@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from modlib.datasets import AttributeImages
+from modlib.datasets import SPLITS, AttributeImages
 from modlib.settings import Places, Settings
+from modlib.triplets import fixed_triplets
 
 TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
 
@@ -59,6 +60,31 @@ def planted() -> AttributeImages:
         tuple(f"{n:03d}" for n in range(90)), hashlib.sha256(images_NCHW).hexdigest()[:16],
         "planted images",
     )
+
+
+@pytest.fixture
+def categorised() -> AttributeImages:
+    """90 noise images of 48 × 48 pixels; of task t they are in three categories, by the brightness
+    of the t-th colour, or, a few of them, in none that is known."""
+    rng = np.random.default_rng(8)
+    category_NT = rng.integers(0, 3, (90, len(TASKS)))
+    images_NCHW = rng.integers(0, 120, (90, 3, 48, 48)) + 60 * category_NT[:, :, None, None]
+    images_NCHW = images_NCHW.astype(np.uint8)
+    labels_NT = np.where(rng.random(category_NT.shape) < 0.1, -1, category_NT).astype(np.int16)
+    return AttributeImages(
+        images_NCHW, labels_NT, TASKS, np.repeat([0, 1, 2], 30).astype(np.uint8),
+        tuple(f"{n:03d}" for n in range(90)), hashlib.sha256(images_NCHW).hexdigest()[:16],
+        "planted categories",
+    )
+
+
+@pytest.fixture
+def given(categorised) -> AttributeImages:
+    """The same images with 25 triplets a task and split, and without a label."""
+    triplets = {split: fixed_triplets(categorised.labels_NT, categorised.indices(split), TASKS,
+                                      25, seed=9) for split in SPLITS}
+    return replace(categorised, labels_NT=np.full((90, len(TASKS)), -1, np.int16),
+                   triplets=triplets)
 
 
 @pytest.fixture

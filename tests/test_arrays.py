@@ -37,7 +37,7 @@ def test_what_comes_back_can_be_written_to():
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "object", "<U3"])
 def test_other_dtypes_are_refused(dtype):
-    with pytest.raises(ModlibError, match="one of bool, uint8, int32, float32"):
+    with pytest.raises(ModlibError, match="one of bool, uint8, int16, int32, float32"):
         to_json(np.zeros(2).astype(dtype))
 
 

@@ -283,6 +283,39 @@ def test_an_epoch_is_as_long_as_the_first_tasks_holders_last(tiny, planted):
     assert len(drawn(planted, settings, 0)[0]) == holders // 2
 
 
+def test_an_epoch_of_categories_is_as_long_as_the_first_tasks_known_images_last(
+        tiny, categorised):
+    known = sum(categorised.labels_NT[n, 0] >= 0 for n in categorised.indices("train"))
+    assert batches_in_epoch(categorised, replace(tiny, batches_per_epoch=None)) == known // 2
+
+
+def test_an_epoch_of_given_triplets_is_as_long_as_they_last(tiny, given):
+    assert batches_in_epoch(given, replace(tiny, batches_per_epoch=None)) == 25 // 2
+
+
+def test_given_triplets_are_all_drawn_before_any_comes_again(tiny, given):
+    """25 triplets a task in batches of two: 27 batches show each twice, and four a third time."""
+    settings = replace(tiny, batching="triplets", horizontal_flip=False, batches_per_epoch=27)
+    images, _, _ = drawn(given, settings, 0)
+    pixels = given.images_NCHW.reshape(90, -1)
+    found = np.array([[int((pixels == image.numpy().reshape(-1)).all(1).argmax())
+                       for image in batch] for batch in images])
+    seen_TK3 = found.reshape(27, 3, 2, 3).transpose(1, 0, 2, 3).reshape(3, 54, 3)
+    for seen_K3, given_K3 in zip(seen_TK3, given.triplets["train"], strict=True):
+        expected = sorted(given_K3.tolist())
+        for start in (0, 25):
+            assert sorted(seen_K3[start:start + 25].tolist()) == expected
+            assert seen_K3[start:start + 25].tolist() != given_K3.tolist()
+        assert all(triplet in expected for triplet in seen_K3[50:].tolist())
+
+
+def test_every_epoch_draws_given_triplets_in_another_order(tiny, given):
+    settings = replace(tiny, batching="triplets")
+    first, again, other = (drawn(given, settings, epoch)[0] for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_an_epoch_has_one_batch_where_there_are_fewer_holders_than_triplets(tiny, planted):
     assert batches_in_epoch(planted, replace(tiny, batches_per_epoch=None, batch_size=900)) == 1
 

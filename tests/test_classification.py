@@ -328,6 +328,11 @@ def test_a_split_without_both_kinds_of_image_is_refused_by_task(of_planted, plan
         evaluate(small(), data, "valid", image_getter(data, CPU), of_planted, "")
 
 
+def test_categories_are_no_attributes_to_classify(of_planted, categorised):
+    with pytest.raises(ModlibError, match=r"are attributes.*given tasks of categories: Smil"):
+        evaluate(small(), categorised, "valid", image_getter(categorised, CPU), of_planted, "")
+
+
 def test_logits_that_are_not_finite_are_refused(of_planted, planted, monkeypatch):
     data = four_tested(planted)
     logits_of([[0.0, 0.0, float("nan")]] * 4, monkeypatch)

@@ -27,8 +27,10 @@ from small_celeba import (
 
 from modlib import datasets
 from modlib.celeba_files import root_identity
-from modlib.datasets import SPLITS, load_celeba, load_toy_faces
+from modlib.datasets import SPLITS, fingerprint_of, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
+from modlib.face_categories import FACE_CATEGORIES, face_categories
+from modlib.packed_images import open_images
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
@@ -224,7 +226,7 @@ def test_a_torn_cache_is_packed_again(root, cache_dir):
     path, = cache_dir.iterdir()
     os.truncate(path, path.stat().st_size // 2)
     assert load(root).fingerprint == before
-    assert datasets.open_images(path, root_identity(root), 16)
+    assert open_images(path, root_identity(root), 16)
 
 
 def test_a_cache_inside_the_root_stays_valid(root, monkeypatch):
@@ -253,6 +255,25 @@ def test_fingerprint_is_of_the_contents_alone(root, tmp_path):
     assert str(tmp_path) not in before.source
 
 
+def test_given_triplets_enter_the_fingerprint_and_their_absence_does_not(given):
+    def fingerprint(*triplets):
+        return fingerprint_of("", given.labels_NT, given.tasks, given.split_N, given.ids, *triplets)
+
+    other = given.triplets | {"valid": given.triplets["valid"][:, ::-1].copy()}
+    assert len({fingerprint(), fingerprint(given.triplets), fingerprint(other)}) == 3
+    assert fingerprint() == fingerprint(None)
+
+
+def test_celeba_in_categories_made_of_its_attributes(root, monkeypatch):
+    monkeypatch.setitem(FACE_CATEGORIES, "Look", ("Bald", "Smiling"))
+    data = load(root, tasks=["Look"])
+    expected = [[0 if bald else 1 if smiling else 2] for smiling, _, bald in LABELS]
+    assert (data.labels_NT.dtype, data.labels_NT.tolist()) == (np.int16, expected)
+    assert data.fingerprint != load(root, tasks=["Bald"]).fingerprint
+    with pytest.raises(ModlibError, match="attribute of Mouth 'Mouth_Slightly_Open' is not known"):
+        load(root, tasks=["Mouth"])
+
+
 # Toy faces.
 
 def test_toy_faces():
@@ -265,6 +286,17 @@ def test_toy_faces():
     assert data.ids[:2] == ("toy-00000", "toy-00001")
     assert load_toy_faces(100, 32, seed=3).fingerprint == data.fingerprint
     assert load_toy_faces(100, 32, seed=4).fingerprint != data.fingerprint
+
+
+def test_toy_faces_of_categories():
+    whole, tasks = load_toy_faces(50, 32), ("Mouth", "Hair")
+    data = load_toy_faces(50, 32, tasks=tasks)
+    assert data.tasks == tasks
+    assert np.array_equal(
+        data.labels_NT, face_categories(whole.labels_NT, TOY_FACE_ATTRIBUTES, tasks))
+    assert data.fingerprint != load_toy_faces(50, 32, tasks=["Mouth"]).fingerprint
+    with pytest.raises(ModlibError, match=r"categories 'Smiling' is not known; .* Hair, Beard"):
+        load_toy_faces(50, 32, tasks=["Smiling", "Hair"])
 
 
 def test_toy_faces_of_some_tasks():

@@ -818,9 +818,10 @@ def test_no_runs_give_no_records(places, workers):
 
 # Data and devices
 
-def test_celeba_without_data_root_is_refused(tiny, places):
-    with pytest.raises(ModlibError, match=r"'celeba' needs data_root.*given None"):
-        run(replace(tiny, dataset="celeba"), places)
+@pytest.mark.parametrize("dataset", ["celeba", "zappos"])
+def test_real_images_without_data_root_are_refused(tiny, places, dataset):
+    with pytest.raises(ModlibError, match=rf"'{dataset}' needs data_root.*given None"):
+        run(replace(tiny, dataset=dataset), places)
 
 
 def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
@@ -828,9 +829,11 @@ def test_a_data_root_that_does_not_exist_is_named(tiny, places, tmp_path):
         run(replace(tiny, dataset="celeba"), replace(places, data_root=str(tmp_path / "nowhere")))
 
 
-def test_celeba_is_asked_for_as_settings_and_places_say(tiny, places, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "load_celeba", lambda root, **given: (root, given))
-    settings = replace(tiny, dataset="celeba", tasks=("Bald", "Young"), image_size=150,
+@pytest.mark.parametrize("dataset", ["celeba", "zappos"])
+def test_real_images_are_asked_for_as_settings_and_places_say(
+        tiny, places, tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(experiments, f"load_{dataset}", lambda root, **given: (root, given))
+    settings = replace(tiny, dataset=dataset, tasks=("Bald", "Young"), image_size=150,
                        crop=0.8)
     places = replace(places, data_root=str(tmp_path / "faces.zip"), skip_broken=True)
     assert load_data(settings, places) == (tmp_path / "faces.zip", {
@@ -911,3 +914,40 @@ def test_what_is_of_this_machine_is_kept_with_the_run_and_not_with_the_results(
         [{"epoch": 1, "images": 9, "seconds": 2.0}], {"score": 1, "run": {"milliseconds": 3}}))
     assert record["results"] == {"score": 1}
     assert (record["run"]["milliseconds"], record["run"]["training_seconds"]) == (3, 2.0)
+
+
+def test_real_faces_in_categories_are_run_to_a_record(some_of_celeba, tiny, places):
+    settings = replace(tiny, dataset="celeba", epochs=1, tasks=("Mouth", "Hair"))
+    record = run(settings, replace(places, data_root=str(some_of_celeba)))
+    labels_NT = from_json(record["results"]["test_triplets"]["labels"])
+    assert labels_NT.max(0).tolist() == [2, 4]
+    assert set(record["results"]["test_accuracy"]) == {"Mouth", "Hair"}
+
+
+# Categories, and triplets that came with the data
+
+def test_a_run_on_categories_leaves_a_record_with_their_retrieval(
+        categorised, tiny, places, monkeypatch):
+    monkeypatch.setattr(experiments, "load_data", lambda *_: categorised)
+    results = run(tiny, places)["results"]
+    kept = from_json(results["test_triplets"]["labels"])
+    assert (kept.dtype, kept.tolist()) == (np.int16, categorised.labels_NT[60:].tolist())
+    assert "given" not in results["test_triplets"]
+    assert all(score["queries"] > 20 for score in results["retrieval"].values())
+
+
+def test_a_run_is_tested_on_the_triplets_that_came_with_the_data(
+        given, tiny, places, monkeypatch):
+    """Without labels there is no retrieval to score."""
+    monkeypatch.setattr(experiments, "load_data", lambda *_: given)
+    settings = replace(tiny, batching="triplets")
+    record = run(settings, places)
+    get_images, kept = image_getter(given, CPU), record["results"]["test_triplets"]
+    network = trained_network(settings, places, given, get_images)
+    positions = torch.from_numpy(given.triplets["test"] - 60)
+    accuracy = triplet_accuracy(
+        embed_images(network, get_images, torch.arange(60, 90)), positions)
+    assert list(record["results"]["test_accuracy"].values()) == accuracy.tolist()
+    assert kept["given"] is True
+    assert kept["digest"] == triplets_digest(positions.numpy())
+    assert {score["queries"] for score in record["results"]["retrieval"].values()} == {0}

@@ -46,6 +46,22 @@ def test_a_records_triplets_are_drawn_again(tiny, planted):
     assert np.array_equal(test[again], drawn)
 
 
+def test_a_records_triplets_of_categories_are_drawn_again(tiny, categorised):
+    test = categorised.indices("test")
+    drawn = fixed_triplets(categorised.labels_NT, test, tiny.tasks, tiny.test_triplets, TEST_SEED)
+    results = final_results(
+        new_network(tiny), categorised, tiny, image_getter(categorised, torch.device("cpu")), drawn)
+    again = record_triplets({"name": "", "settings": tiny.as_dict(), "results": results})
+    assert np.array_equal(test[again], drawn)
+
+
+def test_triplets_that_came_with_the_data_cannot_be_drawn_again(tiny, given):
+    results = final_results(new_network(tiny), given, tiny,
+                            image_getter(given, torch.device("cpu")), given.triplets["test"])
+    with pytest.raises(ModlibError, match="record one was tested on triplets that came with"):
+        record_triplets({"name": "one", "settings": tiny.as_dict(), "results": results})
+
+
 def test_triplets_of_another_version_are_found_out():
     one = record(chance(0, 0.8))
     one["results"]["test_triplets"]["digest"] = "0" * 16

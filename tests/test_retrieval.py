@@ -84,6 +84,38 @@ def test_scores_equal_a_loop_over_sorted_galleries(images, seed):
         assert given[task] == pytest.approx(plain_scores(embeddings_TND[t], labels_NT[:, t]))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_categories_equal_a_loop_over_sorted_galleries(seed):
+    """A query's category is to be found among the images of known category, query by query."""
+    embeddings_ND, rng = random_embeddings(30, seed)[0], np.random.default_rng(seed)
+    labels = [*rng.integers(-1, 4, 29), 4]  # the last one stands alone in its category
+    known = [n for n in range(30) if labels[n] >= 0]
+    sums, queries = dict.fromkeys(NAMES, 0.0), 0
+    for query in known:
+        others = gallery(embeddings_ND.tolist(), query)
+        found = [labels[n] == labels[query] for n in others if n in known]
+        if not any(found):
+            continue
+        queries += 1
+        for depth in (1, 5, 10):
+            sums[f"recall@{depth}"] += any(found[:depth])
+        precisions = [sum(found[:place]) / place
+                      for place in range(1, len(found) + 1) if found[place - 1]]
+        sums["mAP"] += sum(precisions) / len(precisions)
+    labels_N1 = torch.tensor(np.array(labels, np.int16))[:, None]
+    given = retrieval_scores(embeddings_ND[None], labels_N1, ("Bald",))["Bald"]
+    assert queries == len(known) - 1
+    assert given == pytest.approx(
+        {"queries": queries} | {name: sums[name] / queries for name in NAMES})
+
+
+@pytest.mark.parametrize("labels", [[-1] * 5, [0, 1, 2, 3, -1]])
+def test_categories_with_no_other_image_to_find_have_no_scores(labels):
+    labels_N1 = torch.tensor(labels, dtype=torch.int16)[:, None]
+    given = retrieval_scores(random_embeddings(5)[:1], labels_N1, ("Bald",))["Bald"]
+    assert given == {"queries": 0} | dict.fromkeys(NAMES)
+
+
 def test_the_loops_scores_tell_depths_and_tasks_apart():
     embeddings_TND, labels_NT = random_embeddings(40), random_labels(40)
     expected = [plain_scores(embeddings_TND[t], labels_NT[:, t]) for t in range(3)]
@@ -209,7 +241,7 @@ def test_the_table_averages_over_tasks_and_seeds_that_have_queries():
 
 
 def test_a_row_without_any_query_has_no_figures():
-    assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["not run yet"] * 4
+    assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["–"] * 4
 
 
 def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
@@ -218,6 +250,15 @@ def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
     assert table["CSN"].to_dict() == {"Smiling": "10.0", "Young": "30.0", "Bald": "80.0"}
     assert table["guessing"].to_dict() == {"Smiling": "25.0", "Young": "50.0", "Bald": "75.0"}
     assert table["modulated"].dropna().to_dict() == {"Smiling": "50.0", "Young": "30.0"}
+
+
+def test_guessing_among_categories_finds_the_share_of_the_querys_own():
+    """Five known images: each of three has two others like it among four, each of two has one."""
+    labels_N1 = np.array([0, 0, 0, 1, -1, 1], np.int16)[:, None]
+    one = record(("Bald",), Bald=scores(0.1, 0.1, 0.1, 0.1))
+    one["results"]["test_triplets"]["labels"] = to_json(labels_N1)
+    expected = 100 * (3 * 2 / 4 + 2 * 1 / 4) / 5
+    assert precision_by_task({"CSN": [one]})["guessing"].to_dict() == {"Bald": f"{expected:.1f}"}
 
 
 def test_guessing_finds_the_share_of_holders():

@@ -499,6 +499,34 @@ def test_training_learns_the_planted_attributes(tiny, planted):
     assert epochs[-1]["loss"] < 0.7 * epochs[0]["loss"]
 
 
+def test_training_learns_the_planted_categories(tiny, categorised):
+    settings = replace(tiny, epochs=4, batches_per_epoch=10, ucr_every=0, learning_rate=4e-3)
+    _, epochs = trained(settings, categorised)
+    assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]
+
+
+def test_training_on_given_triplets_needs_no_label(tiny, given):
+    settings = replace(tiny, epochs=4, batches_per_epoch=8, ucr_every=0, batching="triplets")
+    network, epochs = trained(settings, given)
+    assert epochs[-1]["loss"] < 0.7 * epochs[0]["loss"]
+    valid = given.indices("valid")
+    embeddings = embed_images(network, image_getter(given, torch.device("cpu")),
+                              torch.from_numpy(valid))
+    accuracy = triplet_accuracy(
+        embeddings, torch.from_numpy(given.triplets["valid"] - valid[0]))
+    assert list(epochs[-1]["valid_accuracy"].values()) == accuracy.tolist()
+
+
+def test_shared_batching_without_labels_is_refused_with_the_tasks_names(tiny, given, categorised):
+    with pytest.raises(ModlibError, match=(
+            r"batching='shared'.*for Smiling, Mouth_Slightly_Open, Young; use batching='trip")):
+        next(train(network_of(tiny), given, tiny))
+    labels_NT = categorised.labels_NT.copy()
+    labels_NT[categorised.indices("train"), 2] = -1
+    with pytest.raises(ModlibError, match="has one for Young; use"):
+        next(train(network_of(tiny), replace(given, labels_NT=labels_NT), tiny))
+
+
 def test_training_puts_the_network_into_train_mode(tiny, planted):
     network, (expected, _) = network_of(tiny).eval(), trained(tiny, planted)
     list(train(network, planted, tiny))

@@ -1,0 +1,151 @@
+"""Table 6: the systems as rows, the paper's figures beside ours, claims judged over seeds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from study_records import wide_record
+
+from modlib.products import (
+    ORDER,
+    STUDY,
+    SYSTEMS,
+    category_table,
+    paper_rows,
+    paper_table,
+    takeaway,
+    task_table,
+    verdicts,
+)
+from modlib.zappos_files import TASKS
+
+FACES = ("Hair", "Beard")
+NOTHING = {row: [] for row in STUDY.rows}
+HALF_OF_1_2_3 = 2.48414  # t(0.975, 2 degrees of freedom) = 4.30265, times 1 / √3
+
+
+def of(row: str, accuracies: dict[str, int], seed: int = 0) -> dict:
+    return wide_record(STUDY, row, accuracies, seed)
+
+
+def shoes(row: str, accuracy: int, seed: int = 0, heel: int = 0) -> dict:
+    """The same accuracy in every task, and ``heel`` more on heels."""
+    return of(row, dict.fromkeys(TASKS, accuracy) | {"heel": accuracy + heel}, seed)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Three seeds. Modulated is 1, 2 and 3 points above CSN, but 8 more on heels."""
+    return STUDY.by_row([
+        one for seed in range(3) for one in (
+            shoes("modulated", 71 + seed, seed, heel=-8), shoes("CSN", 68, seed),
+            shoes("independent", 80, seed), shoes("fully shared", 60, seed))])
+
+
+# The study and the paper's table
+
+
+def test_the_rows_are_the_papers_four_systems():
+    assert [changes["system"] for changes in STUDY.rows.values()] == [
+        "modulated", "csn", "independent", "fully_shared"]
+    runs, _ = STUDY.lay_out({"tasks": list(FACES), "seeds": [0, 1]})
+    assert {name: len(of_row) for name, of_row in runs.items()} == dict.fromkeys(SYSTEMS, 2)
+    records = {row: shoes(row, 60) for row in STUDY.rows}
+    assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+def test_the_papers_table_is_whole_and_its_means_are_those_of_its_rows():
+    printed = paper_table()["printed_mean"]
+    means = {name: np.mean(list(of_tasks.values())) for name, of_tasks in paper_rows().items()}
+    assert all(tuple(of_tasks) == TASKS for of_tasks in paper_rows().values())
+    assert means["modulated"] == pytest.approx(printed["Ours"], abs=0.006)
+    assert means["CSN"] == pytest.approx(printed["CSN"], abs=0.006)
+    assert means["fully shared"] == pytest.approx(printed["FSN"], abs=0.006)
+    assert means["independent"] == pytest.approx(86.55)  # and it prints another
+    assert printed["ITN"] == 86.61
+    assert sorted(means, key=means.get, reverse=True) == list(SYSTEMS)
+
+
+# Tables
+
+
+def test_the_table_has_every_task_and_their_mean_beside_the_papers(rows):
+    table = task_table(rows)
+    assert list(table.index) == list(SYSTEMS)
+    assert list(table) == [
+        *TASKS, "mean", "paper's mean, as printed", "seeds", "extra parameters"]
+    assert table.loc["modulated"].tolist() == [
+        *(f"72.0 ± 1.0 ({paper})" for paper in (93.3, 90.6, 79.5)), "64.0 ± 1.0 (89.3)",
+        "70.0 ± 1.0 (88.2)", "88.17", 3, "40"]
+    assert table.loc["CSN", "class"] == "68.0 ± 0.0 (93.1)"
+
+
+def test_without_records_the_papers_figures_stand_alone():
+    table = task_table(NOTHING)
+    assert list(table.index) == list(SYSTEMS)
+    assert table.loc["fully shared", "gender"] == "not run yet (69.2)"
+    assert set(table.seeds) == {0}
+
+
+def test_other_tasks_have_no_figure_of_the_papers():
+    table = task_table(STUDY.by_row([of("CSN", {"Hair": 70, "Beard": 60})]))
+    assert list(table) == [*FACES, "mean", "seeds", "extra parameters"]
+    assert table.loc["CSN"].tolist()[:3] == ["70.0", "60.0", "65.0"]
+
+
+def test_categories_are_counted_among_the_train_images(categorised):
+    labels_NT = categorised.labels_NT.copy()
+    labels_NT[:30] = [0, 0, -1]
+    labels_NT[:6, 0], labels_NT[24:30, 0] = 1, -1  # 6 of 24 known are in the smaller one
+    data = replace(categorised, labels_NT=labels_NT, tasks=("Mouth", "class", "heel"))
+    table = category_table(data)
+    assert table.loc["Mouth"].tolist() == [
+        2, "75%", "25.0%", "20%", "Smiling, Mouth Slightly Open, none of these"]
+    assert table.loc["class"].tolist() == [1, "100%", "100.0%", "0%", "of meta-data.csv"]
+    assert table.loc["heel"].tolist() == [0, "–", "–", "100%", "of meta-data.csv"]
+
+
+# Verdicts
+
+
+def test_each_claim_is_judged_over_seeds(rows):
+    judged = {verdict.claim: verdict for verdict in verdicts(rows)}
+    assert list(judged) == [*(f"{better} is better than {worse}" for better, worse in ORDER),
+                            "modulated is better than CSN, on heels"]
+    first = judged["modulated is better than CSN"]  # 3, 4 and 5 points, but for heels −5, −4, −3
+    assert first.difference == pytest.approx(2)
+    assert first.high == pytest.approx(2 + HALF_OF_1_2_3, abs=1e-4)
+    assert first.paper == pytest.approx(88.17 - 86.735)
+    assert first.word == "not decided"
+    words = {claim: verdict.word for claim, verdict in judged.items()}
+    assert words["modulated is better than independent"] == "did not hold"
+    assert words["modulated is better than fully shared"] == "held"
+    assert words["CSN is better than independent"] == "did not hold"
+    assert words["independent is better than fully shared"] == "held"
+    heels = judged["modulated is better than CSN, on heels"]
+    assert (heels.difference, heels.word) == (pytest.approx(-4), "did not hold")
+    assert heels.paper == pytest.approx(89.27 - 86.42)
+
+
+def test_on_other_tasks_only_the_order_is_judged_and_has_no_figure_of_the_papers():
+    faces = STUDY.by_row([of(row, {"Hair": 70 + n, "Beard": 60}, seed)
+                          for n, row in enumerate(STUDY.rows) for seed in range(2)])
+    assert [verdict.paper for verdict in verdicts(faces)] == [None] * len(ORDER)
+    assert verdicts(faces)[0].difference == pytest.approx(-0.5)
+
+
+def test_what_was_not_run_is_not_judged(rows):
+    words = {verdict.word for verdict in verdicts(NOTHING)}
+    assert words == {"not run yet"}
+    some = {verdict.claim: verdict.word for verdict in verdicts(rows | {"CSN": []})}
+    assert some["modulated is better than CSN"] == "not run yet"
+    assert some["modulated is better than fully shared"] == "held"
+
+
+def test_the_takeaway_counts_the_verdicts_of_shoes_and_faces(rows):
+    said = takeaway(rows, NOTHING)
+    assert "Of the paper's 6 claims about Table 6, on real shoes:" in said
+    assert "**2 held**: modulated is better than fully shared (+10.0 points); indep" in said
+    assert "**3 did not hold**" in said and "CSN is better than independent (-12.0" in said
+    assert said.endswith("on real faces: not run yet, so no claim is judged.")
+    assert takeaway(NOTHING, NOTHING).startswith("Table 6, on real shoes: not run yet")
