@@ -57,9 +57,10 @@ def edge_sentence(rows: Rows) -> str:
 
 
 def tuning_table(rows: Rows) -> Any:
-    """:func:`scores` for people, the best of each system in bold."""
-    return scores(rows).style.format("{:.1f}", na_rep="not run yet").highlight_max(
-        axis=1, props="font-weight: bold")
+    """:func:`scores` for people, the best of each system in bold; columns: rate, margin."""
+    shown = scores(rows).rename(columns=lambda label: label.replace(", margin ", ", "))
+    return shown.style.format("{:.1f}", na_rep="not run yet").highlight_max(
+        axis=1, props="font-weight: bold").set_table_attributes('class="dataframe"')
 
 
 def draw_scores(ax: Axes, rows: Rows) -> Axes:
@@ -73,7 +74,9 @@ def draw_scores(ax: Axes, rows: Rows) -> Axes:
                 label=system)
         ax.plot(line.argmax(), line.max(), "o", markersize=14, markerfacecolor="none",
                 markeredgecolor=colour, markeredgewidth=2)
-    ax.set_xticks(range(table.shape[1]), [label.replace(", ", "\n") for label in table])
+    ax.set_xticks(range(table.shape[1]), [
+        f"{one['learning_rate']:g}\n{one['margin']:g}" for one in CANDIDATES.values()])
+    ax.set_xlabel("learning rate; below it, the margin")
     ax.set_ylabel("mean validation accuracy, %")
     if ax.lines:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)

@@ -229,7 +229,7 @@ def test_a_line_a_system_is_drawn_with_a_ring_around_its_best(ax, rows):
 def test_the_candidates_stand_below_the_axis(ax, rows):
     draw_scores(ax, rows)
     assert list(ax.get_xticks()) == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert ax.get_xticklabels()[5].get_text() == "rate 0.002\nmargin 0.4"
+    assert ax.get_xticklabels()[5].get_text() == "0.002\n0.4"
 
 
 def test_a_system_keeps_its_colour_when_others_are_not_run(ax):
