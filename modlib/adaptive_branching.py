@@ -131,8 +131,10 @@ def build_network(settings: BranchingSettings) -> BranchingVgg:
 
 
 def _train_all(optimiser: torch.optim.Optimizer, network: BranchingVgg) -> None:
-    """Hand the optimiser the network's parameters, in the network's order, but for its scales:
-    these have a group of their own, which splitting a layer leaves as it is."""
+    """Hand the optimiser the network's parameters, in the network's order, but for its scales.
+
+    These have a group of their own, which splitting a layer leaves as it is.
+    """
     scales = {id(parameter) for parameter in network.modulation.parameters()}
     optimiser.param_groups[0]["params"] = [
         parameter for parameter in network.parameters() if id(parameter) not in scales]

@@ -254,7 +254,7 @@ def _of_scales(settings: dict[str, Any]) -> str:
     """What the settings say of scales and probes, where they say anything."""
     factor, every = (settings.get(name) for name in ("scale_rate_factor", "ucr_every"))
     return ((f" (scales at {factor:g} times that)" if factor not in (None, 1.0) else "")
-            + (f", every {every}th batch probed" if every else ""))
+            + (f", one batch in {every} probed" if every else ""))
 
 
 def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[float]]]:

@@ -130,7 +130,7 @@ def scale_results(
 
     Returns:
         ``scales`` of each stage, how many are dead, and ``w_distance``: mean and variance of
-        |W_i − W_j| of each pair of tasks over all stages (section 3.3).
+        ``|W_i − W_j|`` of each pair of tasks over all stages (section 3.3).
     """
     of_stages = {name: module for name, module in modulation.items()
                  if isinstance(module, ChannelScale)}

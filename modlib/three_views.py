@@ -87,7 +87,7 @@ def views(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def repeats(records: list[dict[str, Any]]) -> dict[str, list[np.ndarray]]:
-    """Each view's distances in each of the records, for :func:`w_distance.repeat_table`."""
+    """Each view's distances in each record, for :func:`~modlib.w_distance.repeat_table`."""
     of_records = [views([record]) for record in records]
     return {name: [found[name] for found in of_records if name in found] for name in VIEWS}
 

@@ -249,7 +249,7 @@ def test_no_conclusion_is_drawn_from_an_incomplete_table(rows, missing):
 
 def test_how_it_ran_says_what_made_the_records_or_how_to_make_them(rows):
     said = how_it_ran(rows, "mine")
-    for part in ("12 runs, 3 seeds", "(scales at 10 times that)", "every 15th batch probed"):
+    for part in ("12 runs, 3 seeds", "(scales at 10 times that)", "one batch in 15 probed"):
         assert part in said
     assert "NB=13 SETTINGS=mine" in how_it_ran(NOTHING, "mine")
     assert "book/results/three_views" in how_it_ran(NOTHING, "mine")
