@@ -68,7 +68,8 @@ class TaskAffinity(nn.Module):
 def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
     """How often two tasks both find an image hard, or both easy, in a network that stays as it is.
 
-    This is :class:`~modlib.task_grouping.TaskAffinity` with all images in one batch (section 3.3, Eq. 6).
+    This is :class:`~modlib.task_grouping.TaskAffinity` with all images in one batch (section 3.3,
+    Eq. 6).
 
     Args:
         logits_NT: float.
