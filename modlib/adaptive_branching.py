@@ -28,6 +28,7 @@ from modlib.classification import (
 from modlib.classifiers import bce_losses, task_logits
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
+from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import RunSettings
 from modlib.task_grouping import TaskAffinity, branch_affinity, choose_clusters
@@ -54,7 +55,6 @@ class BranchingSettings(RunSettings):
     """
 
     kind = "branching-"
-    scale_rate_factor = 1.0  # of the optimisers: there are no scales here
 
     profile: str = "quick"
     dataset: Literal["toy_faces", "celeba"] = "toy_faces"
@@ -65,6 +65,7 @@ class BranchingSettings(RunSettings):
     thinness: int = 32  # ω
     wide_thinness: int = 64  # ω of the wide network that SOMP starts from
     somp: bool = True  # False: random first weights
+    scales: bool = False  # a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  # branching factor α; the larger, the more branches
     round_batches: int = 1000  # between two branching rounds
     affinity_decay: float = 0.99  # of the running averages, a batch
@@ -75,10 +76,12 @@ class BranchingSettings(RunSettings):
     batches_per_epoch: int | None = None  # None: every image once
     optimiser: Literal["adam", "adagrad"] = "adam"
     learning_rate: float = 1e-3
+    scale_rate_factor: float = 1.0  # the scales' learning rate over the network's
     schedule: Literal["tenth_every_third", "tenth_for_last_30_percent", "tenth_every_40_epochs",
                       "cosine"] = "tenth_every_third"
     gradient_clip: float = 20.0  # largest norm of all gradients together
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    ucr_every: int = 0  # probe every k-th batch; 0: never
     seed: int = 0
 
     def __post_init__(self):
@@ -92,12 +95,24 @@ class BranchingSettings(RunSettings):
         """The run of the wide network that SOMP starts from, or None; one serves every α."""
         if self.system == "wide" or not self.somp:
             return None
-        return replace(self, system="wide", alpha=BranchingSettings.alpha)
+        return replace(self._without_scales, system="wide", alpha=BranchingSettings.alpha)
 
     @property
     def trunk_from(self) -> "BranchingSettings | None":
-        """The run that this one starts from: the one that grew the tree, or the wide one."""
-        return replace(self, system="branched") if self.system in REGROWN else self.wide
+        """The run that this one starts from: the one that grew the tree, or the wide one.
+
+        It has no scales, so that one serves the runs with scales and those without.
+        """
+        if self.system in REGROWN:
+            return replace(self._without_scales, system="branched")
+        return self.wide
+
+    @property
+    def _without_scales(self) -> "BranchingSettings":
+        """The same without scales, and without probes, which change nothing but the time."""
+        defaults = {name: getattr(BranchingSettings, name)
+                    for name in ("scales", "scale_rate_factor", "ucr_every")}
+        return replace(self, **defaults)
 
 
 def build_network(settings: BranchingSettings) -> BranchingVgg:
@@ -107,7 +122,7 @@ def build_network(settings: BranchingSettings) -> BranchingVgg:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         network = BranchingVgg(
-            len(settings.tasks), settings.image_size, widths, settings.bn_decay)
+            len(settings.tasks), settings.image_size, widths, settings.bn_decay, settings.scales)
     # In the network, so that a checkpoint holds the averages too.
     network.add_module("affinity", TaskAffinity(len(settings.tasks), settings.affinity_decay))
     if settings.system != "branched":
@@ -116,9 +131,13 @@ def build_network(settings: BranchingSettings) -> BranchingVgg:
 
 
 def _train_all(optimiser: torch.optim.Optimizer, network: BranchingVgg) -> None:
-    """Hand the optimiser the network's parameters, in the network's order."""
-    [group] = optimiser.param_groups
-    group["params"] = list(network.parameters())
+    """Hand the optimiser the network's parameters, in the network's order, but for its scales.
+
+    These have a group of their own, which splitting a layer leaves as it is.
+    """
+    scales = {id(parameter) for parameter in network.modulation.parameters()}
+    optimiser.param_groups[0]["params"] = [
+        parameter for parameter in network.parameters() if id(parameter) not in scales]
 
 
 def branching_round(
@@ -156,9 +175,11 @@ def named_groups(groups: Groups, tasks: tuple[str, ...]) -> list[list[str]]:
 def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
     """Take a step a batch of random images; after every ``round_batches``, split a layer.
 
-    The rounds go from the top layer down and end at the first layer that is not split.
+    The rounds go from the top layer down and end at the first layer that is not split. Every
+    ``ucr_every``-th batch is probed over what all tasks share at that moment, if they share any.
     """
-    loss_sum_T, images, rounds = torch.zeros(len(settings.tasks)), 0, []
+    counter, rounds = UcrCounter(len(settings.tasks)), []
+    loss_sum_T, images = torch.zeros(len(settings.tasks)), 0
     batches = batches_in_epoch(data, settings)
     network.train()
     for number, (images_BCHW, labels_BT) in enumerate(
@@ -167,6 +188,9 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         with autocast(images_BCHW, settings):
             logits_BT = task_logits(network, images_BCHW)
         losses_T = bce_losses(logits_BT, labels_BT)
+        probed = settings.ucr_every and number % settings.ucr_every == 0
+        if probed and (shared := network.shared_parameters()):
+            counter.add(gramian(task_gradients(losses_T, shared)))
         optimiser.zero_grad(set_to_none=True)
         losses_T.mean().backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
@@ -179,7 +203,8 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
             if done % settings.round_batches == 0:
                 rounds.append(
                     {"batch": done} | branching_round(network, optimiser, settings))
-    return epoch_metrics(loss_sum_T / batches, images, settings, epoch) | {"rounds": rounds}
+    return (epoch_metrics(loss_sum_T / batches, images, settings, epoch)
+            | {"rounds": rounds} | counter.metrics(settings.tasks))
 
 
 def train_branching(
@@ -194,7 +219,7 @@ def train_branching(
     Yields:
         one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
         ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
-        gives them, with their ``batch``), ``images``, ``seconds``.
+        gives them, with their ``batch``), ``ucr`` counts by pair, ``images``, ``seconds``.
     """
     optimiser = build_optimiser(network, settings)
     # A checkpoint's network brings its own branches: the optimiser's averages are theirs.

@@ -21,14 +21,17 @@ from modlib.adaptive_branching import (
     named_groups,
     train_branching,
 )
+from modlib.arrays import to_json
 from modlib.batches import image_getter
 from modlib.classification import check_split, evaluate, split_logits
 from modlib.datasets import AttributeImages
+from modlib.evaluation import scale_results
 from modlib.experiments import checkpoint_path, kept_record, load_data
 from modlib.machine import choose_device
 from modlib.settings import Places
 from modlib.somp import start_from_wide
 from modlib.speed import side_by_side
+from modlib.task_grouping import co_difficulty
 from modlib.task_networks import count_parameters
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, without_batch_norm
 
@@ -95,17 +98,26 @@ def run_branching(
             epochs.append(metrics)
             if on_epoch:
                 on_epoch(settings, metrics)
-        logits_NT = split_logits(network, data, "test", get_images, settings)
-        labels_NT = data.labels_NT[data.indices("test")]
-        tested = evaluate(network, data, "test", get_images, settings, "test_")
-        return epochs, origin | tested | {
-            "top_recall": top_recall(logits_NT, labels_NT),
-            "groups": {name: named_groups(groups, settings.tasks)
-                       for name, groups in zip(LAYERS, network.groups, strict=True)},
-            "parameters": _counts(network),
-            "run": {"milliseconds": milliseconds_per_image(network, settings.image_size)}}
+        return epochs, origin | _results(network, data, settings, get_images)
 
     return kept_record(settings, places, data, work)
+
+
+def _results(network, data, settings, get_images) -> dict[str, Any]:
+    """What a trained network achieves, how it sees its tasks relate, and what it costs."""
+    def logits_and_labels(split: str) -> tuple[np.ndarray, np.ndarray]:
+        return (split_logits(network, data, split, get_images, settings),
+                data.labels_NT[data.indices(split)])
+
+    tested = evaluate(network, data, "test", get_images, settings, "test_")
+    affinity_TT = co_difficulty(*logits_and_labels("valid"))
+    return tested | scale_results(network.modulation, settings.tasks) | {
+        "top_recall": top_recall(*logits_and_labels("test")),
+        "affinity": to_json(affinity_TT.astype(np.float32)),
+        "groups": {name: named_groups(groups, settings.tasks)
+                   for name, groups in zip(LAYERS, network.groups, strict=True)},
+        "parameters": _counts(network),
+        "run": {"milliseconds": milliseconds_per_image(network, settings.image_size)}}
 
 
 def _counts(network: BranchingVgg) -> dict[str, int]:

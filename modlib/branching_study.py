@@ -23,6 +23,9 @@ from modlib.verdicts import Verdict, over_seeds
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
 FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
 WIDE, RANDOM = "wide", "thin, random start"
+NOT_USED = (  # in settings files, for triplets
+    "width", "crop", "batching", "test_triplets", "hinge_mean", "shift", "zoom", "colour_jitter",
+    "batch_images", "initialisation", "final_probes")
 STUDY = Study("adaptive_branching", {
     WIDE: {"system": "wide"},
     THIN: {"system": "thin"},
@@ -31,9 +34,7 @@ STUDY = Study("adaptive_branching", {
     FOUND: {"system": "retrained", "alpha": 2.0},
     SHUFFLED: {"system": "shuffled", "alpha": 2.0},
     RANDOM: {"system": "thin", "somp": False},
-}, quick=4, settings=BranchingSettings, not_used=(
-    "width", "crop", "batching", "test_triplets", "hinge_mean", "shift", "zoom", "colour_jitter",
-    "batch_images", "initialisation", "final_probes", "scale_rate_factor", "ucr_every"))
+}, quick=4, settings=BranchingSettings, not_used=(*NOT_USED, "scale_rate_factor", "ucr_every"))
 PAPER_NAMES = {THIN: "thin-32", LOW: "Branch-32-1.0", HIGH: "Branch-32-2.0"}
 PAPER_SIZE = 224  # pixels, VGG-16's input
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
@@ -221,11 +222,17 @@ def takeaway(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def how_it_ran(rows: Rows, profile: str) -> str:
-    """What made these records, as Markdown; how to make them where there are none."""
+def how_it_ran(
+    rows: Rows, profile: str, folder: str = STUDY.folder, notebook: str = "11"
+) -> str:
+    """What made these records, as Markdown; how to make them where there are none.
+
+    Args:
+        folder, notebook: see :func:`modlib.tables.not_run_yet`.
+    """
     records = [record for of_row in rows.values() for record in of_row]
     if not records:
-        return not_run_yet(profile, STUDY.folder, "11")
+        return not_run_yet(profile, folder, notebook)
     settings, run, data = (records[0][key] for key in ("settings", "run", "data"))
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["epochs"][0]["images"]
@@ -237,9 +244,17 @@ def how_it_ran(rows: Rows, profile: str) -> str:
         f"{settings['image_size']} pixels; thin: ω = {settings['thinness']}, wide: ω = "
         f"{settings['wide_thinness']}. {settings['epochs']} epochs of {images:,} images in batches "
         f"of {settings['batch_size']}, a branching round every {settings['round_batches']} "
-        f"batches; {settings['optimiser']} at {settings['learning_rate']}, "
-        f"{settings['precision']}. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`." + some_not_run_yet(rows, profile, "11"))
+        f"batches; {settings['optimiser']} at {settings['learning_rate']}"
+        f"{_of_scales(settings)}, {settings['precision']}. torch {run['versions']['torch']}, "
+        f"commit `{short_commit(run['git_commit'])}`."
+        + some_not_run_yet(rows, profile, notebook))
+
+
+def _of_scales(settings: dict[str, Any]) -> str:
+    """What the settings say of scales and probes, where they say anything."""
+    factor, every = (settings.get(name) for name in ("scale_rate_factor", "ucr_every"))
+    return ((f" (scales at {factor:g} times that)" if factor not in (None, 1.0) else "")
+            + (f", one batch in {every} probed" if every else ""))
 
 
 def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[float]]]:

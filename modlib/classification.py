@@ -100,10 +100,8 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         optimiser.step()
         loss_sum_T += losses_T.detach().cpu()
         images += len(images_BCHW)
-    return epoch_metrics(loss_sum_T / batches, images, settings, epoch) | {
-        "ucr_batches": counter.batches,
-        "ucr": counter.pairs(settings.tasks) if counter.batches else [],
-    }
+    return (epoch_metrics(loss_sum_T / batches, images, settings, epoch)
+            | counter.metrics(settings.tasks))
 
 
 def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:

@@ -143,6 +143,21 @@ def clustered_heat_map(
     return order
 
 
+def clustered_heat_maps(distances: Mapping[str, np.ndarray], tasks: Sequence[str]) -> None:
+    """Several tables of distances between the same tasks, one below the other.
+
+    Each stands in the order of a dendrogram of its own; see :func:`clustered_heat_map`.
+
+    Args:
+        distances: by the label of the colour bar, float (T, T); at least one.
+        tasks: T names.
+    """
+    axes = new_axes(nrows=len(distances), ncols=2, squeeze=False, width_ratios=(1, 4),
+                    figsize=(10, 6.4 * len(distances)))
+    for (tree_ax, ax), (label, distance_TT) in zip(axes, distances.items(), strict=True):
+        clustered_heat_map(tree_ax, ax, distance_TT, tasks, label)
+
+
 def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes:
     """Every task's scales, a line a task and a column a channel, layer beside layer.
 

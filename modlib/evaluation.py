@@ -6,12 +6,12 @@ Shapes: N images, T tasks, D embedding, K triplets a task.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modlib.arrays import to_json
 from modlib.datasets import AttributeImages
@@ -115,21 +115,38 @@ def final_results(
             embeddings_TND, labels_NT.to(embeddings_TND.device), settings.tasks),
         "parameters": parameter_counts(network),
     }
-    scales = {name: module for name, module in getattr(network, "modulation", {}).items()
-              if isinstance(module, ChannelScale)}
-    if scales:
-        scales_TC = network.task_scales().detach().cpu()
-        results["scales"] = {
-            name: to_json(module.scales().detach().cpu().numpy())
-            for name, module in scales.items()}
-        results["dead_scales"] = sum(module.dead() for module in scales.values())
-        results["w_distance"] = [
-            {"tasks": [settings.tasks[i], settings.tasks[j]],
+    return results | scale_results(getattr(network, "modulation", {}), settings.tasks)
+
+
+def scale_results(
+    modulation: Mapping[str, nn.Module], tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What became of a network's scales, for a record; of a network without scales, nothing.
+
+    Args:
+        modulation: what the tasks have of their own after each stage; what is no
+            :class:`~modlib.modulation.ChannelScale` is left out.
+        tasks: T names.
+
+    Returns:
+        ``scales`` of each stage, how many are dead, and ``w_distance``: mean and variance of
+        ``|W_i − W_j|`` of each pair of tasks over all stages (section 3.3).
+    """
+    of_stages = {name: module for name, module in modulation.items()
+                 if isinstance(module, ChannelScale)}
+    if not of_stages:
+        return {}
+    scales = {name: module.scales().detach().cpu() for name, module in of_stages.items()}
+    scales_TC = torch.cat(list(scales.values()), dim=1)
+    return {
+        "scales": {name: to_json(of_stage.numpy()) for name, of_stage in scales.items()},
+        "dead_scales": sum(module.dead() for module in of_stages.values()),
+        "w_distance": [
+            {"tasks": [tasks[i], tasks[j]],
              "mean": float((scales_TC[i] - scales_TC[j]).abs().mean()),
              "variance": float((scales_TC[i] - scales_TC[j]).abs().var(unbiased=False))}
             for i in range(len(scales_TC)) for j in range(i + 1, len(scales_TC))
-        ]
-    return results
+        ]}
 
 
 def triplets_digest(positions_TK3: np.ndarray) -> str:

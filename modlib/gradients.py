@@ -8,6 +8,7 @@ Shapes: B batch, T tasks, P shared parameters, D embedding, S stages of the trun
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,6 +171,10 @@ class UcrCounter:
         for gramian_TT in self.gramians:
             total_TT += cosines(gramian_TT).double().cpu().numpy()
         return total_TT
+
+    def metrics(self, tasks: tuple[str, ...]) -> dict[str, Any]:
+        """What an epoch's metrics hold: ``ucr_batches``, and ``ucr`` counts where there are any."""
+        return {"ucr_batches": self.batches, "ucr": self.pairs(tasks) if self.batches else []}
 
     def pairs(self, tasks: tuple[str, ...]) -> list[dict]:
         """One plain dictionary a pair of tasks, for a record."""

@@ -2,7 +2,7 @@
 
 Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR 2017, sections 3.3
 and 3.4; L0, the five clusterings and the cap on branches are those of the authors' code.
-Shapes: B batch, T tasks, K branches above the layer that is split.
+Shapes: B batch, N images, T tasks, K branches above the layer that is split.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from sklearn.cluster import SpectralClustering
 from torch import Tensor, nn
 
@@ -62,6 +63,25 @@ class TaskAffinity(nn.Module):
         """Forget every batch: what comes next is another network."""
         for buffer in self.buffers():
             buffer.zero_()
+
+
+def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
+    """How often two tasks both find an image hard, or both easy, in a network that stays as it is.
+
+    This is :class:`~modlib.task_grouping.TaskAffinity` with all images in one batch (section 3.3,
+    Eq. 6).
+
+    Args:
+        logits_NT: float.
+        labels_NT: bool.
+
+    Returns:
+        float64 (T, T), from 0 to 1, symmetric; 1 on the diagonal.
+    """
+    margins_NT = np.abs(labels_NT - expit(logits_NT.astype(np.float64)))
+    hard_NT = (margins_NT >= margins_NT.mean(0)).astype(np.float64)
+    easy_NT = 1 - hard_NT
+    return (hard_NT.T @ hard_NT + easy_NT.T @ easy_NT) / len(logits_NT)
 
 
 def branch_affinity(affinity_TT: np.ndarray, branches: Sequence[Sequence[int]]) -> np.ndarray:

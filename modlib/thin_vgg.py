@@ -1,8 +1,8 @@
 """Thin VGG-16 networks whose layers are widened into branches, from the top layer down.
 
 Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR 2017, sections 3.1
-and 3.2.
-Shapes: B batch, T tasks, C channels, H W height and width.
+and 3.2; scales inside the branches: Zhao et al., ECCV 2018, section 2.1.
+Shapes: B batch, T tasks, K tasks of one branch, C channels, H W height and width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from modlib.errors import ModlibError
+from modlib.modulation import ChannelScale
 from modlib.trunk import conv_bn_relu
 
 VGG16_WIDTHS = {
@@ -22,6 +23,7 @@ VGG16_WIDTHS = {
     "conv4_3": 512, "conv5_1": 512, "conv5_2": 512, "conv5_3": 512, "fc6": 4096, "fc7": 4096}
 LAYERS = tuple(VGG16_WIDTHS)
 BEFORE_POOLING = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+SCALED = LAYERS[-3:]  # conv5_3, fc6 and fc7: scales may follow them
 Groups = list[list[int]]  # the tasks of every branch of a layer
 
 
@@ -48,14 +50,18 @@ class BranchingVgg(nn.Module):
         widths: the width of every layer, as :func:`~modlib.thin_vgg.thin_widths` or
             ``VGG16_WIDTHS`` gives them.
         bn_decay: of batch norm's running averages.
+        scales: whether each task has scales after conv5_3 (its pooled maps), fc6 and fc7, so that
+            tasks of one branch have features of their own there. They start at 1.
 
     Attributes:
         groups: for every layer, from conv1_1 to fc7, the tasks of each of its branches.
         active: the index of the layer that may be widened next; -1: the tree is finished.
+        modulation: the scales by the layer that they follow; empty without scales.
     """
 
     def __init__(
-        self, num_tasks: int, image_size: int, widths: Mapping[str, int], bn_decay: float = 0.9
+        self, num_tasks: int, image_size: int, widths: Mapping[str, int], bn_decay: float = 0.9,
+        scales: bool = False,
     ):
         super().__init__()
         if image_size < 32:
@@ -71,6 +77,8 @@ class BranchingVgg(nn.Module):
             inputs = width
         self.output = nn.Linear(inputs, num_tasks)  # row t is task t's
         nn.init.zeros_(self.output.bias)
+        self.modulation = nn.ModuleDict({
+            name: ChannelScale(num_tasks, widths[name]) for name in SCALED if scales})
         self.groups: list[Groups] = [[list(range(num_tasks))] for _ in LAYERS]
         self.active = len(LAYERS) - 1
 
@@ -80,15 +88,34 @@ class BranchingVgg(nn.Module):
         Args:
             pixels_BCHW: float, as :func:`modlib.trunk.normalise_pixels` gives them.
         """
+        # A branch computes what lies below the first scales once for all of its tasks.
+        last = LAYERS.index(SCALED[0] if self.modulation else LAYERS[-1])
         branches = [pixels_BCHW]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[:last + 1]):
             branches = [branch(branches[below]) for branch, below in
                         zip(layer, self.parents(index), strict=True)]
-        features_TBC = torch.stack([branches[n] for n in self._branch_of_task(-1)])
+        features = torch.stack([branches[n] for n in self._branch_of_task(last)])
+        features_TBC = self._with_scales(features) if self.modulation else features
         # Not a matrix product: one adds up in an order that depends on how many rows it is given,
         # and the logits must not change by a bit when a layer is split.
         products_TBC = features_TBC * self.output.weight[:, None]
         return (products_TBC.sum(-1) + self.output.bias[:, None]).T
+
+    def _with_scales(self, maps_TBCHW: Tensor) -> Tensor:
+        """What each task's scales make of conv5_3's maps, and of the layers above: (T, B, C)."""
+        features = self._scaled(SCALED[0], maps_TBCHW)
+        for name in SCALED[1:]:
+            index, of_task = LAYERS.index(name), {}
+            for branch, tasks in zip(self.layers[index], self.groups[index], strict=True):
+                of_task |= zip(tasks, _for_tasks_of_branch(branch, features[tasks]), strict=True)
+            features = self._scaled(
+                name, torch.stack([of_task[task] for task in range(self.num_tasks)]))
+        return features
+
+    def _scaled(self, name: str, features: Tensor) -> Tensor:
+        """Features of each task's own, (T, B, …), by the scales that follow a layer."""
+        scaled = self.modulation[name].for_each_task(features.flatten(0, 1))
+        return scaled.unflatten(0, features.shape[:2])
 
     def parents(self, index: int) -> list[int]:
         """For each branch of a layer, which branch of the layer below it reads."""
@@ -190,9 +217,24 @@ def _layer(name: str, inputs: int, width: int, bn_decay: float) -> nn.Sequential
     return nn.Sequential(conv, bn, *pooling, relu)
 
 
+def _for_tasks_of_branch(branch: nn.Sequential, features: Tensor) -> Tensor:
+    """fc6 or fc7 on the features of all of a branch's tasks, (K, B, …): (K, B, C).
+
+    Batch norm sees all of them as one batch, as it does in a trunk that tasks share.
+    """
+    parts = list(branch)
+    first = next(n for n, part in enumerate(parts) if isinstance(part, nn.Linear)) + 1
+    # One product a task: a larger one may add up in another order, and the logits must not change
+    # by a bit when the layer is split.
+    products = [nn.Sequential(*parts[:first])(own) for own in features]
+    outputs = nn.Sequential(*parts[first:])(torch.cat(products))
+    return outputs.unflatten(0, features.shape[:2])
+
+
 def count_weights(network: nn.Module) -> int:
     """Weights of convolutions and linear layers, as the paper counts parameters: no biases."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1)
+    return sum(module.weight.numel() for module in network.modules()
+               if isinstance(module, nn.Conv2d | nn.Linear))
 
 
 def without_batch_norm(network: BranchingVgg) -> BranchingVgg:

@@ -233,6 +233,4 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "loss": sum(task_losses) / len(task_losses),
         "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
         "images": images_seen,
-        "ucr_batches": counter.batches,
-        "ucr": counter.pairs(settings.tasks) if counter.batches else [],
-    } | by_stage
+    } | counter.metrics(settings.tasks) | by_stage

@@ -27,10 +27,10 @@ DEFAULTS = {field.name: field.default for field in fields(BranchingSettings)}
 OTHER_VALUES = {
     "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
     "toy_images": 60, "system": "thin", "thinness": 16, "wide_thinness": 96, "somp": False,
-    "alpha": 2.0, "round_batches": 10, "affinity_decay": 0.9, "bn_decay": 0.99, "batch_size": 24,
-    "horizontal_flip": False, "epochs": 9, "batches_per_epoch": 7, "optimiser": "adagrad",
-    "learning_rate": 0.01, "schedule": "cosine", "gradient_clip": 1.0, "precision": "float32",
-    "seed": 3,
+    "scales": True, "alpha": 2.0, "round_batches": 10, "affinity_decay": 0.9, "bn_decay": 0.99,
+    "batch_size": 24, "horizontal_flip": False, "epochs": 9, "batches_per_epoch": 7,
+    "optimiser": "adagrad", "learning_rate": 0.01, "scale_rate_factor": 10.0, "schedule": "cosine",
+    "gradient_clip": 1.0, "precision": "float32", "ucr_every": 5, "seed": 3,
 }
 
 
@@ -92,6 +92,85 @@ def test_steps_between_rounds_equal_a_plain_loop(of_planted, planted, optimiser)
     assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert metrics["images"] == 40 and metrics["rounds"] == []
 
+
+@pytest.mark.parametrize("system", ["thin", "branched"])
+def test_the_scales_learn_at_a_rate_of_their_own(of_planted, planted, system):
+    """One step of Adam goes as far as its rate says, but for gradients near its epsilon."""
+    settings = replace(of_planted, scales=True, scale_rate_factor=5.0, system=system, epochs=1,
+                       batches_per_epoch=1)
+    network, _ = trained(settings, planted)
+    before = build_network(settings).state_dict()
+    moved = {name: (value - before[name]).abs().max() for name, value
+             in network.state_dict().items() if not name.endswith("extra_state")}
+    for name in ("conv5_3", "fc6", "fc7"):
+        assert moved[f"modulation.{name}.weight"] == pytest.approx(0.05, rel=0.02)
+    assert moved["layers.0.0.0.weight"] == pytest.approx(0.01, rel=0.02)
+
+
+def test_a_round_leaves_the_scales_and_their_averages(of_planted):
+    network = build_network(replace(of_planted, scales=True)).train()
+    optimiser = build_optimiser(network, of_planted)
+    network(torch.randn(6, 3, 48, 48)).sum().backward()
+    optimiser.step()
+    network.affinity.add(torch.randn(6, 3), torch.zeros(6, 3, dtype=torch.bool))
+    scales, groups = list(network.modulation.parameters()), optimiser.param_groups
+    kept = [value.clone() for value in scales]
+    branching_round(network, optimiser, of_planted)
+    assert [id(one) for one in groups[1]["params"]] == [id(one) for one in scales]
+    together = {id(one) for group in groups for one in group["params"]}
+    assert together == {id(one) for one in network.parameters()}
+    assert len(together) == sum(len(group["params"]) for group in groups)
+    assert all(torch.equal(one, before) for one, before in zip(scales, kept, strict=True))
+    assert all(one in optimiser.state for one in scales)
+
+
+# Probes
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_probe_counts_the_signs_of_inner_products_over_what_all_tasks_share(
+        of_planted, planted, scales):
+    settings = replace(of_planted, system="thin", scales=scales, ucr_every=4, epochs=1)
+    [metrics] = trained(settings, planted)[1]
+    network = build_network(settings).train()
+    get_images = image_getter(planted, torch.device("cpu"))
+    images, labels = next(iter(random_batches(planted, get_images, settings, 0)))
+    logits = network(normalise_pixels(images))
+    gradients = []
+    for task in range(3):
+        loss = F.binary_cross_entropy_with_logits(logits[:, task], labels[:, task].float())
+        of_layers = torch.autograd.grad(loss, list(network.layers.parameters()), retain_graph=True)
+        gradients.append(torch.cat([one.flatten() for one in of_layers]))
+    assert metrics["ucr_batches"] == 1  # of four batches the first
+    assert [pair["tasks"] for pair in metrics["ucr"]] == [
+        ["Smiling", "Mouth_Slightly_Open"], ["Smiling", "Young"], ["Mouth_Slightly_Open", "Young"]]
+    for pair, (i, j) in zip(metrics["ucr"], ((0, 1), (0, 2), (1, 2)), strict=True):
+        product = gradients[i] @ gradients[j]
+        assert (pair["positive"], pair["negative"]) == (int(product > 0), int(product < 0))
+        cosine = product / (gradients[i].norm() * gradients[j].norm())
+        assert pair["mean_cosine"] == pytest.approx(cosine.item(), abs=1e-3)
+
+
+def test_probes_change_nothing_else(of_planted, planted):
+    settings = replace(of_planted, scales=True)
+    network, told = trained(settings, planted)
+    probed, also_told = trained(replace(settings, ucr_every=2), planted)
+    assert_same(network, probed)
+    assert [epoch.pop("ucr_batches") for epoch in also_told] == [2, 2]
+    assert [epoch.pop("ucr_batches") for epoch in told] == [0, 0]
+    assert all(epoch.pop("ucr") for epoch in also_told)
+    assert not any(epoch.pop("ucr") for epoch in told)
+    assert told == also_told
+
+
+def test_where_nothing_is_shared_nothing_is_probed(of_planted, planted):
+    settings = replace(of_planted, system="retrained", ucr_every=1, epochs=1)
+    network = build_network(settings)
+    network.take_groups([[[0], [1], [2]]] * len(LAYERS))
+    [metrics] = train_branching(network, planted, settings)
+    assert (metrics["ucr"], metrics["ucr_batches"]) == ([], 0)
+
+
+# Rounds
 
 def test_layers_are_split_from_the_top_down_every_so_many_batches(of_planted, planted):
     network, epochs = trained(replace(of_planted, round_batches=2), planted)
@@ -158,12 +237,14 @@ def test_copies_part_when_they_are_trained(of_planted, planted):
 
 # A run that is cut
 
+@pytest.mark.parametrize("scales", [False, True])
 @pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
 @pytest.mark.parametrize("round_batches", [3, 4, 5])
 def test_a_run_that_is_cut_goes_on_to_the_same_network(
-        of_planted, planted, tmp_path, optimiser, round_batches):
+        of_planted, planted, tmp_path, optimiser, round_batches, scales):
     """After the first epoch the tree has branches, and the averages of a round are half done."""
-    settings = replace(of_planted, optimiser=optimiser, round_batches=round_batches, epochs=3)
+    settings = replace(of_planted, optimiser=optimiser, round_batches=round_batches, epochs=3,
+                       scales=scales, scale_rate_factor=3.0, ucr_every=3)
     path = tmp_path / "run.pt"
     for _ in range(2):  # it is cut twice
         trained(settings, planted, path, epochs=1 + path.exists())
@@ -225,6 +306,16 @@ def test_one_wide_run_serves_every_thin_one():
     for changes in ({"system": "thin"}, {"alpha": 2.0}, {"system": "shuffled", "alpha": 3.0}):
         assert replace(settings, **changes).wide == expected
     assert expected.wide is None and replace(settings, somp=False).wide is None
+
+
+def test_runs_with_scales_start_from_the_runs_without():
+    plain = BranchingSettings(alpha=2.0)
+    for system in ("thin", "branched", "retrained", "shuffled"):
+        of_system = replace(plain, system=system)
+        with_scales = replace(of_system, scales=True, scale_rate_factor=10.0, ucr_every=15)
+        assert with_scales.wide == of_system.wide
+        assert with_scales.trunk_from == of_system.trunk_from
+        assert not with_scales.trunk_from.scales
 
 
 def test_a_run_starts_from_the_tree_or_from_the_wide_network():

@@ -9,6 +9,7 @@ import torch
 
 from modlib import branching_runs
 from modlib.adaptive_branching import BranchingSettings
+from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.branching_runs import (
     milliseconds_per_image,
@@ -17,10 +18,12 @@ from modlib.branching_runs import (
     trained_network,
 )
 from modlib.classification import evaluate
+from modlib.classifiers import task_logits
 from modlib.errors import ModlibError
 from modlib.experiments import run_many
 from modlib.results import RECORD_KEYS, comparable, read_record
 from modlib.somp import start_from_wide
+from modlib.task_grouping import TaskAffinity
 from modlib.thin_vgg import LAYERS, BranchingVgg, count_weights, thin_widths
 from modlib.tidy import tidy_table
 
@@ -85,7 +88,7 @@ def test_a_run_writes_the_record_that_it_returns(settings, places, planted):
     assert told == [(settings, epoch) for epoch in record["epochs"]]
     results = record["results"]
     assert set(results) == {"trunk_from", "somp_errors", "test_accuracy", "test_auc", "top_recall",
-                            "groups", "parameters"}
+                            "affinity", "groups", "parameters"}
     assert list(results["groups"]) == list(results["somp_errors"]) == list(LAYERS)
     rounds = [one for epoch in record["epochs"] for one in epoch["rounds"]]
     assert len(rounds) == 2
@@ -105,6 +108,50 @@ def test_the_record_is_of_the_trained_network(settings, places, planted):
     assert counts["total"] == counts["shared"] + counts["task"] == sum(
         p.numel() for p in network.parameters())
     assert counts["task"] > 0
+
+
+@pytest.mark.parametrize("system", ["thin", "retrained"])
+def test_a_record_holds_what_became_of_the_scales(settings, places, planted, system):
+    settings = replace(settings, system=system, scales=True, scale_rate_factor=10.0, ucr_every=2)
+    record = run_branching(settings, places)
+    network = trained_network(settings, places, planted, image_getter(planted, CPU))
+    results = record["results"]
+    assert list(results["scales"]) == ["conv5_3", "fc6", "fc7"]
+    for name, packed in results["scales"].items():
+        weight = network.modulation[name].weight.detach()
+        assert np.array_equal(from_json(packed), weight.clamp(min=0).numpy())
+    scales_TC = np.concatenate([from_json(one) for one in results["scales"].values()], axis=1)
+    assert not np.array_equal(scales_TC, np.ones_like(scales_TC))
+    assert results["w_distance"][1] == {
+        "tasks": ["Smiling", "Young"],
+        "mean": pytest.approx(np.abs(scales_TC[0] - scales_TC[2]).mean()),
+        "variance": pytest.approx(np.abs(scales_TC[0] - scales_TC[2]).var(), rel=1e-4)}
+    assert results["dead_scales"] == (scales_TC == 0).sum()
+    assert results["parameters"]["task"] >= scales_TC.size
+    assert [epoch["ucr_batches"] for epoch in record["epochs"]] == [2, 2]
+    assert [len(epoch["ucr"]) for epoch in record["epochs"]] == [3, 3]
+
+
+def test_the_affinity_is_of_the_trained_network_on_the_validation_split(settings, places, planted):
+    record = run_branching(settings, places)
+    get_images = image_getter(planted, CPU)
+    network = trained_network(settings, places, planted, get_images).eval()
+    valid = planted.indices("valid")
+    with torch.no_grad():
+        logits = task_logits(network, get_images(torch.from_numpy(valid)))
+    running = TaskAffinity(3)
+    running.add(logits, torch.from_numpy(planted.labels_NT[valid]))
+    np.testing.assert_allclose(
+        from_json(record["results"]["affinity"]), running.affinity_TT, rtol=1e-6)
+
+
+def test_one_tree_serves_the_run_with_scales_and_the_run_without(settings, places):
+    plain, with_scales = (
+        run_branching(replace(settings, system="retrained", scales=scales), places)["results"]
+        for scales in (False, True))
+    assert plain["trunk_from"] == with_scales["trunk_from"]
+    assert plain["groups"] == with_scales["groups"]
+    assert len(list(Path(places.results_dir).iterdir())) == 4  # these, the tree's, the wide one's
 
 
 @pytest.mark.parametrize("system", ["branched", "shuffled"])

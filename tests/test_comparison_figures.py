@@ -14,6 +14,7 @@ from modlib.arrays import to_json
 from modlib.comparison_figures import (
     accuracy_by_attribute,
     clustered_heat_map,
+    clustered_heat_maps,
     cost_frontier,
     neighbour_grid,
     scale_map,
@@ -226,6 +227,19 @@ def test_the_tree_stands_beside_the_rows_of_its_tasks():
     assert names(tree.get_yticklabels())[::-1] == names(ax.get_yticklabels())
     assert tree.get_ylim()[0] < tree.get_ylim()[1]  # its first leaf is at the bottom,
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the heat map's first row at the top
+
+
+def test_several_heat_maps_stand_one_below_the_other():
+    other = DISTANCE[::-1, ::-1]
+    clustered_heat_maps({"one distance": DISTANCE, "another": other}, FIVE)
+    trees_and_maps = plt.gcf().axes[:4]
+    for together, distance in zip(trees_and_maps[1::2], (DISTANCE, other), strict=True):
+        tree, alone = figures.new_axes(ncols=2)
+        clustered_heat_map(tree, alone, distance, FIVE, "")
+        assert np.array_equal(cells(together).filled(-1), cells(alone).filled(-1))
+        assert names(together.get_yticklabels()) == names(alone.get_yticklabels())
+    tops = [ax.get_position().y0 for ax in trees_and_maps[1::2]]
+    assert tops[0] > tops[1]
 
 
 def test_what_is_given_is_left_as_it_was(ax):

@@ -260,6 +260,11 @@ def test_pairs_of_nothing_counted_are_zeros():
         {"tasks": ["a", "b"], "positive": 0, "negative": 0, "zero": 0, "mean_cosine": 0.0}]
 
 
+def test_an_epochs_metrics_hold_the_pairs_where_there_are_any():
+    assert counted().metrics(TASKS) == {"ucr_batches": 4, "ucr": counted().pairs(TASKS)}
+    assert UcrCounter(3).metrics(TASKS) == {"ucr_batches": 0, "ucr": []}
+
+
 def test_a_task_without_anchors_counts_as_zero():
     network, losses_T = joint_batch_losses("modulated")
     counter = UcrCounter(3)

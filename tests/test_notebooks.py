@@ -23,6 +23,7 @@ from modlib import (
     branching_study,
     later_tasks,
     products,
+    three_views,
     time_to_accuracy,
     top_down_study,
     tuning,
@@ -46,7 +47,8 @@ PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
 FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network or data has
     ROOT / f"notebooks/settings/{name}.yml": number for name, number in (
         ("celeba_cpu_40", "03"), ("celeba_cpu_20_paper", "03"), ("celeba_cpu_branching", "11"),
-        ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"), ("clevr", "10"), ("cub_200", "10"),
+        ("celeba_cpu_three_views", "13"), ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"),
+        ("clevr", "10"), ("cub_200", "10"),
         ("zappos_cpu", "12"), ("zappos_gpu", "12"))}
 FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
@@ -57,8 +59,7 @@ TOP_DOWN = ROOT / "notebooks/10_top_down.ipynb"
 STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "11": branching_study.STUDY,
-    "12": products.STUDY,
-    "14": tuning.STUDY}
+    "12": products.STUDY, "13": three_views.STUDY, "14": tuning.STUDY}
 KNOWN = {field.name for cls in (
     Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice,
     BranchingSettings, ReaderSettings)

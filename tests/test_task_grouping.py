@@ -12,6 +12,7 @@ from modlib.task_grouping import (
     TaskAffinity,
     branch_affinity,
     choose_clusters,
+    co_difficulty,
     separation_cost,
 )
 
@@ -70,6 +71,22 @@ def test_affinity_by_hand():
     wrong = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]])
     running.add(200.0 * (2 * wrong - 1), torch.zeros(4, 3, dtype=torch.bool))
     assert running.affinity_TT.tolist() == [[1, 0.75, 0], [0.75, 1, 0.25], [0, 0.25, 1]]
+
+
+def test_co_difficulty_is_the_affinity_of_all_images_in_one_batch():
+    [(logits, labels)] = batches(1, size=200, tasks=7)
+    running = TaskAffinity(7)
+    running.add(logits, labels)
+    given = co_difficulty(logits.numpy(), labels.numpy())
+    np.testing.assert_allclose(given, running.affinity_TT, rtol=1e-12)
+    assert given.dtype == np.float64 and len(np.unique(given)) > 10
+
+
+def test_co_difficulty_by_hand():
+    """Probabilities are the labels, or their opposite; what all find hard is hard."""
+    wrong = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]], bool)
+    given = co_difficulty(np.where(wrong, 200.0, -200.0), np.zeros((4, 3), bool))
+    assert given.tolist() == [[1, 0.75, 0], [0.75, 1, 0.25], [0, 0.25, 1]]
 
 
 def test_affinity_is_symmetric_and_one_with_itself():

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from modlib.errors import ModlibError
 from modlib.thin_vgg import (
     LAYERS,
+    SCALED,
     VGG16_WIDTHS,
     BranchingVgg,
     count_weights,
@@ -43,6 +44,19 @@ def grown(clusters=TREE) -> BranchingVgg:
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return network
+
+
+def scaled(network: BranchingVgg, seed: int | None = None, image_size: int = 48) -> BranchingVgg:
+    """The network with scales for each task: all 1, or random ones, some of them dead."""
+    widths = {name: len(layer[0][1 + (name == "fc6")].weight)
+              for name, layer in zip(LAYERS, network.layers, strict=True)}
+    with_scales = BranchingVgg(network.num_tasks, image_size, widths, scales=True)
+    with_scales.load_state_dict(network.state_dict(), strict=False)
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in with_scales.modulation.parameters():
+            nn.init.normal_(parameter, 1, 0.7, generator=generator)
+    return with_scales.train(network.training)
 
 
 # Sizes
@@ -160,6 +174,115 @@ def test_shared_are_the_layers_with_one_branch():
     assert shared == {id(p) for layer in list(network.layers)[:-3] for p in layer.parameters()}
 
 
+# Scales inside the branches
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 33])
+@pytest.mark.parametrize("make", [thin, grown])
+@torch.no_grad()
+def test_scales_of_1_change_not_one_bit(make, batch):
+    network = make()
+    network(pixels(20))  # running averages that are not the initial ones
+    network.eval()
+    assert torch.equal(scaled(network)(pixels(batch)), network(pixels(batch)))
+
+
+@pytest.mark.parametrize("side", [48, 64])
+@torch.no_grad()
+def test_with_scales_logits_are_those_of_each_tasks_own_path(side):
+    network = scaled(thin(image_size=side), seed=4, image_size=side)
+    for clusters in TREE:
+        network.widen(clusters)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in network.layers.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    given = network.eval()(pixels(side=side))
+    for task in range(TASKS):
+        x = pixels(side=side)
+        for name, layer, groups in zip(LAYERS, network.layers, network.groups, strict=True):
+            [own] = [n for n, tasks in enumerate(groups) if task in tasks]
+            x = layer[own](x)
+            if name in SCALED:
+                scales_C = network.modulation[name].weight[task].clamp(min=0)
+                x = x * scales_C.reshape(-1, *[1] * (x.ndim - 2))
+        expected = x @ network.output.weight[task] + network.output.bias[task]
+        torch.testing.assert_close(given[:, task], expected)
+    for parameter in network.modulation.parameters():
+        assert (parameter <= 0).any()  # dead ones were among them
+        parameter.fill_(1)
+    assert not torch.allclose(given, network(pixels(side=side)))
+
+
+@torch.no_grad()
+def test_in_training_a_branch_normalises_the_features_of_all_of_its_tasks_together():
+    network = scaled(grown(), seed=4).train()
+    given, maps = network(pixels()), {}
+    x = pixels()
+    for layer in list(network.layers)[:-3]:  # they have one branch
+        x = layer[0](x)
+    for branch, tasks in zip(network.layers[-3], network.groups[-3], strict=True):
+        maps |= {task: branch(x) for task in tasks}
+    scales = {name: module.weight.clamp(min=0) for name, module in network.modulation.items()}
+    features = {task: (maps[task] * scales["conv5_3"][task][:, None, None]).flatten(1)
+                for task in range(TASKS)}
+    for index, name in ((-2, "fc6"), (-1, "fc7")):
+        for branch, tasks in zip(network.layers[index], network.groups[index], strict=True):
+            outputs = branch(torch.cat([features[task] for task in tasks]))
+            features |= {task: one * scales[name][task] for task, one in
+                         zip(tasks, outputs.chunk(len(tasks)), strict=True)}
+    expected = torch.stack([features[task] @ network.output.weight[task]
+                            for task in range(TASKS)], 1) + network.output.bias
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [2, 5, 33])
+@torch.no_grad()
+def test_with_scales_splitting_changes_not_one_bit(batch):
+    network = scaled(thin(image_size=64), seed=4, image_size=64).eval()
+    for clusters in TREE:
+        before = network(pixels(batch, 64))
+        network.widen(clusters)
+        assert torch.equal(network(pixels(batch, 64)), before)
+
+
+@torch.no_grad()
+def test_with_scales_splitting_at_the_papers_sizes_changes_not_one_bit():
+    network = scaled(thin(tasks=40, thinness=32, image_size=64), seed=4, image_size=64).eval()
+    before = network(pixels(3, 64))
+    network.widen([[*range(n, 40, 7)] for n in range(7)])
+    network.widen([[0, 3], [1, 2, 4], [5, 6]])
+    assert torch.equal(network(pixels(3, 64)), before)
+
+
+def test_with_scales_a_task_trains_its_own_path_and_its_own_scales_alone():
+    network = scaled(grown(), seed=4).eval()
+    network(pixels())[:, 1].sum().backward()
+    for layer, groups in zip(network.layers, network.groups, strict=True):
+        for branch, tasks in zip(layer, groups, strict=True):
+            trained = any(bool(parameter.grad.any()) for parameter in branch.parameters()
+                          if parameter.grad is not None)
+            assert trained == (1 in tasks)
+    for module in network.modulation.values():
+        assert module.weight.grad.any(1).tolist() == [task == 1 for task in range(TASKS)]
+
+
+@torch.no_grad()
+def test_what_lies_below_the_scales_is_computed_once_a_branch(convolved):
+    network = scaled(grown(), seed=4).eval()
+    network(pixels(5))
+    assert [images for _, images in convolved] == [5] * sum(
+        len(layer) for layer in list(network.layers)[:-2])
+
+
+def test_scales_are_no_weights_are_not_shared_and_are_nothing_where_there_are_none():
+    network = grown()
+    with_scales = scaled(network)
+    assert count_weights(with_scales) == count_weights(network)
+    assert len(with_scales.shared_parameters()) == len(network.shared_parameters())
+    added = with_scales.state_dict().keys() - network.state_dict().keys()
+    assert added == {f"modulation.{name}.weight" for name in ("conv5_3", "fc6", "fc7")}
+    assert [len(module.weight) for module in with_scales.modulation.values()] == [TASKS] * 3
+
+
 # A whole tree at once, and from a state_dict
 
 @torch.no_grad()
@@ -193,9 +316,10 @@ def test_a_state_dict_brings_its_tree(into, tmp_path):
 
 # For inference
 
+@pytest.mark.parametrize("make", [grown, lambda: scaled(grown(), seed=4)])
 @torch.no_grad()
-def test_without_batch_norm_the_network_computes_the_same():
-    network = grown()
+def test_without_batch_norm_the_network_computes_the_same(make):
+    network = make()
     network(pixels(20))  # running averages that are not the initial ones
     network.eval()
     folded = without_batch_norm(network)
