@@ -251,7 +251,8 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
          # an interval stays whole where the line breaks
          "measured": one.measured.replace(", ", ",&nbsp;") or "–", "paper": one.paper or "–",
          "see": f'<a href="{_link(one.page)}">{_short(one.page)}</a>'
-         + (f', <a href="#records-{one.folder}">records</a>' if one.folder else "")}
+         + (f', <a href="#records-{one.folder}">records</a>'
+            if one.folder and one.word != "not run yet" else "")}
         for one in claims]).set_index("").rename_axis(None)
 
 

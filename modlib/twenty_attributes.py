@@ -14,7 +14,7 @@ from modlib.intervals import difference
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, valid_accuracy
-from modlib.tables import mean_and_spread, points
+from modlib.tables import mean_and_spread, not_run_yet, points
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 from modlib.verdicts import Verdict
 
@@ -177,6 +177,21 @@ def frontier(
         not ((table[cost] <= one[cost]) & (table.accuracy > one.accuracy)).any()
         for _, one in table.iterrows()], dtype=bool)
     return table.sort_values([cost, "accuracy"], ignore_index=True)
+
+
+def headline_sentence(rows: Rows) -> str:
+    """One sentence, as Markdown: mean accuracy of full sharing, branches and modulation."""
+    if not (rows[OURS] and rows["fully shared"]):
+        return not_run_yet("celeba_cpu_20", STUDY.folder, "03")
+    means = accuracies(rows).groupby("row").accuracy.mean()
+    counts, tasks = rows[OURS][0]["results"]["parameters"], len(rows[OURS][0]["settings"]["tasks"])
+    branches = "".join(
+        f"with a {name} for each attribute **{means[row]:.1f} %**, "
+        for row, name in (("branches, 25", "branch of 25 numbers"),
+                          ("branches, 256", "branch of 256")) if rows[row])
+    return (f"And over {tasks} attributes: one network for all of them "
+            f"**{means['fully shared']:.1f} %**, {branches}with {counts['task'] // tasks} scales "
+            f"for each **{means[OURS]:.1f} %**.")
 
 
 def recipe_sentence(rows: Rows) -> str:

@@ -142,7 +142,8 @@ def test_every_record_is_listed_and_every_claims_folder_has_its_place(folder):
     assert listed.count("<tr>") + listed.count("<tr ") == 1 + len(records)
     for one in all_claims():
         link = f', <a href="#records-{one.folder}">records</a>'
-        assert claims_table([one]).see.item().endswith(link) == bool(one.folder)
+        assert claims_table([one]).see.item().endswith(link) == (
+            bool(one.folder) and one.word != "not run yet")
         assert one.folder or COUNTED in one.text
 
 
