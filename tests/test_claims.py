@@ -1,4 +1,4 @@
-"""The claims page: nothing is left out where nothing was run, and words follow the intervals."""
+"""The claims and their page: nothing is left out that was not run; words follow the intervals."""
 
 import re
 import shutil
@@ -12,7 +12,8 @@ from table_1_records import record as table_1_record
 
 from modlib import ablations, claims, later_tasks, products, twenty_attributes
 from modlib.arrays import from_json
-from modlib.claims import ONE_PASS, WORDS, all_claims, answers, claims_table, summary
+from modlib.claims import ONE_PASS, WORDS, all_claims
+from modlib.claims_page import answers, claims_table, gain_table, gains, records_list, summary
 from modlib.results import write_json
 from modlib.studies import Study
 from modlib.systems import extra_parameters
@@ -136,7 +137,7 @@ def test_every_record_is_listed_and_every_claims_folder_has_its_place(folder):
         write_json(folder / "twenty_attributes" / f"{one['name']}.json", one)
     for name in range(len(records)):
         (folder / "twenty_attributes" / f"{name}.json").unlink()
-    listed = claims.records_list()
+    listed = records_list()
     for one in records:
         assert f'href="../twenty_attributes/{one["name"]}.json"' in listed
     assert listed.count("<tr>") + listed.count("<tr ") == 1 + len(records)
@@ -149,7 +150,7 @@ def test_every_record_is_listed_and_every_claims_folder_has_its_place(folder):
 
 def test_the_committed_records_are_copied_into_the_book():
     assert "html_extra_path: [book/results]" in (ROOT / "_config.yml").read_text()
-    listed, folders = claims.records_list(), set()
+    listed, folders = records_list(), set()
     for path in (ROOT / "book/results").rglob("*.json"):
         assert f'href="../{path.parent.name}/{path.name}"' in listed
         folders.add(path.parent.name)
@@ -400,10 +401,10 @@ def test_the_gain_is_told_for_each_number_of_tasks_that_was_run(folder):
     publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "fully shared": 60})
     publish_rows(folder, ablations.STUDY, {"from block 4": 80, "fully shared": 70}, SEVEN,
                  "celeba_cpu_7")
-    values = {tasks: value for tasks, (value, _, _) in claims.gains().items()}
+    values = {tasks: value for tasks, (value, _, _) in gains().items()}
     assert values == {3: pytest.approx(2), 7: pytest.approx(10), 20: pytest.approx(30),
                       40: pytest.approx(nan, nan_ok=True)}
-    shown = claims.gain_table().iloc[:, 0]
+    shown = gain_table().iloc[:, 0]
     assert shown[3] == "+2.00 [+2.00, +2.00]" and shown[40] == "not run yet"
     assert ("- **When?** The gain over full sharing is smallest with 3 tasks (+2.0 points) and "
             "largest with 20 (+30.0).") in answers()
