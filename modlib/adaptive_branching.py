@@ -13,23 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from modlib import classification
 from modlib.arrays import to_json
 from modlib.batches import image_getter
 from modlib.checkpoints import resumable_epochs
-from modlib.classification import (
-    autocast,
-    batches_in_epoch,
-    epoch_metrics,
-    evaluate,
-    random_batches,
-)
-from modlib.classifiers import bce_losses, task_logits
+from modlib.classification import batches_in_epoch, evaluate
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
-from modlib.gradients import UcrCounter, gramian, task_gradients
-from modlib.optimisers import build_optimiser, set_rates
+from modlib.optimisers import build_optimiser
 from modlib.settings import RunSettings
 from modlib.task_grouping import TaskAffinity, branch_affinity, choose_clusters
 from modlib.thin_vgg import (
@@ -178,33 +171,20 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     The rounds go from the top layer down and end at the first layer that is not split. Every
     ``ucr_every``-th batch is probed over what all tasks share at that moment, if they share any.
     """
-    counter, rounds = UcrCounter(len(settings.tasks)), []
-    loss_sum_T, images = torch.zeros(len(settings.tasks)), 0
-    batches = batches_in_epoch(data, settings)
-    network.train()
-    for number, (images_BCHW, labels_BT) in enumerate(
-            random_batches(data, get_images, settings, epoch)):
-        set_rates(optimiser, settings, epoch, number, batches)
-        with autocast(images_BCHW, settings):
-            logits_BT = task_logits(network, images_BCHW)
-        losses_T = bce_losses(logits_BT, labels_BT)
-        probed = settings.ucr_every and number % settings.ucr_every == 0
-        if probed and (shared := network.shared_parameters()):
-            counter.add(gramian(task_gradients(losses_T, shared)))
-        optimiser.zero_grad(set_to_none=True)
-        losses_T.mean().backward()
-        nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
-        optimiser.step()
-        loss_sum_T += losses_T.detach().cpu()
-        images += len(images_BCHW)
-        if network.active >= 0:
-            network.affinity.add(logits_BT, labels_BT)
-            done = epoch * batches + number + 1
-            if done % settings.round_batches == 0:
-                rounds.append(
-                    {"batch": done} | branching_round(network, optimiser, settings))
-    return (epoch_metrics(loss_sum_T / batches, images, settings, epoch)
-            | {"rounds": rounds} | counter.metrics(settings.tasks))
+    rounds, before = [], epoch * batches_in_epoch(data, settings)
+
+    def after_step(number: int, logits_BT: Tensor, labels_BT: Tensor) -> None:
+        if network.active < 0:
+            return
+        network.affinity.add(logits_BT, labels_BT)
+        done = before + number + 1
+        if done % settings.round_batches == 0:
+            rounds.append({"batch": done} | branching_round(network, optimiser, settings))
+
+    metrics = classification.train_one_epoch(
+        network, optimiser, data, get_images, settings, epoch, BranchingVgg.shared_parameters,
+        settings.gradient_clip, after_step)
+    return metrics | {"rounds": rounds}
 
 
 def train_branching(

@@ -81,9 +81,22 @@ def random_batches(
             images_BCHW.device)
 
 
-def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
-    """Take a step a batch of random images; probe every ``ucr_every``-th batch."""
-    counter, shared = UcrCounter(len(settings.tasks)), shared_parameters(model)
+def train_one_epoch(
+    model: nn.Module, optimiser: torch.optim.Optimizer, data: AttributeImages,
+    get_images: Callable[[Tensor], Tensor], settings, epoch: int,
+    shared: Callable[[nn.Module], list[nn.Parameter]] = shared_parameters,
+    gradient_clip: float = math.inf,
+    after_step: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> dict[str, Any]:
+    """Take a step a batch of random images; probe every ``ucr_every``-th batch.
+
+    Args:
+        epoch: from 0.
+        shared: what a batch is probed over; where it gives nothing, the batch is not probed.
+        gradient_clip: the largest norm of all gradients together.
+        after_step: called after each step with the batch's number, its logits_BT and labels_BT.
+    """
+    counter = UcrCounter(len(settings.tasks))
     loss_sum_T, images = torch.zeros(len(settings.tasks)), 0
     batches = batches_in_epoch(data, settings)
     model.train()
@@ -93,13 +106,18 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         with autocast(images_BCHW, settings):
             logits_BT = task_logits(model, images_BCHW)
         losses_T = bce_losses(logits_BT, labels_BT)
-        if settings.ucr_every and number % settings.ucr_every == 0:
-            counter.add(gramian(task_gradients(losses_T, shared)))
+        probed = settings.ucr_every and number % settings.ucr_every == 0
+        if probed and (of_all := shared(model)):
+            counter.add(gramian(task_gradients(losses_T, of_all)))
         optimiser.zero_grad(set_to_none=True)
         losses_T.mean().backward()
+        if gradient_clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimiser.step()
         loss_sum_T += losses_T.detach().cpu()
         images += len(images_BCHW)
+        if after_step:
+            after_step(number, logits_BT, labels_BT)
     return (epoch_metrics(loss_sum_T / batches, images, settings, epoch)
             | counter.metrics(settings.tasks))
 

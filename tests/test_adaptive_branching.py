@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modlib import adaptive_branching
+from modlib import adaptive_branching, classification
 from modlib.adaptive_branching import (
     BranchingSettings,
     branching_round,
@@ -276,7 +276,7 @@ def test_building_draws_nothing_from_the_global_generator(of_planted):
 
 
 def test_a_loss_that_is_not_finite_stops(of_planted, planted, monkeypatch):
-    monkeypatch.setattr(adaptive_branching, "bce_losses",
+    monkeypatch.setattr(classification, "bce_losses",
                         lambda logits, labels: logits.mean(0) * float("nan"))
     with pytest.raises(ModlibError, match=r"loss of epoch 1 is not finite.*learning_rate"):
         trained(of_planted, planted)

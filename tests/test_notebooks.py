@@ -46,7 +46,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
 FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network or data has
     ROOT / f"notebooks/settings/{name}.yml": number for name, number in (
-        ("celeba_cpu_40", "03"), ("celeba_cpu_20_paper", "03"), ("celeba_cpu_branching", "11"),
+        ("celeba_cpu_40", "03"), ("celeba_cpu_branching", "11"),
         ("celeba_cpu_three_views", "13"), ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"),
         ("clevr", "10"), ("cub_200", "10"),
         ("zappos_cpu", "12"), ("zappos_gpu", "12"))}
