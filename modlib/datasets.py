@@ -225,8 +225,10 @@ def fingerprint_of(pixel_digest: str, labels_NT, tasks, split_N, ids, triplets=N
     return digest.hexdigest()[:16]
 
 
-def cache_folder(cache_dir: str | Path | None) -> Path:
-    """The folder of caches: given, or the environment's, or the user's; it is made if need be.
+def cache_path(
+    cache_dir: str | Path | None, dataset: str, root: Path, image_size: int, crop: float = 1.0
+) -> Path:
+    """Where the packed images of a data set are, or will be; the folder is made if need be.
 
     Raises:
         ModlibError: the folder cannot be made.
@@ -236,13 +238,6 @@ def cache_folder(cache_dir: str | Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModlibError(f"cache_dir {str(folder)!r} cannot be made: {error.strerror}") from error
-    return folder
-
-
-def cache_path(
-    cache_dir: str | Path | None, dataset: str, root: Path, image_size: int, crop: float
-) -> Path:
-    """Where the packed images of a data set are, or will be; see :func:`cache_folder`."""
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     size = f"{image_size}" if crop == 1 else f"{image_size}-crop{crop:g}"
-    return cache_folder(cache_dir) / f"{dataset}-{name}-{size}.images"
+    return folder / f"{dataset}-{name}-{size}.images"

@@ -3,16 +3,15 @@
 Shapes: N images, T tasks, S side of the square image in pixels.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from modlib.datasets import SPLITS, cache_folder
+from modlib.datasets import SPLITS, cache_path
 from modlib.errors import ModlibError
-from modlib.image_cache import broken_images, open_images, pack_images
+from modlib.image_cache import open_or_pack, pack_images
 from modlib.image_files import Files
 from modlib.packed_images import PackedImages
 from modlib.task_images import digest
@@ -76,15 +75,12 @@ def packed_photographs(
             ``pack_images``.
     """
     identity = digest(*names, *rows, *rows.values())
-    where = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    path = cache_folder(cache_dir) / f"{kind}-{where}-{image_size}.images"
-    try:
-        packed = open_images(path, identity, image_size)
-        if packed.notes["broken"] and not skip_broken:
-            raise broken_images(packed.notes["broken"], root.name)
-        return packed
-    except ModlibError:  # not there, torn, or packed from what root was before
+    path = cache_path(cache_dir, kind, root, image_size)
+
+    def pack() -> PackedImages:
         with closing(Files(root)) as files:
             return pack_images(
                 files, names, path, image_size, crop=None, identity=identity,
                 source=str(root.resolve()), rows=rows, notes={}, skip_broken=skip_broken)
+
+    return open_or_pack(path, identity, image_size, skip_broken, root.name, pack)

@@ -4,7 +4,6 @@ Source: Levi and Ullman, section 4.
 Shapes: B batch, T tasks, K classes, N images, C channels, H W height and width.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from modlib.aggregation import aggregate_gradients
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
+from modlib.classification import epoch_metrics
 from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
 from modlib.machine import to_device
@@ -76,14 +76,7 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         else:
             losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
-    losses = (loss_sum_T / batches).tolist()
-    if not all(math.isfinite(loss) for loss in losses):
-        raise ModlibError(
-            f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
-            f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
-    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
-            "task_losses": dict(zip(settings.tasks, losses, strict=True)),
-            "images": batches * size}
+    return epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
 
 
 def take_step(
