@@ -1,6 +1,7 @@
 """How differently two tasks scale the channels, and whether that tells how the tasks relate.
 
-Source: Zhao et al., ECCV 2018, section 3.3: the element-wise |W_i − W_j| over all modulated layers.
+Source: Zhao et al., ECCV 2018, section 3.3: the element-wise ``|W_i − W_j|`` over all
+modulated layers.
 Shapes: T tasks, C channels of all modulated layers, N images.
 """
 
@@ -31,7 +32,10 @@ def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:
 
 
 def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.ndarray:
-    """Mean |W_i − W_j| of every pair of tasks, float (T, T), averaged over the records."""
+    """Mean ``|W_i − W_j|`` of every pair of tasks, float (T, T), averaged over the records.
+
+    Computes :eq:`eq-w-distance` of the book's page on the method.
+    """
     of_records = []
     for record in records:
         scales_TC = scales(record, stage)
@@ -40,7 +44,7 @@ def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.nda
 
 
 def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """Mean and variance of |W_i − W_j|, and the mean of W_i − W_j: per layer and over all."""
+    """Mean and variance of ``|W_i − W_j|``, and the mean of W_i − W_j: per layer and over all."""
     paper, lines = paper_figures()["w_distance"], []
     for first, second in pairs:
         for stage in (*records[0]["results"]["scales"], None) if records else ():
@@ -62,7 +66,7 @@ def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> p
 
 
 def all_pairs_table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Mean and variance of |W_i − W_j| of every pair of tasks, per layer and over all."""
+    """Mean and variance of ``|W_i − W_j|`` of every pair of tasks, per layer and over all."""
     if not records:
         return pd.DataFrame()
     tasks = records[0]["settings"]["tasks"]
