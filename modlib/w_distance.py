@@ -136,6 +136,18 @@ def agreement_table(
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
+def agreement_sentence(
+    first: tuple[str, np.ndarray], second: tuple[str, np.ndarray]
+) -> str:
+    """Whether two views, each a name and its table, rank the pairs of tasks alike, as Markdown."""
+    value, low, high = rank_agreement(first[1], second[1])
+    said = ("rank the pairs of tasks alike" if low > 0 else
+            "rank the pairs of tasks in opposite orders" if high < 0 else
+            "do not decidedly agree on the pairs of tasks")
+    return (f"- {first[0]} and {second[0]} **{said}**: rank correlation {value:+.2f} "
+            f"[{low:+.2f}, {high:+.2f}].")
+
+
 def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
     """How far each view agrees with itself when the network is trained again, for people.
 
