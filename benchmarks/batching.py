@@ -8,7 +8,7 @@ one task, with its part of the loss, the backward pass and the optimiser's step.
 
 from common import SIZES, TASKS, Trainer, data_of, ratios, settings_of
 
-from modlib.speed import row, side_by_side
+from modlib.speed import SHARED_BATCHING, row, side_by_side
 
 
 def measure(data_root: str | None) -> dict:
@@ -19,5 +19,5 @@ def measure(data_root: str | None) -> dict:
     seconds = side_by_side(
         {name: trainer.step for name, trainer in trainers.items()}, 15, warm_up=5)
     return {"rows": [row(
-        "training: shared batching over triplets batching, task-embeddings per second",
-        ratios(seconds["triplets"], seconds["shared"], len(TASKS)), SIZES, at_least=14)]}
+        SHARED_BATCHING, ratios(seconds["triplets"], seconds["shared"], len(TASKS)), SIZES,
+        at_least=14)]}

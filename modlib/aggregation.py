@@ -59,6 +59,8 @@ def aggregate_gradients(
 ) -> None:
     """Put the weighted sum of the task gradients in the place of their mean, in place.
 
+    Computes :eq:`eq-aggregation` of the book's page on the method.
+
     Args:
         name: see :func:`task_weights`.
         gradients_TP: from :func:`modlib.gradients.task_gradients`.

@@ -58,12 +58,14 @@ def read_celeba(root: Path) -> tuple[dict[str, np.ndarray], dict, Files, list[st
         root: a folder or a zip archive; see ``LAYOUTS``.
 
     Returns:
-        rows: arrays with one row an image, in the order of their names: ``ids``, str (N,);
-            ``split``, uint8 (N,), 0 train, 1 valid, 2 test; ``labels``, bool (N, A).
-        notes: the ``attributes``, A names; the ``attribute_file`` that has them; ``split``, one
-            line that says where the split came from.
-        files: where the images are read from; the caller closes it.
-        names: the N image names in ``files``, in the order of the rows.
+        four things, in this order.
+
+        - arrays with one row an image, in the order of their names: ``ids``, str (N,);
+          ``split``, uint8 (N,), 0 train, 1 valid, 2 test; ``labels``, bool (N, A);
+        - notes: the ``attributes``, A names; the ``attribute_file`` that has them; ``split``, one
+          line that says where the split came from;
+        - the files that the images are read from; the caller closes them;
+        - the N image names in these files, in the order of the rows.
 
     Raises:
         ModlibError: a layout not understood; an archive, a text file, a row or a label that is

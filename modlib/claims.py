@@ -56,7 +56,7 @@ class Claim:
     folder: str
 
 
-def _of_verdict(
+def of_verdict(
     section: str, verdict: Verdict, page: str, folder: str, meant: str = BETTER
 ) -> Claim:
     """A claim about a difference in points; ``meant`` says what the paper's words ask of it."""
@@ -90,7 +90,7 @@ def all_claims() -> list[Claim]:
         ModlibError: records that must not stand in one table.
     """
     return [
-        *(_of_verdict("3.1 to 3.3, Table 1", verdict, "02_three_attributes",
+        *(of_verdict("3.1 to 3.3, Table 1", verdict, "02_three_attributes",
                       three_attributes.FOLDER)
           for verdict in verdicts.verdicts(three_attributes.published("celeba_cpu"))),
         *_of_table_3(twenty_attributes.STUDY.published("celeba_cpu_20")),
@@ -124,7 +124,7 @@ def _of_table_3(rows: Rows) -> list[Claim]:
         ("independent", "CSN", "With 20 tasks CSN suffers from interference"),
     ]
     page, folder = "03_twenty_attributes", twenty_attributes.STUDY.folder
-    claims = [_of_verdict("4.2, Table 3", _better(
+    claims = [of_verdict("4.2, Table 3", _better(
         rows, text, better, worse, printed(better, worse, twenty_attributes.TASKS)), page,
         folder) for better, worse, text in pairs]
     for tasks, text in (
@@ -132,12 +132,12 @@ def _of_table_3(rows: Rows) -> list[Claim]:
                                         "(chubby, double chin)"),
             (("Goatee", "Mustache", "Sideburns"), "Against a network each, modulation gains on "
                                                   "beards (goatee, mustache, sideburns)")):
-        claims.append(_of_verdict("4.2", _better(
+        claims.append(of_verdict("4.2", _better(
             rows, text, ours, "independent", printed(ours, "independent", tasks), tasks), page,
             folder))
     forty = twenty_attributes.STUDY.published("celeba_cpu_40")
     forty_paper = twenty_attributes.paper_table()["forty_attributes"]
-    claims.append(_of_verdict("4.2", _better(
+    claims.append(of_verdict("4.2", _better(
         forty, "With 40 attributes modulation is better than branches of 25", ours, "branches, 25",
         forty_paper["Ours"] - forty_paper["IB-25"]), page, folder))
     return claims
@@ -151,7 +151,7 @@ def _of_figure_4(rows: Rows) -> list[Claim]:
         for name in (twenty_attributes.OURS, "CSN"))
     seeds = sorted(set(first) & set(second))
     verdict = verdicts.over_seeds(text, [first[seed] - second[seed] for seed in seeds])
-    return [_of_verdict("4.2, Figure 4", verdict, "06_retrieval", twenty_attributes.STUDY.folder)]
+    return [of_verdict("4.2, Figure 4", verdict, "06_retrieval", twenty_attributes.STUDY.folder)]
 
 
 def _of_tables_4_and_5(rows: Rows) -> list[Claim]:
@@ -177,14 +177,14 @@ def _of_tables_4_and_5(rows: Rows) -> list[Claim]:
             ("projection", "from block 4", "Matrices bring little or nothing over scales"),
             ("from block 4", "independent", "With 7 tasks modulation is level with a network "
                                             "each, or better")):
-        claims.append(_of_verdict("4.2, Table 5", _better(
+        claims.append(of_verdict("4.2, Table 5", _better(
             rows, text, better, worse, printed[names[better]] - printed[names[worse]]), page,
             folder, LITTLE if "little" in text else NO_WORSE if "level" in text else BETTER))
     return claims
 
 
 def _of_table_6(rows: Rows) -> list[Claim]:
-    return [_of_verdict("4.3, Table 6", replace(verdict, claim=f"On shoes, {verdict.claim}"),
+    return [of_verdict("4.3, Table 6", replace(verdict, claim=f"On shoes, {verdict.claim}"),
                         "12_products", products.STUDY.folder)
             for verdict in products.verdicts(rows)]
 
@@ -209,7 +209,7 @@ def _of_another_network(rows: Rows) -> Claim:
     text = ("The module suits other networks and losses: it helps classifiers on ResNet-18 too "
             "(area under the ROC curve)")
     line = any_network.differences(rows).loc["modulated − fully shared"]
-    return _of_verdict("5.1", Verdict(text, line.points, line.low, line.high, None),
+    return of_verdict("5.1", Verdict(text, line.points, line.low, line.high, None),
                        "07_any_network", any_network.FOLDER)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from modlib import ablations, later_tasks, three_attributes, twenty_attributes, verdicts
-from modlib.claims import WORDS, Claim
+from modlib.claims import WORDS, Claim, all_claims
 from modlib.intervals import difference
 from modlib.results import read_record, resolve
 from modlib.tables import points, short_commit
@@ -23,6 +23,13 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
          + (f', <a href="#records-{one.folder}">records</a>'
             if one.folder and one.word != "not run yet" else "")}
         for one in claims]).set_index("").rename_axis(None)
+
+
+def check(page: str) -> str:
+    """The claims that one page judges, for that page's check against the paper, as HTML."""
+    judged = [one for one in all_claims() if one.page == page]
+    return claims_table(judged).drop(columns="see").to_html(
+        escape=False, classes="table wide-names claims")
 
 
 def _short(page: str) -> str:

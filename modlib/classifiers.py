@@ -102,6 +102,9 @@ def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def bce_losses(logits_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean binary cross-entropy of each task, float (T,)."""
+    """Mean binary cross-entropy of each task, float (T,).
+
+    Computes :eq:`eq-bce` of the book's page on the method.
+    """
     return F.binary_cross_entropy_with_logits(
         logits_BT, labels_BT.float(), reduction="none").mean(0)

@@ -64,6 +64,8 @@ def embed_images(
 def triplet_accuracy(embeddings_TND: Tensor, triplets_TK3: Tensor) -> Tensor:
     """The share of triplets whose positive is strictly nearer than the negative; a tie fails.
 
+    Computes :eq:`eq-accuracy` of the book's page on the method.
+
     Args:
         embeddings_TND: float32.
         triplets_TK3: int64 positions along N.

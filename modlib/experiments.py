@@ -160,7 +160,7 @@ def trained_network(
 
     Args:
         data: the run's data; images and network are on the device of ``places``.
-        get_images: as :func:`image_getter` makes it.
+        get_images: as :func:`modlib.batches.image_getter` makes it.
     """
     network = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)

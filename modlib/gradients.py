@@ -45,7 +45,10 @@ def task_gradients(losses_T: Tensor, shared: list[nn.Parameter]) -> Tensor:
 
 
 def gramian(gradients_TP: Tensor) -> Tensor:
-    """All inner products of the task gradients: float32 (T, T), under autocast too."""
+    """All inner products of the task gradients: float32 (T, T), under autocast too.
+
+    Its signs are those of :eq:`eq-conflict` on the book's page on the method.
+    """
     with torch.autocast(gradients_TP.device.type, enabled=False):
         return gradients_TP @ gradients_TP.T
 
@@ -205,6 +208,8 @@ class Ratio:
 def wilson(successes: int, trials: int, z: float = 1.959964) -> Ratio:
     """A proportion and its Wilson score interval (Wilson, 1927).
 
+    Computes :eq:`eq-wilson` of the book's page on the method.
+
     Args:
         successes: 0 to ``trials``.
         trials: at least 0.
@@ -224,6 +229,8 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> Ratio:
 
 def update_compliance_ratio(positive: int, negative: int, zero: int, with_zeros: bool) -> Ratio:
     """The UCR of one pair of tasks from its counts.
+
+    Computes :eq:`eq-ucr` of the book's page on the method.
 
     Args:
         positive, negative, zero: mini-batches by the sign of the inner product.

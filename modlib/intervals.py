@@ -93,6 +93,8 @@ def difference(
 def variance_over_images(values_TK: np.ndarray, triplets_TK3: np.ndarray) -> float:
     """The variance of a mean over tasks and triplets, as test images are drawn.
 
+    Computes :eq:`eq-variance` of the book's page on the method.
+
     With e the values less their task's mean, over T·K: the sum of e·e' over all pairs of triplets
     that have an image in common. Summing e by image and squaring counts each triplet's own
     square three times, once an image, so two of them are taken off. (Pairs with two images in

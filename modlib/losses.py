@@ -14,6 +14,8 @@ from modlib.triplets import BatchTriplets
 def triplet_losses(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
     """Hinge on squared Euclidean distances: max(0, ‖a − p‖² + margin − ‖a − n‖²).
 
+    Computes :eq:`eq-triplet` of the book's page on the method.
+
     Args:
         anchor, positive, negative: float (..., D), embeddings of length 1.
         margin: at least 0; the paper's is 0.2.
@@ -41,6 +43,8 @@ def task_losses_in_batch(
     embeddings_TBD: Tensor, triplets: BatchTriplets, margin: float, mean: str = "all"
 ) -> Tensor:
     """Mean triplet loss of each task when every image serves every task.
+
+    Computes :eq:`eq-triplet` of the book's page on the method.
 
     A task with no anchor in the batch has loss 0.
 
@@ -78,6 +82,8 @@ def relevance_regulariser(
 ) -> Tensor:
     """Eq. 8: max(0, ‖W_i − W_j‖² + β − ‖W_i − W_k‖²).
 
+    Computes :eq:`eq-regulariser` of the book's page on the method.
+
     It asks that the scales of task i be nearer to those of its related task j than to those of
     the less related task k, by β.
 
@@ -100,6 +106,8 @@ def csn_penalty(
     unmasked_BD: Tensor, masks_TD: Tensor, embedding_norm_weight: float, mask_norm_weight: float
 ) -> Tensor:
     """What a conditional similarity network adds to its loss: short embeddings, sparse masks.
+
+    Computes :eq:`eq-csn` of the book's page on the method.
 
     ``embedding_norm_weight · ‖E‖_F / √B + mask_norm_weight · mean over tasks of ‖mask‖₁``. The
     authors' code uses 5e-3 and 5e-4.

@@ -13,6 +13,8 @@ from modlib.errors import ModlibError
 class ChannelScale(nn.Module):
     """Multiply every channel by the scale that the image's task has learned for it.
 
+    Computes :eq:`eq-modulation` of the book's page on the method.
+
     The scale is ``W = relu(w)`` with ``w`` initialised to 1, so a new module changes nothing. A
     scale whose ``w`` falls to 0 or below has no gradient any more and stays 0: it is *dead*.
 
@@ -105,6 +107,8 @@ class ChannelScale(nn.Module):
 class ChannelProjection(nn.Module):
     """Mix the channels by the matrix that the image's task has learned.
 
+    Computes :eq:`eq-projection` of the book's page on the method.
+
     At every position of a feature map the C channels become D by ``x' = x · W_t``. The matrices
     start as the identity, so that a new module with C = D changes nothing.
 
@@ -179,6 +183,8 @@ class ChannelProjection(nn.Module):
 
 class LowRankProjection(ChannelProjection):
     """A scale for every channel, and a mixing of channels of low rank: W_t = diag(s_t) + U_t · V_t.
+
+    Computes :eq:`eq-low-rank` of the book's page on the method.
 
     Between :class:`ChannelScale` and :class:`ChannelProjection`: C + 2·C·R numbers a task. ``V``
     starts at 0, so that a new module changes nothing.

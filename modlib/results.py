@@ -162,5 +162,8 @@ def pair_ucr(
     records: Iterable[dict[str, Any]], pair: tuple[str, str], with_zeros: bool = True,
     epochs: slice = slice(None),
 ):
-    """The UCR of one pair with its interval; see :func:`update_compliance_ratio`."""
+    """The UCR of one pair with its interval.
+
+    See :func:`modlib.gradients.update_compliance_ratio`.
+    """
     return update_compliance_ratio(**ucr_counts(records, pair, epochs), with_zeros=with_zeros)

@@ -26,6 +26,8 @@ def retrieval_scores(
 ) -> dict[str, dict[str, Any]]:
     """Recall at 1, 5 and 10 and mean average precision of every task.
 
+    Computes :eq:`eq-recall` and :eq:`eq-map` of the book's page on the method.
+
     Every holder of a task's attribute is a query among all other images; the other holders are
     what it should find. Recall at K is the share of queries with a holder among the K nearest.
     Among categories, every image of a known one is a query among the others that are known, and

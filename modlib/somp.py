@@ -15,6 +15,8 @@ from modlib.thin_vgg import LAYERS, BranchingVgg
 def select_filters(weight_FI: Tensor, count: int) -> list[int]:
     """Greedily choose the rows that best reconstruct all rows (Eq. 2).
 
+    Approximates the solution of :eq:`eq-somp` on the book's page on the method.
+
     Each step takes the row, scaled to length 1, that has the largest sum of absolute inner
     products with what is left of all rows, and takes its direction out of them.
 

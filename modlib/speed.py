@@ -18,6 +18,7 @@ from modlib.results import read_with_keys, resolve
 
 RECORD = "speed/benchmark.json"  # below the folder of results
 KEYS = ("version", "rows", "curves", "run")
+SHARED_BATCHING = "training: shared batching over triplets batching, task-embeddings per second"
 
 
 def side_by_side(
@@ -109,6 +110,15 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         })
     columns = ["", "measured", "range over repeats", "target", "met", "how"]
     return pd.DataFrame(lines, columns=columns).set_index("").rename_axis(None)
+
+
+def takeaway(record: Mapping[str, Any] | None) -> str:
+    """What the record says of shared batching, as Markdown."""
+    found = [one for one in record["rows"] if one["question"] == SHARED_BATCHING] if record else []
+    if not found:
+        return "Not run yet: `make bench`."
+    return (f"- Let every image serve every task: that is **{number(found[0]['value'])} times** as "
+            "many task-embeddings a second in training. The trunk is paid for once.")
 
 
 def probe_verdict(record: Mapping[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ Source: Zhao et al., ECCV 2018, section 4.2 and Table 3.
 import json
 
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
@@ -42,14 +43,15 @@ def extra_parameters(num_tasks: int = 20) -> pd.DataFrame:
         ``extra`` (counted on the full-width network), ``paper`` (what Table 3 prints).
     """
     tasks = [f"task {t}" for t in range(num_tasks)]
-    one = count_parameters(build_network("fully_shared", tasks).parameters())
     printed = json.loads(resolve("book/paper_tables.json").read_text())["table_3"]
-    lines = [
-        {"": label, "paper's name": name,
-         "extra": count_parameters(build_network(tasks=tasks, **arguments).parameters()) - one,
-         "paper": printed["added_parameters"].get(name, "–")}
-        for label, arguments, name in VARIANTS
-    ]
+    with torch.device("meta"):  # to count parameters they need not be drawn
+        one = count_parameters(build_network("fully_shared", tasks).parameters())
+        lines = [
+            {"": label, "paper's name": name,
+             "extra": count_parameters(build_network(tasks=tasks, **arguments).parameters()) - one,
+             "paper": printed["added_parameters"].get(name, "–")}
+            for label, arguments, name in VARIANTS
+        ]
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

@@ -1,11 +1,14 @@
-"""Numbers as people read them: means with their spread, ratios with their interval."""
+"""Numbers as people read them, and what a reader can do where there is none yet."""
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from modlib.gradients import Ratio
+from modlib.results import read_records, resolve
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -35,7 +38,10 @@ def percent(ratio: Ratio) -> str:
 def not_run_yet(
     profile: str, folder: str, notebook: str, data: str = "/path/to/celeba"
 ) -> str:
-    """A Markdown box for a profile without records: what is missing and how to make it.
+    """A Markdown box for a profile without records: what it would tell, and how to make them.
+
+    What the profile is comes from the first lines of its settings file; what it would answer,
+    from the notebook's title; how long runs take, from records of other profiles.
 
     Args:
         folder: below ``book/results``, where the records would lie.
@@ -43,9 +49,39 @@ def not_run_yet(
         data: where the reader's copy of the data may lie.
     """
     return (
-        f"> **Not run yet: `{profile}`.** No record of this profile is in "
-        f"`book/results/{folder}`. To make them:\n>\n{_command(profile, notebook, data)}"
+        f"> **Not run yet: `{profile}`.** {_about(profile)}No record of it is in "
+        f"`book/results/{folder}`. You can be the first to see what it says about "
+        f"“{_question(notebook)}” One call, and the next `make book` shows it here:"
+        f"\n>\n{_command(profile, notebook, data)}{_for_scale(folder)}"
     )
+
+
+def _about(profile: str) -> str:
+    """What the first lines of a profile's settings file say of it, but for what it needs."""
+    path = resolve(f"notebooks/settings/{profile}.yml")
+    if not path.exists():
+        return ""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text("utf8").splitlines())
+    said = " ".join(line.removeprefix("#").strip() for line in lines)
+    return said.partition(" Needs data_root")[0] + " "
+
+
+def _question(notebook: str) -> str:
+    [path] = resolve("notebooks").glob(f"{notebook}_*.ipynb")
+    first_cell = "".join(json.loads(path.read_text("utf8"))["cells"][0]["source"])
+    return first_cell.partition("\n")[0].removeprefix("# ")
+
+
+def _for_scale(folder: str) -> str:
+    """How long the folder's records of other profiles took."""
+    minutes: dict[tuple[str, str], list[float]] = {}
+    for record in read_records(f"book/results/{folder}"):
+        of_profile = minutes.setdefault(
+            (record["settings"]["profile"], record["run"]["device"]), [])
+        of_profile.append(record["run"]["training_seconds"] / 60)
+    return "".join(
+        f">\n> For scale: the runs of `{profile}` took {min(some):.0f} to {max(some):.0f} minutes "
+        f"each on {device}.\n" for (profile, device), some in minutes.items())
 
 
 def _command(profile: str, notebook: str, data: str) -> str:
@@ -68,8 +104,24 @@ def some_not_run_yet(
     listed = "; ".join(
         f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
         for name, without in missing.items())
-    return (f"\n\n> **Not run yet: {listed}.** This call runs what is missing, and only that:"
-            f"\n>\n{_command(profile, notebook, data)}")
+    return (f"\n\n> **Not run yet: {listed}.** The table is waiting for them. This call runs what "
+            f"is missing, and only that:\n>\n{_command(profile, notebook, data)}"
+            f"{_time_left(rows, missing)}")
+
+
+def _time_left(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], missing: Mapping[str, Sequence[int]]
+) -> str:
+    """How long the missing seeds take, by the seeds of the same rows that were run."""
+    timed = [name for name in missing if rows[name]]
+    if not timed:
+        return ""
+    seconds = sum(
+        len(missing[name]) * np.mean([one["run"]["training_seconds"] for one in rows[name]])
+        for name in timed)
+    device = rows[timed[0]][0]["run"]["device"]
+    return (f">\n> {', '.join(timed)}: about {max(1, round(seconds / 60))} minutes of training in "
+            f"all, by the seeds that were run on {device}.\n")
 
 
 def how_it_ran(

@@ -24,6 +24,8 @@ CLUSTERINGS = 5  # that are tried for each number of branches
 class TaskAffinity(nn.Module):
     """Running affinity of every pair of tasks: how often both find an example hard, or both easy.
 
+    Computes :eq:`eq-affinity` of the book's page on the method.
+
     An example is hard for a task when its error margin, ``|label − probability|``, reaches the
     task's mean margin. Both means are weighted averages of the batches' means; a batch's weight
     falls by ``decay`` with each later one (section 3.3). They are buffers, as batch norm's averages
@@ -68,6 +70,8 @@ class TaskAffinity(nn.Module):
 def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
     """How often two tasks both find an image hard, or both easy, in a network that stays as it is.
 
+    Computes :eq:`eq-affinity` of the book's page on the method.
+
     This is :class:`~modlib.task_grouping.TaskAffinity` with all images in one batch (section 3.3,
     Eq. 6).
 
@@ -86,6 +90,8 @@ def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
 
 def branch_affinity(affinity_TT: np.ndarray, branches: Sequence[Sequence[int]]) -> np.ndarray:
     """Affinity of every pair of branches (Eq. 7 and 8): float64 (K, K), symmetric.
+
+    Computes :eq:`eq-branch-affinity` of the book's page on the method.
 
     A task's affinity to a branch is the smallest to any of its tasks; a branch's affinity to
     another is the mean over its own tasks, and the two directions are averaged.
@@ -123,6 +129,8 @@ def choose_clusters(
     affinity_KK: np.ndarray, alpha: float, poolings_above: int, most: int, seed: int
 ) -> Choice:
     """The number of branches, and the clusters, of the smallest loss (Eq. 9).
+
+    Computes :eq:`eq-branching` of the book's page on the method.
 
     The loss is (d − 1) · L0 · 2^p + α · separation; for each d the best of five spectral
     clusterings counts. Of equal losses the one with fewer branches is taken.

@@ -24,7 +24,7 @@ class SharedTrunkNetwork(nn.Module):
     Args:
         num_tasks: T.
         image_size: side of the input in pixels.
-        stages: the trunk, as :func:`trunk` builds it.
+        stages: the trunk, as :func:`modlib.trunk.trunk` builds it.
         modulation: ``{stage name: the tasks' scales or projections}``.
     """
 

@@ -187,21 +187,11 @@ def takeaway(rows: Rows) -> str:
     """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
     if any(len(records) < 2 for records in rows.values()):
         return "The records of this page are not complete yet, so it draws no conclusion."
-    lines = [_agreement_sentence(*pair) for pair in combinations(views(rows[SCALES]).items(), 2)]
+    lines = [w_distance.agreement_sentence(*pair)
+             for pair in combinations(views(rows[SCALES]).items(), 2)]
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):
         said = {"held": "yes", "did not hold": "no, the opposite"}.get(one.word, one.word)
         lines.append(
             f"- {one.claim}: **{said}** ({points(one.difference, one.low, one.high)} points, for "
             f"{added_parameters(rows, better, worse):+,.0f} task parameters).")
     return "\n".join(lines)
-
-
-def _agreement_sentence(
-    first: tuple[str, np.ndarray], second: tuple[str, np.ndarray]
-) -> str:
-    value, low, high = w_distance.rank_agreement(first[1], second[1])
-    said = ("rank the pairs of tasks alike" if low > 0 else
-            "rank the pairs of tasks in opposite orders" if high < 0 else
-            "do not decidedly agree on the pairs of tasks")
-    return (f"- {first[0]} and {second[0]} **{said}**: rank correlation {value:+.2f} "
-            f"[{low:+.2f}, {high:+.2f}].")

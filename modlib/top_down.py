@@ -51,6 +51,8 @@ class Streams(NamedTuple):
 class TopDownNetwork(nn.Module):
     """A backbone that is gone through twice, the second time modulated from the top down.
 
+    Modulates by :eq:`eq-top-down` on the book's page on the method.
+
     Levels go from 0 (the image) to S (the last stage's output). On every level but 0 a 1×1
     convolution leads from BU1 into TD, on every level another from TD into BU2, and one from the
     embedding into the top of TD. (The paper gives their count alone: on LeNet three of 20 channels,

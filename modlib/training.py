@@ -107,7 +107,8 @@ def train(
         data: its tasks must be ``settings.tasks``.
         settings: as checked by :class:`Settings`.
         checkpoint: a file written after every epoch and resumed from if it is there; None: none.
-        get_images: as :func:`image_getter` makes it, to share one between callers; None: a new one.
+        get_images: as :func:`modlib.batches.image_getter` makes it, to share one between
+            callers; None: a new one.
 
     Yields:
         one dictionary an epoch (the resumed ones first): ``epoch``, ``loss``, ``task_losses``,

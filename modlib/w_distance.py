@@ -1,6 +1,7 @@
 """How differently two tasks scale the channels, and whether that tells how the tasks relate.
 
-Source: Zhao et al., ECCV 2018, section 3.3: the element-wise |W_i − W_j| over all modulated layers.
+Source: Zhao et al., ECCV 2018, section 3.3: the element-wise ``|W_i − W_j|`` over all
+modulated layers.
 Shapes: T tasks, C channels of all modulated layers, N images.
 """
 
@@ -31,7 +32,10 @@ def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:
 
 
 def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.ndarray:
-    """Mean |W_i − W_j| of every pair of tasks, float (T, T), averaged over the records."""
+    """Mean ``|W_i − W_j|`` of every pair of tasks, float (T, T), averaged over the records.
+
+    Computes :eq:`eq-w-distance` of the book's page on the method.
+    """
     of_records = []
     for record in records:
         scales_TC = scales(record, stage)
@@ -40,7 +44,7 @@ def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.nda
 
 
 def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """Mean and variance of |W_i − W_j|, and the mean of W_i − W_j: per layer and over all."""
+    """Mean and variance of ``|W_i − W_j|``, and the mean of W_i − W_j: per layer and over all."""
     paper, lines = paper_figures()["w_distance"], []
     for first, second in pairs:
         for stage in (*records[0]["results"]["scales"], None) if records else ():
@@ -62,7 +66,7 @@ def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> p
 
 
 def all_pairs_table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Mean and variance of |W_i − W_j| of every pair of tasks, per layer and over all."""
+    """Mean and variance of ``|W_i − W_j|`` of every pair of tasks, per layer and over all."""
     if not records:
         return pd.DataFrame()
     tasks = records[0]["settings"]["tasks"]
@@ -130,6 +134,18 @@ def agreement_table(
                       "not run yet" if np.isnan(value) else
                       f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def agreement_sentence(
+    first: tuple[str, np.ndarray], second: tuple[str, np.ndarray]
+) -> str:
+    """Whether two views, each a name and its table, rank the pairs of tasks alike, as Markdown."""
+    value, low, high = rank_agreement(first[1], second[1])
+    said = ("rank the pairs of tasks alike" if low > 0 else
+            "rank the pairs of tasks in opposite orders" if high < 0 else
+            "do not decidedly agree on the pairs of tasks")
+    return (f"- {first[0]} and {second[0]} **{said}**: rank correlation {value:+.2f} "
+            f"[{low:+.2f}, {high:+.2f}].")
 
 
 def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The book's pages are all there, need no network, and have no broken link, image or cell."""
 
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
 CHAPTERS = [TOC["root"], *(page["file"] for part in TOC["parts"] for page in part["chapters"])]
+BIBLIOGRAPHY = ROOT / CONFIG["bibtex_bibfiles"][0]
 
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
@@ -84,6 +86,46 @@ def test_what_the_configuration_names_is_shipped():
         assert (ROOT / static / name).is_file(), f"{static}/{name} is missing"
     for name in [CONFIG["html"]["favicon"], *CONFIG["bibtex_bibfiles"]]:
         assert (ROOT / name).is_file(), f"{name} is missing"
+
+
+def test_every_paper_that_is_cited_has_an_entry_with_a_link_and_every_entry_is_cited():
+    sources = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    cited = {key.strip() for path in sources
+             for keys in re.findall(r"\{cite[a-z:]*\}`([^`]+)`", path.read_text("utf8"))
+             for key in keys.split(",")}
+    entries = dict(re.findall(r"@\w+\{(\w+),(.*?)\n\}", BIBLIOGRAPHY.read_text("utf8"), re.S))
+    assert set(entries) == cited
+    for key, entry in entries.items():
+        fields = set(re.findall(r"^  (\w+)\s*= ", entry, re.M))
+        assert {"author", "title", "year"} <= fields, key
+        assert fields & {"booktitle", "journal", "institution", "eprint"}, f"{key}: no venue"
+        assert fields & {"doi", "eprint", "url"}, f"{key}: no link"
+
+
+def test_every_module_is_on_the_page_of_functions():
+    named = re.findall(r"automodule:: modlib[.](\w+)", (ROOT / "book/api.md").read_text("utf8"))
+    modules = {path.stem for path in ROOT.glob("modlib/*.py")} - {"__init__"}
+    assert sorted(named) == sorted(modules)
+
+
+def test_every_equation_names_its_code_and_is_named_by_it():
+    method = (ROOT / "book/method.md").read_text("utf8")
+    labels = re.findall(r"^\$\$ \((eq-[\w-]+)\)$", method, re.M)
+    assert len(set(labels)) == len(labels) > 10
+    docstrings = "".join(path.read_text("utf8") for path in ROOT.glob("modlib/*.py"))
+    for label in labels:
+        assert f":eq:`{label}`" in docstrings, label
+        rest = method.partition(f"$$ ({label})")[2]
+        section = rest.partition("\n## ")[0]
+        assert "**In code:**" in section, label
+
+
+def test_no_term_of_the_glossary_is_explained_twice_and_they_are_in_order():
+    lines = (ROOT / "book/glossary.md").read_text("utf8").partition("```{glossary}\n")[2]
+    terms = [line for line in lines.splitlines() if line and line[0] not in " `"]
+    assert len({term.lower() for term in terms}) == len(terms)
+    first = [block.splitlines()[0].lower() for block in lines.removesuffix("```\n").split("\n\n")]
+    assert first == sorted(first)
 
 
 # As it was built

@@ -13,7 +13,15 @@ from table_1_records import record as table_1_record
 from modlib import ablations, claims, later_tasks, products, twenty_attributes
 from modlib.arrays import from_json
 from modlib.claims import ONE_PASS, WORDS, all_claims
-from modlib.claims_page import answers, claims_table, gain_table, gains, records_list, summary
+from modlib.claims_page import (
+    answers,
+    check,
+    claims_table,
+    gain_table,
+    gains,
+    records_list,
+    summary,
+)
 from modlib.results import write_json
 from modlib.studies import Study
 from modlib.systems import extra_parameters
@@ -85,6 +93,13 @@ def test_without_records_every_claim_is_there_and_not_run_yet(folder):
     assert {one.word for one in every if COUNTED not in one.text} == {"not run yet"}
     assert {one.measured for one in every if COUNTED not in one.text} == {""}
     assert len({one.text for one in every}) == len(every)
+
+
+def test_a_pages_check_has_its_own_claims_and_no_links(folder):
+    shown = check("03_twenty_attributes")
+    for one in all_claims():
+        assert (one.text in shown) == (one.page == "03_twenty_attributes")
+    assert "href" not in shown
 
 
 def test_parameters_are_judged_without_any_record(folder):

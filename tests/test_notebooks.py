@@ -129,6 +129,26 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_page_asks_shows_checks_and_ends_with_what_to_take_away(notebook):
+    cells = nbformat.read(notebook, 4).cells
+    headings = [line for cell in cells if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith(("# ", "## "))]
+    assert headings[0].startswith("# ") and headings[0].endswith("?")
+    assert [line[:2] for line in headings[1:]] == ["##"] * (len(headings) - 1)
+    assert headings[-2:] == ["## Check against the paper", "## Takeaway"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_picture_comes_before_the_published_numbers(notebook):
+    cells = nbformat.read(notebook, 4).cells
+    first_picture = next(n for n, cell in enumerate(cells) if "mystnb" in cell.metadata)
+    published = ("how_it_ran(", "read_benchmark(", "## Check against the paper")
+    first_number = next(n for n, cell in enumerate(cells)
+                        if any(shown in cell.source for shown in published))
+    assert first_picture < first_number
+
+
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_profile_is_accepted_by_every_notebook(notebook, profile):

@@ -11,6 +11,7 @@ from modlib.errors import ModlibError
 from modlib.speed import (
     KEYS,
     RECORD,
+    SHARED_BATCHING,
     benchmark_table,
     growth_exponent,
     number,
@@ -18,6 +19,7 @@ from modlib.speed import (
     read_benchmark,
     row,
     side_by_side,
+    takeaway,
 )
 
 # Side by side
@@ -192,6 +194,12 @@ def test_the_probes_verdict_takes_its_numbers_from_the_rows():
                                                *rows[1:]]})
     assert "Not run yet" in probe_verdict({"rows": rows[1:]})
     assert "Not run yet" in probe_verdict(None)
+
+
+def test_the_takeaway_has_the_ratio_of_shared_batching():
+    rows = [row("a", [2.0], ""), row(SHARED_BATCHING, [15.0, 16.1, 17.0], "")]
+    assert "**16.1 times** as many" in takeaway({"rows": rows})
+    assert takeaway({"rows": rows[:1]}) == takeaway(None) == "Not run yet: `make bench`."
 
 
 def test_what_is_to_be_prepared_is_prepared_before_every_call():

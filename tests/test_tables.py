@@ -3,9 +3,11 @@
 from math import inf, nan
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from modlib.gradients import wilson
+from modlib.results import read_records
 from modlib.tables import (
     mean_and_spread,
     not_run_yet,
@@ -53,8 +55,37 @@ def test_what_is_missing_names_its_folder_and_the_command_that_fills_it(folder, 
     assert module in path.read_text("utf8")
 
 
-def of_seeds(*seeds):
-    return [{"settings": {"seed": seed}} for seed in seeds]
+@pytest.mark.parametrize(("profile", "folder", "notebook", "about"), [
+    ("celeba_gpu", "three_attributes", "02", " CelebA by the paper's protocol on a GPU: 150×150, "),
+    ("zappos_cpu", "products", "12", " UT-Zappos50K at 64×64 on two CPU cores (12 alone), "),
+])
+def test_what_is_missing_is_told_by_its_settings_file_and_its_notebooks_title(
+    profile, folder, notebook, about
+):
+    said = not_run_yet(profile, folder, notebook)
+    [path] = ROOT.glob(f"notebooks/{notebook}*.ipynb")
+    title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
+    assert about in said and f"“{title}”" in said
+    assert "data_root" not in said
+
+
+def test_a_profile_without_a_settings_file_is_told_by_its_name_alone():
+    said = not_run_yet("mine", "three_attributes", "02")
+    assert said.startswith("> **Not run yet: `mine`.** No record of it is in ")
+
+
+def test_what_other_profiles_took_is_told_for_scale_where_there_are_any():
+    minutes = [record["run"]["training_seconds"] / 60
+               for record in read_records("book/results/three_attributes", profile="celeba_cpu")]
+    said = not_run_yet("celeba_gpu", "three_attributes", "02")
+    assert (f"the runs of `celeba_cpu` took {min(minutes):.0f} to {max(minutes):.0f} minutes each "
+            "on cpu") in said
+    assert "For scale" not in not_run_yet("celeba_gpu", "a folder without records", "02")
+
+
+def of_seeds(*seeds, minutes=2.0):
+    return [{"settings": {"seed": seed},
+             "run": {"training_seconds": 60 * minutes, "device": "an abacus"}} for seed in seeds]
 
 
 def test_rows_that_lack_a_seed_are_named_with_the_call_that_runs_only_them():
@@ -62,6 +93,16 @@ def test_rows_that_lack_a_seed_are_named_with_the_call_that_runs_only_them():
     said = some_not_run_yet(rows, "celeba_cpu_20", "03")
     assert "**Not run yet: CSN (seed 1); independent (seeds 0, 1, 2).**" in said
     assert "make run NB=03 SETTINGS=celeba_cpu_20 DATA=/path/to/celeba RESULTS=book/results" in said
+
+
+def test_what_is_missing_of_a_row_takes_as_long_as_its_other_seeds():
+    rows = {"ours": of_seeds(0, 1, 2), "CSN": of_seeds(2, minutes=7), "branches": of_seeds(0, 1),
+            "independent": []}
+    said = some_not_run_yet(rows, "celeba_cpu_20", "03")
+    # of the row that nobody has run, nobody knows
+    assert "CSN, branches: about 16 minutes of training in all" in said and "an abacus" in said
+    assert "minutes" not in some_not_run_yet(
+        {"ours": of_seeds(0), "independent": []}, "celeba_cpu_20", "03")
 
 
 @pytest.mark.parametrize("rows", [
@@ -76,8 +117,7 @@ def test_a_commit_keeps_its_mark_when_it_is_cut_short():
 
 
 def test_the_call_names_other_data_than_faces_where_that_is_meant():
-    record = {"settings": {"seed": 0}}
     for said in (not_run_yet("mine", "top_down", "10", "/path/to/MNIST"),
-                 some_not_run_yet({"a": [record], "b": []}, "mine", "10", "/path/to/MNIST")):
+                 some_not_run_yet({"a": of_seeds(0), "b": []}, "mine", "10", "/path/to/MNIST")):
         assert "make run NB=10 SETTINGS=mine DATA=/path/to/MNIST RESULTS=book/results" in said
         assert "celeba" not in said

@@ -19,6 +19,7 @@ from modlib.tuning import (
     draw_scores,
     edge_sentence,
     scores,
+    takeaway,
     tuning_table,
 )
 
@@ -184,6 +185,12 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_named(best, said):
 
 def test_the_edge_of_what_was_not_run_is_not_known():
     assert edge_sentence(NOTHING) == "Not run yet."
+
+
+def test_what_tuning_is_worth_is_told_of_systems_that_were_tuned_in_full(rows):
+    said = takeaway(rows)  # of CSN and branches, 25 some candidates or all are missing
+    assert "modulated **7.0**" in said and "CSN" not in said and "branches, 25" not in said
+    assert takeaway(NOTHING) == "Not run yet on real faces."
 
 
 # Shown

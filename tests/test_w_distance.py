@@ -5,6 +5,7 @@ import pytest
 
 from modlib.arrays import to_json
 from modlib.w_distance import (
+    agreement_sentence,
     agreement_table,
     all_pairs_table,
     distances,
@@ -108,6 +109,23 @@ def test_labels_are_correlated_by_the_phi_coefficient():
 
 
 # Rank agreement
+
+
+@pytest.mark.parametrize(("sign", "said"), [
+    (1, "**rank the pairs of tasks alike**: rank correlation +1.00 [+1.00, +1.00]"),
+    (-1, "**rank the pairs of tasks in opposite orders**: rank correlation -1.00 [-1.00, -1.00]")])
+def test_a_sentence_says_whether_two_views_agree(sign, said):
+    table = np.random.default_rng(2).random((6, 6))
+    table = table + table.T
+    assert agreement_sentence(("scales", table), ("labels", sign * table)) == (
+        f"- scales and labels {said}.")
+
+
+def test_views_that_may_have_nothing_in_common_do_not_decidedly_agree():
+    tables = np.random.default_rng(3).random((2, 5, 5))
+    first, second = tables + tables.transpose(0, 2, 1)
+    assert "**do not decidedly agree on the pairs of tasks**" in agreement_sentence(
+        ("scales", first), ("labels", second))
 
 
 def spearman(first, second) -> float:

@@ -1,0 +1,73 @@
+"""A part of the book in short: what its records have decided, and what stays open.
+
+Sources: Zhao et al., ECCV 2018; Levi and Ullman, 2020; Lu et al., CVPR 2017.
+"""
+
+from modlib import branching_study, claims_page, later_tasks, three_views, top_down_study
+from modlib.claims import NO_WORSE, Claim, all_claims, of_verdict
+from modlib.errors import unknown_name
+from modlib.intervals import difference
+from modlib.later_tasks import ADDED, HELD_OUT, TOGETHER
+from modlib.verdicts import Verdict
+
+# The pages whose claims a part is judged by.
+PARTS = {
+    "conflict": ("02_three_attributes", "03_twenty_attributes"),
+    "closer_look": ("04_ablations", "05_w_distance", "06_retrieval", "08_speed_and_memory"),
+    "use": ("07_any_network", "09_add_a_task_later", "12_products"),
+    "other_ways": ("10_top_down", "11_adaptive_branching", "13_three_views_of_task_relation"),
+}
+
+
+def claims_of(part: str) -> list[Claim]:
+    """Every claim that a part's pages judge, in the order of the claims' page.
+
+    Raises:
+        ModlibError: a part that is not in ``PARTS``.
+    """
+    if part not in PARTS:
+        raise unknown_name("part", part, PARTS)
+    every = [*all_claims(), *_of_later_tasks(), *_of_other_papers()]
+    return [one for one in every if one.page in PARTS[part]]
+
+
+def settled(claims: list[Claim]) -> str:
+    """How many claims there are, and each that held or did not, as Markdown."""
+    lines = [f"- {one.text}: **{one.word}**, {one.measured}"
+             + (f" (paper: {one.paper})" if one.paper else "") + "."
+             for one in claims if one.word in ("held", "did not hold")]
+    return "\n".join([claims_page.summary(claims), "", *(lines or ["Nothing is settled yet."])])
+
+
+def still_open(claims: list[Claim]) -> str:
+    """What the records cannot decide, and how many claims wait for records, as Markdown."""
+    undecided = [one.text for one in claims if one.word == "not decided"]
+    waiting = [one.page[:2] for one in claims if one.word == "not run yet"]
+    lines = []
+    if undecided:
+        lines.append(f"- **Not decided** by our records: {'; '.join(undecided)}.")
+    if waiting:
+        pages = [f"{waiting.count(page)} on page {page}" for page in dict.fromkeys(waiting)]
+        lines.append(f"- **Not run yet**: {', '.join(pages)}. Each page has the call.")
+    return "\n".join(lines)
+
+
+def _of_later_tasks() -> list[Claim]:
+    """Not a claim of the paper, but the question of the page."""
+    rows = later_tasks.STUDY.published("celeba_cpu_20")
+    level = Verdict("A task that comes later is level with one that was there from the start",
+                    *difference(rows[ADDED], rows[TOGETHER], HELD_OUT), None)
+    return [of_verdict("", level, "09_add_a_task_later", later_tasks.STUDY.folder, NO_WORSE)]
+
+
+def _of_other_papers() -> list[Claim]:
+    digits = top_down_study.MULTI_MNIST
+    judged = [
+        ("10_top_down", digits.folder,
+         top_down_study.verdicts(digits.published("multi_mnist_cpu"), digits.folder)),
+        ("11_adaptive_branching", branching_study.STUDY.folder,
+         branching_study.verdicts(branching_study.STUDY.published("celeba_cpu_branching"))),
+        ("13_three_views_of_task_relation", three_views.STUDY.folder,
+         three_views.verdicts(three_views.STUDY.published("celeba_cpu_three_views")))]
+    return [of_verdict("", verdict, page, folder)
+            for page, folder, verdicts in judged for verdict in verdicts]
