@@ -75,8 +75,9 @@ def parse_table(text: str, name: str) -> Table:
     Cells are parted by commas, or by semicolons or tabs where the header has more of these.
 
     Raises:
-        ModlibError: no rows, columns without a name or of one name, a row that is too short or too
-            long, a file name that is none or stands twice; with the row, the header's being 1.
+        ModlibError: no rows or no attribute, columns without a name or of one name, a row that is
+            too short or too long, a file name that is none or stands twice; with the row, the
+            header's being 1.
     """
     first = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=first.count)
@@ -106,9 +107,11 @@ def parse_table(text: str, name: str) -> Table:
     ordered = {image: of_image[image] for image in sorted(of_image)}
     columns = {column: [rows[number][place] for number in ordered.values()]
                for place, column in enumerate(header) if place != at}
-    split = next((column for column in columns if column.lower() == "split"), None)
-    return Table(name, ordered, {key: cells for key, cells in columns.items() if key != split},
-                 columns.get(split))
+    split = next((columns.pop(column) for column in header if column.lower() == "split"
+                  and column in columns), None)
+    if not columns:
+        raise ModlibError(f"{name} has no column of an attribute; give {LAYOUT}")
+    return Table(name, ordered, columns, split)
 
 
 def _check_header(header: Sequence[str], name: str) -> None:

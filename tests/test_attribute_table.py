@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modlib.attribute_table import labels_of, parse_table, shuffled_split, split_of
 from modlib.errors import ModlibError
@@ -106,6 +108,7 @@ def test_without_a_column_the_split_is_by_name_in_fixed_shares(count):
     ("image,Hat\n", "has no rows of images"),
     ("\n\n,,\n", "has no rows of images"),
     ("image\na.jpg\n", "has the one column 'image'"),
+    ("image,split\na.jpg,test\n", "has no column of an attribute"),
     (",image,Hat\n0,a.jpg,1\n", "column 1 has no name; .*pandas without its index"),
     ("image,Hat,hat\na.jpg,1,1\n", "has two columns 'hat'"),
     ("image,Hat\na.jpg,1\nb.jpg\n", "row 3: 1 cells; the header has 2: image, Hat"),
@@ -120,6 +123,24 @@ def test_without_a_column_the_split_is_by_name_in_fixed_shares(count):
 def test_a_table_that_is_wrong_is_named_with_its_row(text, message):
     with pytest.raises(ModlibError, match=rf"^attributes\.csv.*{message}"):
         parse(text)
+
+
+CELLS = ["image", "Hat", "split", "test", "a.jpg", "b.jpg", "1", "-1", "true", "", '"', " ", "..",
+         "\x00", "é"]
+
+
+@given(st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=4), max_size=6),
+       st.sampled_from(["\n", "\r\n", "\r"]))
+def test_whatever_the_text_it_is_a_table_or_a_refusal(rows, end):
+    try:
+        table = parse(end.join(",".join(cells) for cells in rows))
+        labels_NT, _ = labels_of(table, tuple(table.columns))
+        split_N, _ = split_of(table)
+    except ModlibError as error:
+        assert "attributes.csv" in str(error)
+    else:
+        assert labels_NT.shape == (len(table.rows), len(table.columns))
+        assert len(split_N) == len(table.rows)
 
 
 @pytest.mark.parametrize(("cells", "row", "value"), [
