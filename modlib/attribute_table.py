@@ -79,39 +79,45 @@ def parse_table(text: str, name: str) -> Table:
             too short or too long, a file name that is none or stands twice; with the row, the
             header's being 1.
     """
+    header, rows = _header_and_rows(text, name)
+    lowered = [column.lower() for column in header]
+    at = lowered.index("image") if "image" in lowered else 0
+    number_of: dict[str, int] = {}
+    for number, cells in rows.items():
+        image = _image_name(cells[at], name, number)
+        if image in number_of:
+            raise ModlibError(f"{name}, row {number}: image {image!r} has row {number_of[image]} "
+                              "already")
+        number_of[image] = number
+    ordered = {image: number_of[image] for image in sorted(number_of)}
+    columns = {column: [rows[number][place] for number in ordered.values()]
+               for place, column in enumerate(header) if place != at}
+    split = next((column for column in columns if column.lower() == "split"), None)
+    split_cells = columns.pop(split) if split else None
+    if not columns:
+        raise ModlibError(f"{name} has no column of an attribute; give {LAYOUT}")
+    return Table(name, ordered, columns, split_cells)
+
+
+def _header_and_rows(text: str, name: str) -> tuple[list[str], dict[int, list[str]]]:
+    """The names of the columns, and every row's cells, as many, by its number."""
     first = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=first.count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        rows = {number: [cell.strip() for cell in line] for number, line in enumerate(lines, 1)}
+        read = [(number, [cell.strip() for cell in line]) for number, line in enumerate(lines, 1)]
     except csv.Error as error:
         raise ModlibError(f"{name} cannot be read, near line {lines.line_num}: {error}") from error
-    rows = {number: cells for number, cells in rows.items() if any(cells)}
-    if len(rows) < 2:
+    read = [(number, cells) for number, cells in read if any(cells)]
+    if len(read) < 2:
         raise ModlibError(f"{name} has no rows of images; give {LAYOUT}")
-    header, *_ = rows.values()
-    del rows[min(rows)]
+    (_, header), *rows = read
     _check_header(header, name)
-    lowered = [column.lower() for column in header]
-    at = lowered.index("image") if "image" in lowered else 0
-    of_image: dict[str, int] = {}
-    for number, cells in rows.items():
+    for number, cells in rows:
         if len(cells) != len(header):
             raise ModlibError(f"{name}, row {number}: {len(cells)} cells; the header has "
                               f"{len(header)}: {', '.join(header)}")
-        image = _image_name(cells[at], name, number)
-        if image in of_image:
-            raise ModlibError(f"{name}, row {number}: image {image!r} has row {of_image[image]} "
-                              "already")
-        of_image[image] = number
-    ordered = {image: of_image[image] for image in sorted(of_image)}
-    columns = {column: [rows[number][place] for number in ordered.values()]
-               for place, column in enumerate(header) if place != at}
-    split = next((columns.pop(column) for column in header if column.lower() == "split"
-                  and column in columns), None)
-    if not columns:
-        raise ModlibError(f"{name} has no column of an attribute; give {LAYOUT}")
-    return Table(name, ordered, columns, split)
+    return header, dict(rows)
 
 
 def _check_header(header: Sequence[str], name: str) -> None:
@@ -121,8 +127,6 @@ def _check_header(header: Sequence[str], name: str) -> None:
                               "a table of pandas without its index")
         if column.lower() in [other.lower() for other in header[:place]]:
             raise ModlibError(f"{name} has two columns {column!r}; give each its own name")
-    if len(header) < 2:
-        raise ModlibError(f"{name} has the one column {header[0]!r}; give {LAYOUT}")
 
 
 def _image_name(cell: str, name: str, number: int) -> str:
@@ -144,7 +148,7 @@ def labels_of(table: Table, tasks: Sequence[str]) -> tuple[np.ndarray, bool]:
             raise unknown_name("attribute", task, table.columns, table.name)
     numbered = [_numbers(table, task) for task in tasks]
     categories = any(named or -1 in labels_N for labels_N, named in numbered)
-    labels_NT = np.array([labels_N for labels_N, _ in numbered]).T
+    labels_NT = np.stack([labels_N for labels_N, _ in numbered], axis=1)
     return labels_NT.astype(np.int16 if categories else bool), categories
 
 

@@ -107,7 +107,7 @@ def test_without_a_column_the_split_is_by_name_in_fixed_shares(count):
     ("", "has no rows of images"),
     ("image,Hat\n", "has no rows of images"),
     ("\n\n,,\n", "has no rows of images"),
-    ("image\na.jpg\n", "has the one column 'image'"),
+    ("image\na.jpg\n", "has no column of an attribute"),
     ("image,split\na.jpg,test\n", "has no column of an attribute"),
     (",image,Hat\n0,a.jpg,1\n", "column 1 has no name; .*pandas without its index"),
     ("image,Hat,hat\na.jpg,1,1\n", "has two columns 'hat'"),
