@@ -237,20 +237,24 @@ def maps_over_images(
 
 
 def neighbour_grid(
-    images_NCHW: np.ndarray, query: int, lines: Mapping[str, tuple[Sequence[int], Sequence[bool]]]
+    images_NCHW: np.ndarray, query: int | Sequence[int],
+    lines: Mapping[str, tuple[Sequence[int], Sequence[bool | None]]],
 ) -> None:
     """A query and its neighbours, a line a system and task; wrong ones are crossed.
 
     Args:
         images_NCHW: uint8.
-        query: which image is asked with.
-        lines: label → the neighbours, nearest first, and which of them are right.
+        query: which image is asked with, or one for each line.
+        lines: label → the neighbours, nearest first, and which of them are right: None where that
+            is not known.
     """
+    queries = [query] * len(lines) if isinstance(query, int) else query
     count = max(len(found) for found, _ in lines.values())
     axes = new_axes(nrows=len(lines), ncols=count + 1, squeeze=False,
                     figsize=(1.15 * (count + 2), 1.35 * len(lines)))
-    for axes_of_line, (label, (found, right)) in zip(axes, lines.items(), strict=True):
-        for ax, n, good in zip(axes_of_line, (query, *found), (None, *right), strict=True):
+    for axes_of_line, one, (label, (found, right)) in zip(
+            axes, queries, lines.items(), strict=True):
+        for ax, n, good in zip(axes_of_line, (one, *found), (None, *right), strict=True):
             ax.imshow(np.moveaxis(images_NCHW[n], 0, -1), interpolation="lanczos")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)

@@ -363,6 +363,16 @@ def test_one_line_with_one_neighbour_is_a_grid_too():
     assert len(plt.gcf().axes) == 2
 
 
+def test_each_line_may_have_a_query_of_its_own_and_what_is_not_known_is_neither():
+    neighbour_grid(IMAGES, [2, 5], {"a": ([1, 0], [None, False]), "b": ([3, 4], [True, None])})
+    panels = plt.gcf().axes
+    for panel, n in zip(panels, (2, 1, 0, 5, 3, 4), strict=True):
+        assert np.array_equal(panel.images[0].get_array(), np.moveaxis(IMAGES[n], 0, -1))
+    assert [crosses(panel) for panel in panels] == [0, 0, 2, 0, 0, 0]
+    assert {mpl.colors.to_hex(side.get_edgecolor())
+            for side in panels[1].spines.values()} == {"#000000"}
+
+
 # All
 
 NAN = np.full((3, 3), np.nan)
