@@ -7,23 +7,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from modlib.arrays import from_json
-from modlib.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    MARKERS,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    new_axes,
-)
-
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+from modlib.figures import COLOURS, GREEN, GREY, MARKERS, ORANGE, VERMILION, new_axes
 
 
 def accuracy_by_attribute(
@@ -72,19 +61,37 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
     best = table[table.best].sort_values(cost)
     ax.step(best[cost], best.accuracy, where="post", color=ORANGE, linewidth=2, zorder=1,
             label="none better for as little")
-    for number, one in enumerate(table.sort_values("accuracy").itertuples()):
+    for one in table.itertuples():
         x = getattr(one, cost)
         ax.plot(x, one.accuracy, "o" if one.best else "s", color=ORANGE if one.best else GREY,
                 markersize=7, zorder=3)
-        ax.annotate(one.row, (x, one.accuracy), xytext=(6, 5 if number % 2 else -10),
-                    textcoords="offset points", fontsize=8.5)
     if (table[cost] == 0).any() or table[cost].max() > 100 * max(1, table[cost].min()):
         ax.set_xscale("symlog", linthresh=1000)
+        ax.set_xticks([tick for tick in ax.get_xticks() if tick == 0 or tick >= 1000])
     ax.margins(x=0.15, y=0.1)
+    _name_points(ax, [(one.row, getattr(one, cost), one.accuracy) for one in table.itertuples()])
     ax.set_xlabel(label)
     ax.set_ylabel("mean test accuracy, %")
     ax.legend(loc="lower right", fontsize=9)
     return ax
+
+
+def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name beside its point (name, x, y), where no other name and no point is."""
+    ax.figure.draw_without_rendering()  # lays the axes out, so that places are known
+    renderer = ax.figure.canvas.get_renderer()
+    places = [(x, y, side) for x, side in ((6, "left"), (-6, "right"))
+              for y in (5, -12, 16, -23, 27, -34)]
+    marks = ax.transData.transform([point[1:] for point in points]) if points else []
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in marks]
+    for name, x, y in points:
+        label = ax.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8.5)
+        for *offset, side in places:
+            label.set(position=offset, horizontalalignment=side)
+            box = label.get_window_extent(renderer)
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)
 
 
 def split_heat_map(
@@ -104,10 +111,13 @@ def split_heat_map(
     np.fill_diagonal(joint, np.nan)
     names = [task.replace("_", " ") for task in tasks]
     spread = np.nanmax(np.abs(joint - centre)) if np.isfinite(joint).any() else 1.0
-    sns.heatmap(joint, ax=ax, cmap="RdBu", center=centre, vmin=centre - spread,
-                vmax=centre + spread, square=True, annot=len(tasks) <= 8, fmt=".0f",
+    # without colours both ends of the map are alike: the values are written
+    sns.heatmap(joint, ax=ax, cmap="vlag_r", center=centre, vmin=centre - spread,
+                vmax=centre + spread, square=True, annot=True, fmt=".0f",
+                annot_kws={"fontsize": 10 if len(tasks) <= 8 else 7.5},
                 xticklabels=names, yticklabels=names, linewidths=0.5,
                 cbar_kws={"label": unit, "shrink": 0.8})
+    ax.grid(visible=False)
     ax.set_title(f"above the diagonal: {labels[0]}; below: {labels[1]}", fontsize=10)
     ax.tick_params(axis="x", rotation=90, labelsize=9)
     ax.tick_params(axis="y", rotation=0, labelsize=9)
@@ -126,6 +136,8 @@ def clustered_heat_map(
 ) -> list[int]:
     """Distances between tasks, in the order of their dendrogram, which is drawn beside them.
 
+    Both axes should be of one height, so that each branch stands beside its row.
+
     Returns:
         the order of the tasks, from the top.
     """
@@ -136,10 +148,13 @@ def clustered_heat_map(
     tree_ax.set_axis_off()
     shown = distance_TT[np.ix_(order, order)].copy()
     np.fill_diagonal(shown, np.nan)
-    sns.heatmap(shown, ax=ax, cmap="viridis", square=True, cbar_kws={"label": label, "shrink": 0.6},
+    sns.heatmap(shown, ax=ax, cmap="viridis",
+                cbar_kws={"label": label, "location": "top", "shrink": 0.6, "pad": 0.02},
                 xticklabels=[names[n] for n in order], yticklabels=[names[n] for n in order])
-    ax.tick_params(axis="x", rotation=90, labelsize=8)
-    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    ax.grid(visible=False)
+    ax.yaxis.tick_right()  # the tree is on the left
+    ax.tick_params(axis="x", rotation=90, labelsize=9)
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
     return order
 
 
@@ -152,8 +167,8 @@ def clustered_heat_maps(distances: Mapping[str, np.ndarray], tasks: Sequence[str
         distances: by the label of the colour bar, float (T, T); at least one.
         tasks: T names.
     """
-    axes = new_axes(nrows=len(distances), ncols=2, squeeze=False, width_ratios=(1, 4),
-                    figsize=(10, 6.4 * len(distances)))
+    axes = new_axes(nrows=len(distances), ncols=2, squeeze=False, width_ratios=(1, 5),
+                    figsize=(7.2, 6.8 * len(distances)))
     for (tree_ax, ax), (label, distance_TT) in zip(axes, distances.items(), strict=True):
         clustered_heat_map(tree_ax, ax, distance_TT, tasks, label)
 
@@ -161,20 +176,23 @@ def clustered_heat_maps(distances: Mapping[str, np.ndarray], tasks: Sequence[str
 def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes:
     """Every task's scales, a line a task and a column a channel, layer beside layer.
 
+    The brighter the larger; 1 is in the middle of the colour bar, which leaves out the farthest 2 %
+    at each end.
+
     Args:
         scales: packed arrays (T, C) by stage, as a record holds them.
         tasks: T names.
     """
     by_stage = {name: from_json(packed) for name, packed in scales.items()}
-    sns.heatmap(np.concatenate(list(by_stage.values()), axis=1), ax=ax, cmap="RdBu", center=1,
-                xticklabels=False, yticklabels=[task.replace("_", " ") for task in tasks],
-                cbar_kws={"label": "scale"})
+    sns.heatmap(np.concatenate(list(by_stage.values()), axis=1), ax=ax, cmap="viridis", center=1,
+                robust=True, cbar_kws={"label": "scale", "extend": "both"}, xticklabels=False,
+                yticklabels=[task.replace("_", " ") for task in tasks])
     start = 0
     for name, scales_TC in by_stage.items():
         ax.axvline(start, color="black", linewidth=1.5)
         ax.text(start + scales_TC.shape[1] / 2, -0.4, name, ha="center", fontsize=9)
         start += scales_TC.shape[1]
-    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
     return ax
 
 
@@ -213,7 +231,7 @@ def neighbour_grid(
     """
     count = max(len(found) for found, _ in lines.values())
     axes = new_axes(nrows=len(lines), ncols=count + 1, squeeze=False,
-                    figsize=(1.15 * (count + 2), 1.35 * len(lines)))
+                    figsize=(0.72 * (count + 2), 0.9 * len(lines)))
     for axes_of_line, (label, (found, right)) in zip(axes, lines.items(), strict=True):
         for ax, n, good in zip(axes_of_line, (query, *found), (None, *right), strict=True):
             ax.imshow(np.moveaxis(images_NCHW[n], 0, -1), interpolation="lanczos")
@@ -227,6 +245,6 @@ def neighbour_grid(
                         transform=ax.transAxes)
                 ax.plot([0.78, 0.96], [0.78, 0.96], color=VERMILION, linewidth=3,
                         transform=ax.transAxes)
-        axes_of_line[0].set_ylabel(label, fontsize=9)
+        axes_of_line[0].set_ylabel(label, fontsize=8)
     axes[0, 0].set_title("query", loc="center", fontsize=9, fontweight="normal")
     axes[0, 1].set_title("nearest →", loc="center", fontsize=9, fontweight="normal")
