@@ -1,5 +1,6 @@
 """The book's pages are all there, need no network, and have no broken link, image or cell."""
 
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -105,6 +106,13 @@ def test_every_internal_link_and_file_is_there(pages):
         if broken(page, address)
     ]
     assert found == []
+
+
+def test_every_external_link_is_whole_and_secure(pages):
+    external = {address for page in pages for address in read(page).links if is_external(address)}
+    assert external
+    whole = re.compile(r"https://[\w-]+(\.[\w-]+)+(/[^\s<>\"]*[^\s<>\".,;:])?")
+    assert [address for address in sorted(external) if not whole.fullmatch(address)] == []
 
 
 def test_no_cell_failed(pages):

@@ -157,6 +157,37 @@ def test_axe_finds_no_serious_barrier(look, page, scheme, width):
     assert look(page, scheme, width)["barriers"] == []
 
 
+PAPER = 700  # pixels: A4 or Letter within a browser's usual margins
+# Of a formula a copy for those who listen lies beyond its edge.
+CUT_OFF = """width => [...document.querySelectorAll("article *")].filter(one => {
+    const {left, right} = one.getBoundingClientRect();
+    const hides = getComputedStyle(one).overflowX !== "visible" && !one.matches("span.math")
+        && one.clientWidth && one.scrollWidth > one.clientWidth + 1;
+    return !one.closest("mjx-container svg, mjx-assistive-mml") && right > left
+        && (right > width + 1 || hides);
+}).slice(0, 5).map(one => `${one.tagName}.${one.className}: ${one.textContent.trim()}`)"""
+BESIDE = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer"
+
+
+@pytest.fixture(scope="module")
+def paper(browser):
+    """A tab that is laid out as for print, opened by someone with a dark screen."""
+    on_paper = browser.new_context(
+        color_scheme="dark", viewport={"width": PAPER, "height": 1000}).new_page()
+    on_paper.emulate_media(media="print")
+    return on_paper
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_on_paper_a_page_is_whole_and_alone(site, paper, page):
+    paper.goto(site + page)
+    paper.evaluate("window.MathJax?.startup.promise.then(() => null)")
+    assert paper.evaluate(CUT_OFF, PAPER) == []
+    assert not any(one.is_visible() for one in paper.locator(BESIDE).all())
+    assert paper.evaluate("getComputedStyle(document.querySelector('h1, p')).color") == (
+        "rgb(0, 0, 0)")
+
+
 def test_a_reader_may_choose_the_other_scheme(site, tab):
     of_view = tab("light", 1280)
     of_view.goto(site + PAGES[0])
