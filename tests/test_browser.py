@@ -27,7 +27,6 @@ AXE_RULES = {
 }
 EVERY_VIEW = [pytest.param(page, *view, id=f"{page.removesuffix('.html')}-{view[0]}-{view[1]}")
               for page in PAGES for view in VIEWS]
-TAB_STOPS = 400  # ms: the theme lets what overflows be reached by keyboard after 300
 
 # Stylesheets are not fetched again: axe takes the addresses in them to be the page's own.
 AXE = """rules => axe.run(document, {
@@ -114,7 +113,6 @@ def look(site, tab):
             of_view.on(event, listener)
         of_view.goto(site + page)
         of_view.evaluate("window.MathJax?.startup.promise.then(() => null)")
-        of_view.wait_for_timeout(TAB_STOPS)
         for event, listener in listeners.items():
             of_view.remove_listener(event, listener)
         of_view.evaluate(AXE_SCRIPT)
