@@ -189,7 +189,7 @@ def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes
                 yticklabels=[task.replace("_", " ") for task in tasks])
     start = 0
     for name, scales_TC in by_stage.items():
-        ax.axvline(start, color="black", linewidth=1.5)
+        ax.axvline(start, color="white", linewidth=2)
         ax.text(start + scales_TC.shape[1] / 2, -0.4, name, ha="center", fontsize=9)
         start += scales_TC.shape[1]
     ax.tick_params(axis="y", rotation=0, labelsize=9)
