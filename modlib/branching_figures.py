@@ -6,10 +6,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from modlib.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, SKY, VERMILION
+from modlib.figures import COLOURS, GREY, MARKERS
 from modlib.thin_vgg import LAYERS
-
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 
 
 def tree_order(layers: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
@@ -42,7 +40,7 @@ def grouping_tree(ax: Axes, layers: Mapping[str, Sequence[Sequence[str]]]) -> Ax
     row = {task: number for number, task in enumerate(order)}
     middles = {(-1, task): (len(order) - 1) / 2 for task in order}
     for x, groups in enumerate(layers.values()):
-        colours = cycle(COLOURS)
+        colours = cycle(colour for colour in COLOURS if colour != GREY)  # the lines are grey
         for tasks in sorted(groups, key=lambda tasks: row[tasks[0]]):
             ends = min(row[task] for task in tasks), max(row[task] for task in tasks)
             middle, before = sum(ends) / 2, middles[x - 1, tasks[0]]
@@ -76,9 +74,8 @@ def objective_curves(ax: Axes, rounds: Sequence[Mapping[str, Any]]) -> Axes:
         losses = [objective["loss"] for objective in one["objectives"]]
         colour = COLOURS[number % len(COLOURS)]
         best = min(range(len(losses)), key=losses.__getitem__)
-        ax.plot(counts, losses, color=colour, label=one["layer"])
-        ax.plot(counts[best], losses[best], MARKERS[number % len(MARKERS)], color=colour,
-                markersize=9)
+        ax.plot(counts, losses, color=colour, label=one["layer"], markersize=9,
+                marker=MARKERS[number % len(MARKERS)], markevery=[best])
     ax.set_xlabel("branches d")
     ax.set_ylabel("loss of Eq. 9")
     ax.xaxis.get_major_locator().set_params(integer=True)

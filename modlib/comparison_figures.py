@@ -12,19 +12,8 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from modlib.arrays import from_json
-from modlib.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    MARKERS,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    new_axes,
-)
+from modlib.figures import COLOURS, GREEN, GREY, MARKERS, ORANGE, VERMILION, new_axes
 
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 FAR_BELOW = 8.0  # points of accuracy
 
 
@@ -139,10 +128,13 @@ def split_heat_map(
     np.fill_diagonal(joint, np.nan)
     names = [task.replace("_", " ") for task in tasks]
     spread = np.nanmax(np.abs(joint - centre)) if np.isfinite(joint).any() else 1.0
-    sns.heatmap(joint, ax=ax, cmap="RdBu", center=centre, vmin=centre - spread,
-                vmax=centre + spread, square=True, annot=len(tasks) <= 8, fmt=".0f",
+    # without colours both ends of the map are alike: the values are written
+    sns.heatmap(joint, ax=ax, cmap="vlag_r", center=centre, vmin=centre - spread,
+                vmax=centre + spread, square=True, annot=True, fmt=".0f",
+                annot_kws={"fontsize": 10 if len(tasks) <= 8 else 7.5},
                 xticklabels=names, yticklabels=names, linewidths=0.5,
                 cbar_kws={"label": unit, "shrink": 0.8})
+    ax.grid(visible=False)
     ax.set_title(f"above the diagonal: {labels[0]}; below: {labels[1]}", fontsize=10)
     ax.tick_params(axis="x", rotation=90, labelsize=9)
     ax.tick_params(axis="y", rotation=0, labelsize=9)
@@ -161,6 +153,8 @@ def clustered_heat_map(
 ) -> list[int]:
     """Distances between tasks, in the order of their dendrogram, which is drawn beside them.
 
+    Both axes should be of one height, so that each branch stands beside its row.
+
     Returns:
         the order of the tasks, from the top.
     """
@@ -171,10 +165,13 @@ def clustered_heat_map(
     tree_ax.set_axis_off()
     shown = distance_TT[np.ix_(order, order)].copy()
     np.fill_diagonal(shown, np.nan)
-    sns.heatmap(shown, ax=ax, cmap="viridis", square=True, cbar_kws={"label": label, "shrink": 0.6},
+    sns.heatmap(shown, ax=ax, cmap="viridis",
+                cbar_kws={"label": label, "location": "top", "shrink": 0.6, "pad": 0.02},
                 xticklabels=[names[n] for n in order], yticklabels=[names[n] for n in order])
-    ax.tick_params(axis="x", rotation=90, labelsize=8)
-    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    ax.grid(visible=False)
+    ax.yaxis.tick_right()  # the tree is on the left
+    ax.tick_params(axis="x", rotation=90, labelsize=9)
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
     return order
 
 
@@ -187,8 +184,8 @@ def clustered_heat_maps(distances: Mapping[str, np.ndarray], tasks: Sequence[str
         distances: by the label of the colour bar, float (T, T); at least one.
         tasks: T names.
     """
-    axes = new_axes(nrows=len(distances), ncols=2, squeeze=False, width_ratios=(1, 4),
-                    figsize=(10, 6.4 * len(distances)))
+    axes = new_axes(nrows=len(distances), ncols=2, squeeze=False, width_ratios=(1, 5),
+                    figsize=(7.2, 6.8 * len(distances)))
     for (tree_ax, ax), (label, distance_TT) in zip(axes, distances.items(), strict=True):
         clustered_heat_map(tree_ax, ax, distance_TT, tasks, label)
 
@@ -196,20 +193,23 @@ def clustered_heat_maps(distances: Mapping[str, np.ndarray], tasks: Sequence[str
 def scale_map(ax: Axes, scales: Mapping[str, Any], tasks: Sequence[str]) -> Axes:
     """Every task's scales, a line a task and a column a channel, layer beside layer.
 
+    The brighter the larger; 1 is in the middle of the colour bar, which leaves out the farthest 2 %
+    at each end.
+
     Args:
         scales: packed arrays (T, C) by stage, as a record holds them.
         tasks: T names.
     """
     by_stage = {name: from_json(packed) for name, packed in scales.items()}
-    sns.heatmap(np.concatenate(list(by_stage.values()), axis=1), ax=ax, cmap="RdBu", center=1,
-                xticklabels=False, yticklabels=[task.replace("_", " ") for task in tasks],
-                cbar_kws={"label": "scale"})
+    sns.heatmap(np.concatenate(list(by_stage.values()), axis=1), ax=ax, cmap="viridis", center=1,
+                robust=True, cbar_kws={"label": "scale", "extend": "both"}, xticklabels=False,
+                yticklabels=[task.replace("_", " ") for task in tasks])
     start = 0
     for name, scales_TC in by_stage.items():
-        ax.axvline(start, color="black", linewidth=1.5)
+        ax.axvline(start, color="white", linewidth=2)
         ax.text(start + scales_TC.shape[1] / 2, -0.4, name, ha="center", fontsize=9)
         start += scales_TC.shape[1]
-    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
     return ax
 
 
@@ -251,7 +251,7 @@ def neighbour_grid(
     queries = [query] * len(lines) if isinstance(query, int) else query
     count = max(len(found) for found, _ in lines.values())
     axes = new_axes(nrows=len(lines), ncols=count + 1, squeeze=False,
-                    figsize=(1.15 * (count + 2), 1.35 * len(lines)))
+                    figsize=(0.72 * (count + 2), 0.9 * len(lines)))
     for axes_of_line, one, (label, (found, right)) in zip(
             axes, queries, lines.items(), strict=True):
         for ax, n, good in zip(axes_of_line, (one, *found), (None, *right), strict=True):
@@ -266,6 +266,6 @@ def neighbour_grid(
                         transform=ax.transAxes)
                 ax.plot([0.78, 0.96], [0.78, 0.96], color=VERMILION, linewidth=3,
                         transform=ax.transAxes)
-        axes_of_line[0].set_ylabel(label, fontsize=9)
+        axes_of_line[0].set_ylabel(label, fontsize=8)
     axes[0, 0].set_title("query", loc="center", fontsize=9, fontweight="normal")
     axes[0, 1].set_title("nearest →", loc="center", fontsize=9, fontweight="normal")

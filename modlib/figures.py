@@ -1,4 +1,9 @@
-"""Figures: data in, matplotlib Axes out, in one style. Colours are Okabe and Ito's."""
+"""Figures: data in, matplotlib Axes out, in one style.
+
+Colours are Okabe and Ito's, with a grey that is darker than all of them. No series is told by its
+colour alone: a marker, a hatching, a kind of line or a label says the same. A page shows a figure
+at most 7 inches wide, so one that is drawn wider has its letters shrunk.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -12,8 +17,10 @@ from matplotlib.axes import Axes
 from modlib.gradients import Ratio
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#4D4D4D")
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 TASK_COLOURS = {"Smiling": ORANGE, "Mouth_Slightly_Open": SKY, "Young": GREEN, "Wavy_Hair": PURPLE}
+TASK_HATCHES = {"Mouth_Slightly_Open": "///", "Young": "..", "Wavy_Hair": "xx"}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
@@ -54,13 +61,13 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
     angle = np.arccos(cosine)
     first = np.array([norms[0], 0.0]) / norms.max()
     second = norms[1] * np.array([cosine, np.sin(angle)]) / norms.max()
-    arrows = [(first, ORANGE, tasks[0]), (second, GREEN, tasks[1]),
-              ((first + second) / 2, GREY, "their mean")]
-    for end, colour, label in arrows:
+    arrows = [(first, ORANGE, "-", tasks[0]), (second, GREEN, "-", tasks[1]),
+              ((first + second) / 2, GREY, "--", "their mean")]
+    for end, colour, line, label in arrows:
         ax.annotate("", xy=end, xytext=(0, 0),
                     arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2.5,
-                                "shrinkA": 0, "shrinkB": 0})
-        ax.plot([], [], color=colour, linewidth=2.5, label=label)
+                                "linestyle": line, "shrinkA": 0, "shrinkB": 0})
+        ax.plot([], [], color=colour, linewidth=2.5, linestyle=line, label=label)
     arc = np.linspace(0, angle, 60)
     ax.plot(0.2 * np.cos(arc), 0.2 * np.sin(arc), color="black", linewidth=1)
     label_angle = angle / 4  # between the first arrow and the mean, clear of both
@@ -108,18 +115,19 @@ def accuracy_bars(
     """
     width = 0.8 / len(task_labels)
     for t, (task, label) in enumerate(task_labels.items()):
-        colour = TASK_COLOURS.get(task, BLUE)
+        look = {"color": TASK_COLOURS.get(task, BLUE), "hatch": TASK_HATCHES.get(task),
+                "edgecolor": "white", "linewidth": 0}
         for r, row in enumerate(row_labels):
             values = measured.query("row == @row and task == @task").accuracy.to_numpy()
             x = r + (t - (len(task_labels) - 1) / 2) * width
             if len(values):
-                ax.bar(x, values.mean(), width * 0.92, color=colour, zorder=2)
+                ax.bar(x, values.mean(), width * 0.92, zorder=2, **look)
                 ax.plot(np.full(len(values), x), values, ".", color="black", markersize=5,
                         zorder=3)
             if paper and task in paper[row]:
                 ax.plot(x, paper[row][task], "D", markerfacecolor="white",
                         markeredgecolor="black", markersize=6, zorder=4)
-        ax.bar(0, 0, color=colour, label=label)
+        ax.bar(0, 0, label=label, **look)
     ax.plot([], [], ".", color="black", label="one seed")
     if paper:
         ax.plot([], [], "D", markerfacecolor="white", markeredgecolor="black",
@@ -127,7 +135,7 @@ def accuracy_bars(
     ax.axhline(50, color=GREY, linestyle="--", linewidth=1, zorder=1)
     ax.annotate("chance", (1.005, 50), xycoords=("axes fraction", "data"), va="center",
                 color="#595959", fontsize=9)
-    ax.set_xticks(range(len(row_labels)), list(row_labels.values()))
+    ax.set_xticks(range(len(row_labels)), list(row_labels.values()), fontsize=9.5)
     ax.set_xlim(-0.55, len(row_labels) - 0.45)
     ax.set_ylim(45, 100)
     ax.set_ylabel(f"{measure}, %")
@@ -166,11 +174,10 @@ def ucr_intervals(ax: Axes, cells: Sequence[tuple[str, Ratio, float | None]]) ->
 
 def training_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Axes:
     """Mean validation accuracy (%) by epoch: a line a label, a band from lowest to highest seed."""
-    colours = (BLUE, SKY, PURPLE, GREY, VERMILION, ORANGE, GREEN)
     for number, (label, by_seed) in enumerate(curves.items()):
         values = np.asarray(by_seed, float)
         epochs = np.arange(1, values.shape[1] + 1)
-        colour = colours[number % len(colours)]
+        colour = COLOURS[number % len(COLOURS)]
         ax.plot(epochs, values.mean(0), color=colour, marker=MARKERS[number % len(MARKERS)],
                 markersize=5, label=label)
         ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.18,
@@ -203,7 +210,7 @@ def conflicting_triplet(
         panels = [(anchor, ("anchor", "black")), (first, roles[0]), (second, roles[1])]
         for ax, (image, (role, colour)) in zip(axes[row], panels, strict=True):
             ax.imshow(image)
-            ax.set_title(role, loc="center", fontsize=11, color=colour)
+            ax.set_title(role, loc="center", fontsize=11)
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             for side in ax.spines.values():

@@ -20,7 +20,7 @@ def accuracy_over_time(ax: Axes, curves: Mapping[str, Mapping[str, Sequence[floa
         ax.plot(points["seconds"], points["accuracy"], color=colour, marker=MARKERS[number],
                 markersize=5, label=label)
         if points["seconds"]:
-            ax.annotate(f"{label}\n{points['accuracy'][-1]:.1f} %", color=colour, fontsize=10,
+            ax.annotate(f"{label}\n{points['accuracy'][-1]:.1f} %", fontsize=10,
                         xy=(points["seconds"][-1], points["accuracy"][-1]), xytext=(6, 0),
                         textcoords="offset points", va="center")
     ax.margins(x=0.15)

@@ -8,25 +8,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from built_book import CHAPTERS, HTML, ROOT, skip_if_not_built
 
-ROOT = Path(__file__).resolve().parents[1]
-HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
-CHAPTERS = [TOC["root"], *(page["file"] for part in TOC["parts"] for page in part["chapters"])]
 BIBLIOGRAPHY = ROOT / CONFIG["bibtex_bibfiles"][0]
-
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
 @pytest.fixture
 def pages():
     """Every page of the last `make book`."""
-    last_written = HTML / "searchindex.js"
-    if not last_written.exists():
-        pytest.skip("the book is not built: run `make book`")
-    if last_written.stat().st_mtime < (ROOT / "_toc.yml").stat().st_mtime:
-        pytest.skip("the book is older than its table of contents: run `make book`")
+    skip_if_not_built()
     return sorted(path for path in HTML.rglob("*.html") if "_static" not in path.parts)
 
 
@@ -82,7 +74,7 @@ def test_every_chapter_has_a_source(chapter):
 def test_what_the_configuration_names_is_shipped():
     sphinx = CONFIG["sphinx"]["config"]
     (static,) = sphinx["html_static_path"]
-    for name in [sphinx["mathjax_path"], *sphinx["html_css_files"]]:
+    for name in [sphinx["mathjax_path"], *sphinx["html_css_files"], *sphinx["html_js_files"]]:
         assert (ROOT / static / name).is_file(), f"{static}/{name} is missing"
     for name in [CONFIG["html"]["favicon"], *CONFIG["bibtex_bibfiles"]]:
         assert (ROOT / name).is_file(), f"{name} is missing"
@@ -155,6 +147,13 @@ def test_every_internal_link_and_file_is_there(pages):
         if broken(page, address)
     ]
     assert found == []
+
+
+def test_every_external_link_is_whole_and_secure(pages):
+    external = {address for page in pages for address in read(page).links if is_external(address)}
+    assert external
+    whole = re.compile(r"https://[\w-]+(\.[\w-]+)+(/[^\s<>\"]*[^\s<>\".,;:])?")
+    assert [address for address in sorted(external) if not whole.fullmatch(address)] == []
 
 
 def test_no_cell_failed(pages):

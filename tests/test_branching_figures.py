@@ -66,7 +66,7 @@ def test_the_smallest_loss_of_every_round_is_marked():
                                               for d, loss in enumerate(losses)]}
               for layer, losses in (("fc7", [3.0, 1.0, 2.0]), ("fc6", [1.5, 1.6]))]
     ax = objective_curves(new_axes(), rounds)
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines[1::2]] == [
+    assert [tuple(line.get_xydata()[line.get_markevery()[0]]) for line in ax.lines] == [
         (2, 1.0), (1, 1.5)]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fc7", "fc6"]
     assert not objective_curves(new_axes(), []).lines

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from itertools import combinations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -179,6 +180,15 @@ def test_what_is_spread_apart_already_stays():
     assert np.allclose(spread_apart([0.2, 0.1, 0.1], gap=0.1), [0.25, 0.15, 0.05])  # the edge
 
 
+def test_names_of_points_that_are_near_each_other_do_not_overlap(ax):
+    crowd = POINTS.assign(extra=[110.0, 110.2, 110.1, 120.0], accuracy=[88.0, 88.2, 88.1, 70.0])
+    cost_frontier(ax, crowd, "extra", "MB")
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
 @pytest.mark.parametrize(("costs", "scale"), [
     ([0, 1, 2, 3], "symlog"), ([1, 2, 3, 101], "symlog"), ([2, 3, 4, 150], "linear")])
 def test_costs_far_apart_or_of_nothing_have_a_logarithmic_axis(ax, costs, scale):
@@ -215,8 +225,8 @@ def test_a_pair_that_was_not_measured_is_left_blank(ax):
     assert np.argwhere(blank).tolist() == [[0, 0], [0, 2], [1, 1], [2, 2]]
 
 
-@pytest.mark.parametrize(("count", "written"), [(8, 56), (9, 0)])
-def test_values_are_written_where_there_is_room(ax, count, written):
+@pytest.mark.parametrize(("count", "written"), [(8, 56), (20, 380)])
+def test_values_are_written_for_those_who_see_no_colours(ax, count, written):
     table = np.full((count, count), 60.0)
     split_heat_map(ax, table, table, [str(n) for n in range(count)], ("", ""))
     assert len(ax.texts) == written
@@ -302,10 +312,12 @@ def test_scales_are_a_line_a_task_and_a_column_a_channel(ax):
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first task at the top
 
 
-def test_a_scale_that_changes_nothing_is_white(ax):
+def test_a_larger_scale_is_brighter_and_1_is_in_the_middle(ax):
     mesh = scale_map(ax, SCALES, TASKS).collections[0]
-    assert mesh.cmap(mesh.norm(1.0))[:3] == pytest.approx((1, 1, 1), abs=0.05)
-    assert mesh.cmap(mesh.norm(0.0))[0] > 0.5 > mesh.cmap(mesh.norm(0.0))[2]  # red below
+    brightness = [mpl.colors.rgb_to_hsv(mesh.cmap(mesh.norm(scale))[:3])[2]
+                  for scale in (0, 1, 2)]
+    assert brightness == sorted(set(brightness))
+    assert mesh.cmap(mesh.norm(1.0)) == pytest.approx(mpl.colormaps["viridis"](0.5), abs=0.02)
 
 
 def test_each_layer_begins_at_a_line_and_is_named_over_its_middle(ax):
@@ -407,3 +419,17 @@ def test_a_figure_is_rendered_without_a_warning(name, ax):
         DRAWINGS[name](ax)
         ax.figure.canvas.draw()
     assert np.asarray(ax.figure.canvas.buffer_rgba())[..., :3].std() > 0  # not a blank sheet
+
+
+def test_letters_are_no_smaller_than_7_points_on_the_page():
+    twenty = [f"task_{n}" for n in range(20)]
+    table = np.random.default_rng(0).random((20, 20))
+    clustered_heat_maps({"distance": table + table.T}, twenty)
+    split_heat_map(figures.new_axes(figsize=(7.2, 6)), table, table, twenty, ("", ""), 0.5)
+    neighbour_grid(IMAGES, 0, {"": (range(6), [True] * 6)})
+    scale_map(figures.new_axes(), SCALES, TASKS)
+    cost_frontier(figures.new_axes(figsize=(7.6, 4.6)), POINTS, "extra", "numbers")
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        smallest = min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text())
+        assert smallest * min(1, 7.0 / figure.get_figwidth()) >= 7

@@ -1,6 +1,9 @@
 """Every figure draws what it was given, all of it, and nothing else."""
 
+import re
 import warnings
+from itertools import combinations
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -8,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.text import Annotation
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Annotation, Text
 
 from modlib import figures
 from modlib.gradients import Ratio, wilson
@@ -276,7 +279,89 @@ def test_the_style_is_the_same_however_often_it_is_set():
     assert tuple(mpl.rcParams["figure.figsize"]) == (7.2, 3.8)
 
 
+# For those who see few colours or none
+
+# Machado, Oliveira & Fernandes 2009, Table 1, severity 1.0: on linear RGB.
+VISION = {
+    "all cones": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]]),
+}
+# sRGB (linear) to XYZ over the white point D65
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                   [0.0193339, 0.1191920, 0.9503041]]) / [[0.95047], [1.0], [1.08883]]
+
+
+def lab(colour, seen=VISION["all cones"]) -> np.ndarray:
+    """L*, a*, b* of a colour as it is seen."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(seen @ linear, 0, 1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_colours_are_measured_as_their_authors_define_them():
+    assert lab("white") == pytest.approx([100, 0, 0], abs=0.1)
+    assert lab("#FF0000") == pytest.approx([53.2, 80.1, 67.2], abs=0.1)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_any_two_colours_differ_for_people_who_see_fewer(vision):
+    near = [(one, other) for one, other in combinations(figures.COLOURS, 2)
+            if np.linalg.norm(lab(one, VISION[vision]) - lab(other, VISION[vision])) < 17]
+    assert near == []  # about 2 can just be told apart side by side
+
+
 def test_every_colour_of_a_task_is_of_the_palette_and_its_own():
     assert len(set(figures.TASK_COLOURS.values())) == len(figures.TASK_COLOURS)
-    palette = {"#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"}
-    assert set(figures.TASK_COLOURS.values()) <= palette
+    assert set(figures.TASK_COLOURS.values()) < set(figures.COLOURS)
+
+
+def test_bars_of_tasks_are_told_apart_by_their_hatching_alone():
+    looks = [figures.TASK_HATCHES.get(task) for task in figures.TASK_COLOURS]
+    assert len(set(looks)) == len(looks)
+
+
+def test_bars_are_hatched_as_the_legend_says(ax):
+    figures.accuracy_bars(ax, MEASURED, ROW_LABELS, TASK_LABELS)
+    hatches = [bar.get_hatch() for bar in ax.patches if bar.get_height()]
+    assert set(hatches) == {None, figures.TASK_HATCHES["Young"]}
+    assert [bar.get_hatch() for bar in ax.get_legend().get_patches()] == [
+        None, figures.TASK_HATCHES["Young"]]
+
+
+def test_outlines_and_arrows_are_told_apart_by_more_than_their_colour(ax):
+    figures.cosine_histogram(ax, {str(number): [0.1 * number] for number in range(4)})
+    assert len({outline.get_linestyle() for outline in ax.patches}) == 4
+    ax = figures.gradient_arrows(figures.new_axes(), np.eye(2), ("smile", "young"))
+    first, second, mean = ax.get_legend().get_lines()
+    assert mean.get_linestyle() == "--" != first.get_linestyle()
+    assert abs(lab(first.get_color())[0] - lab(second.get_color())[0]) > 10
+
+
+def test_curves_and_their_legend_have_a_marker_each(ax):
+    figures.training_curves(ax, {str(number): [[50, 60]] for number in range(7)})
+    assert len({line.get_marker() for line in ax.get_legend().get_lines()}) == 7
+
+
+# Letters
+
+PAGE_INCHES = 7.0  # a figure is drawn with 100 dots an inch, and its column is 700 wide
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_letters_are_no_smaller_than_7_points_on_the_page(name, ax):
+    DRAWINGS[name](ax)
+    sizes = [text.get_fontsize() for text in ax.figure.findobj(Text) if text.get_text()]
+    assert min(sizes) * min(1, PAGE_INCHES / ax.figure.get_figwidth()) >= 7
+
+
+@pytest.mark.parametrize("path", sorted(
+    [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]), ids=lambda p: p.stem)
+def test_no_figure_of_a_page_is_so_wide_that_its_letters_shrink(path):
+    widths = re.findall(r"figsize=\(([0-9.]+),", path.read_text("utf8"))
+    assert [width for width in widths if float(width) > 7.6] == []
