@@ -31,16 +31,30 @@ def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, hi
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
-    """Restore network and optimiser in place; return the finished epochs' metrics."""
+def _read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # torch raises several kinds for a torn or foreign file
         raise ModlibError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it, and "
             "the run starts afresh") from error
     if not isinstance(state, dict) or CONTENTS - state.keys():
         raise ModlibError(f"{path} is no checkpoint of a run; delete it, and the run starts afresh")
+    return state
+
+
+def finished_epochs(path: Path) -> int:
+    """How many epochs a run goes on after, by its checkpoint; 0 where there is none.
+
+    Raises:
+        ModlibError: the checkpoint cannot be read.
+    """
+    return len(_read_checkpoint(path, mmap=True)["history"]) if path.exists() else 0
+
+
+def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
+    """Restore network and optimiser in place; return the finished epochs' metrics."""
+    state = _read_checkpoint(path)
     if state["identity"] != identity:
         raise ModlibError(
             f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
