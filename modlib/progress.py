@@ -47,9 +47,8 @@ class RunBar(tqdm):
         names = [f"{places.results_dir}/{path.name}" for path in self.records.values()]
         super().__init__(total=sum(one.epochs for one in prints), unit="epoch", **{
             "initial": sum(self.epochs.values()), "smoothing": 0,
+            "postfix": self._runs_left() if self.waiting else None,
             "file": bar_file({"modlib": {"records": names}})} | more)
-        if self.waiting and not self.disable:
-            self.set_postfix_str(self._runs_left())
 
     def _kept_epochs(self) -> dict[RunSettings, int]:
         """How many epochs of every run are on the disk."""

@@ -143,7 +143,7 @@ def installs(calls):
 def test_make_alone_lists_the_targets(checkout):
     process, calls = make(checkout)
     assert re.findall(r"^  make (\w+)  ", process.stdout, re.M) == [
-        "help", "book", "test", "run", "bench", "clean",
+        "help", "book", "test", "data", "run", "status", "bench", "clean",
     ]  # fmt: skip
     assert calls == []
 
@@ -202,24 +202,22 @@ def test_a_python_that_does_not_fit_makes_no_environment(checkout):
 
 
 @needs_make
-def test_make_run_hands_papermill_the_settings(checkout):
+def test_make_run_hands_on_what_it_is_given(checkout):
     data = checkout / "a folder"
     data.mkdir()
     process, calls = make(checkout, "run", "NB=02", f"DATA={data}", "RESULTS=book/results")
     assert process.returncode == 0, process.stderr
     assert calls[-1] == (
-        "-m papermill -k python3 --cwd . --log-output --no-progress-bar "
-        f"-f notebooks/settings/quick.yml -r data_root {data} -r results_dir book/results "
-        "notebooks/02_second.ipynb runs/02_second.quick.ipynb"
+        f"-m modlib.batch run quick --notebook 02_second --data {data} --results book/results"
     )
-    assert "data_root" not in make(checkout, "run", "NB=02")[1][-1]
+    assert make(checkout, "run")[1][-1] == "-m modlib.batch run quick"
+    assert make(checkout, "status")[1][-1] == "-m modlib.batch status"
 
 
 @needs_make
 @pytest.mark.parametrize(
     "arguments, shown",
     [
-        ([], "02_second.ipynb"),
         (["NB=0"], "02_second.ipynb"),
         (["NB=07"], "02_second.ipynb"),
         (["NB=01", "SETTINGS=quik"], "quick"),

@@ -31,6 +31,7 @@ from modlib import (
 )
 from modlib.adaptive_branching import BranchingSettings
 from modlib.any_network import ClassifierStudy
+from modlib.batch import notebooks_for
 from modlib.classifiers import ClassifierSettings
 from modlib.image_cache import available_cores
 from modlib.parameters import split_parameters
@@ -44,13 +45,7 @@ from modlib.time_to_accuracy import TimeStudy
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
-FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network or data has
-    ROOT / f"notebooks/settings/{name}.yml": number for name, number in (
-        ("celeba_cpu_40", "03"), ("celeba_cpu_branching", "11"),
-        ("celeba_cpu_three_views", "13"), ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"),
-        ("clevr", "10"), ("cub_200", "10"),
-        ("zappos_cpu", "12"), ("zappos_gpu", "12"))}
-FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
+TAKERS = {profile: notebooks_for(profile) for profile in PROFILES}
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
@@ -131,11 +126,9 @@ def test_every_figure_has_a_name_of_its_own_a_caption_and_alt_text(notebook):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
-    if not notebook.stem.startswith(FOR_ONE_ALONE.get(profile, "")):
-        pytest.skip(f"this profile is of {FOR_ONE_ALONE[profile]} alone")
-    if notebook == TOP_DOWN and FOR_ONE_ALONE.get(profile) != "10" and profile not in FOR_ALL:
-        pytest.skip("10 is not about faces")
+def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, profile):
+    if notebook not in TAKERS[profile]:
+        pytest.skip("the settings file says that it is for other notebooks")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
     if notebook == TOP_DOWN:
         _, runs, _ = top_down_study.lay_out(values)
@@ -155,7 +148,7 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
-@pytest.mark.parametrize("profile", [one for one in PROFILES if one not in FOR_ONE_ALONE],
+@pytest.mark.parametrize("profile", [one for one in PROFILES if TABLE_1 in TAKERS[one]],
                          ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):
     values = own_parameters(TABLE_1) | yaml.safe_load(profile.read_text("utf8"))
