@@ -2,18 +2,19 @@
 
 PYTHON   ?= python3# the interpreter that .venv is made from: 3.11, 3.12 or 3.13
 SETTINGS ?= quick#   notebooks/settings/$(SETTINGS).yml
+NAME      = celeba#  what `make data` fetches: celeba or mnist; an environment may have a NAME too
 UV       ?= uv
 
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
 SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
-export NB SETTINGS DATA RESULTS
+export NB SETTINGS DATA RESULTS MIRROR
 
 .DEFAULT_GOAL := help
 .PHONY: help book test run status data check-run bench clean lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  for example: make run NB=02 SETTINGS=celeba_cpu DATA=/path/to/celeba"
 
@@ -24,6 +25,10 @@ book: $(STAMP) ## execute the notebooks and build the pages
 
 test: $(STAMP) ## run the tests
 	.venv/bin/python -m pytest
+
+data: $(STAMP) ## fetch CelebA (NAME=mnist: MNIST) into DATA, or data/; MIRROR: where else it lies
+	@.venv/bin/python -m modlib.download $(NAME) $(if $(DATA),"$$DATA",data/$(NAME)) \
+	    $(if $(MIRROR),--mirror "$$MIRROR")
 
 run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTINGS, DATA, RESULTS)
 	@.venv/bin/python -m modlib.batch run $(SETTINGS) $(if $(NB),--notebook "$(notdir $(NOTEBOOK:.ipynb=))") \

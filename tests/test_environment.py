@@ -20,7 +20,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 RANGES = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["all"]]
 PYTHONS = ["3.11", "3.12", "3.13"]
 PLATFORMS = ["linux", "darwin"]
-OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA"}  # of the make that runs these tests
+# Of the make that runs these tests.
+OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA", "RESULTS", "MIRROR"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -229,6 +230,15 @@ def test_make_run_says_what_there_is(checkout, arguments, shown):
     assert process.returncode != 0
     assert shown in process.stderr
     assert calls == []
+
+
+@needs_make
+def test_make_data_fetches_to_a_folder_that_git_ignores(checkout):
+    assert make(checkout, "data")[1][-1] == "-m modlib.download celeba data/celeba"
+    assert make(checkout, "data", "NAME=mnist", "DATA=a folder", "MIRROR=http://b/")[1][-1] == (
+        "-m modlib.download mnist a folder --mirror http://b/"
+    )
+    assert "/data/" in (ROOT / ".gitignore").read_text("utf8").split()
 
 
 # What is committed
