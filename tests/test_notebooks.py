@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,8 +81,7 @@ def own_parameters(notebook: Path) -> dict:
     """The names and values that the notebook's parameters cell sets."""
     cells = nbformat.read(notebook, 4).cells
     [cell] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    return {node.targets[0].id: ast.literal_eval(node.value)
-            for node in ast.parse(cell.source).body}
+    return {node.target.id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
 
 
 # What the cells say
@@ -90,10 +90,25 @@ def own_parameters(notebook: Path) -> dict:
 def test_every_parameter_is_known_and_explained(notebook):
     cells = nbformat.read(notebook, 4).cells
     [cell] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = cell.source.splitlines()
-    assert lines[0].startswith("# Parameters:")
+    assert cell.source.startswith("# Parameters:")
     assert set(own_parameters(notebook)) <= KNOWN
-    assert [line for line in lines[1:] if "  # " not in line] == []
+    told = papermill.inspect_notebook(str(notebook))  # as `papermill --help-notebook` tells them
+    assert list(told) == list(own_parameters(notebook))
+    types = {"str", "int", "float", "bool", "list"}
+    for name, of in told.items():
+        assert of["inferred_type_name"].removesuffix(" or None") in types, name
+        assert re.search("[a-z]{2}", of["help"]), name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_reaches_a_file_but_through_modlib(notebook):
+    """Whose relative folders start at the project, wherever the kernel does."""
+    code = "\n".join(cell.source for cell in nbformat.read(notebook, 4).cells
+                     if cell.cell_type == "code" and cell.id != "on-colab")
+    names = {part.id if isinstance(part, ast.Name) else part.attr
+             for part in ast.walk(ast.parse(re.sub("(?m)^%.*$", "", code)))
+             if isinstance(part, ast.Name | ast.Attribute)}
+    assert names & {"open", "Path", "read_csv", "to_csv", "savefig", "listdir", "glob"} == set()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -186,6 +201,8 @@ def nbval(request, tmp_path_factory):
 def test_nbval_runs_every_cell(notebook, nbval):
     done, folder = nbval[notebook].result()
     assert done.returncode == 0, done.stdout[-3000:]
+    # Its kernel started there, as JupyterLab's starts in notebooks/, and left nothing beside it.
+    assert {path.name for path in folder.iterdir()} <= {notebook.name, "records", "checkpoints"}
     if notebook == TABLE_1:  # the smoke settings were heard: its runs are where they said
         assert len(records(folder)) == 6
     if notebook == ANY_NETWORK:
