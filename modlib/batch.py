@@ -105,13 +105,16 @@ def status_table(copies: Iterable[Path]) -> pd.DataFrame:
 
 def _status(copy: Path) -> dict[str, Any]:
     notebook, _, settings = copy.stem.partition(".")
-    content = json.loads(copy.read_text("utf8"))
+    try:
+        content = json.loads(copy.read_text("utf8"))
+    except json.JSONDecodeError:  # papermill is writing it
+        content = {"metadata": {}, "cells": []}
     outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
     names = [name for output in outputs
              for name in output.get("metadata", {}).get("modlib", {}).get("records", [])]
     records = [read_record(resolve(name)) for name in names if resolve(name).exists()]
     seconds = sum(record["run"]["training_seconds"] for record in records)
-    [error] = [output for output in outputs if output["output_type"] == "error"][:1] or [None]
+    error = next((output for output in outputs if output["output_type"] == "error"), None)
     return {
         "notebook": notebook, "settings": settings,
         "state": _state(error, content["metadata"].get("papermill", {}).get("end_time")),

@@ -152,6 +152,12 @@ def test_runs_are_counted_by_the_records_that_are_there(project):
     assert (row["runs done"], row["runs left"], row["minutes"]) == ("1", "1", "1.5")
 
 
+def test_a_copy_that_is_being_written_is_not_finished(project):
+    copy = written(project, [], end_time="2030-01-01")
+    copy.write_text(copy.read_text()[:40])
+    assert list(status_table([copy]).state) == ["not finished"]
+
+
 def test_before_anything_was_run_the_status_says_so(project, capsys):
     batch._print_status([])
     assert "nothing was run yet" in capsys.readouterr().out
