@@ -80,9 +80,13 @@ def run_notebook(
     with copy.with_suffix(".log").open("w", encoding="utf8") as log, subprocess.Popen(
             command, cwd=root, env={"TQDM_MININTERVAL": LOG_SECONDS} | os.environ, text=True,
             encoding="utf8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as papermill:
-        for line in papermill.stdout:
-            for place in (sys.stdout, log):
-                print(line, end="", file=place, flush=True)
+        try:
+            for line in papermill.stdout:
+                for place in (sys.stdout, log):
+                    print(line, end="", file=place, flush=True)
+        except KeyboardInterrupt:
+            papermill.communicate()  # it was interrupted too, and keeps what was done
+            raise
     return papermill.returncode == 0
 
 

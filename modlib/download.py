@@ -44,7 +44,13 @@ def wanted_files(dataset: str, mirror: str | None = None) -> list[Wanted]:
 
     Args:
         mirror: an address below which they lie by their names too; tried last.
+
+    Raises:
+        ModlibError: the mirror is no address.
     """
+    if mirror and not mirror.startswith(("https://", "http://", "file://")):
+        raise ModlibError(
+            f"mirror {mirror!r} is no address; it must begin with https://, http:// or file://")
     last = (mirror.rstrip("/") + "/",) if mirror else ()
     if dataset == "mnist":
         return [Wanted(name, md5, tuple(base + name for base in (*MNIST.mirrors, *last)))
@@ -139,7 +145,10 @@ def main() -> None:
     parser.add_argument("--mirror", help="an address below which the files lie by their names")
     arguments = parser.parse_args()
     folder = resolve(arguments.folder)
-    files = wanted_files(arguments.dataset, arguments.mirror)
+    try:
+        files = wanted_files(arguments.dataset, arguments.mirror)
+    except ModlibError as error:
+        parser.exit(2, f"{error}\n")
     try:
         download(files, folder)
     except (ModlibError, OSError) as error:

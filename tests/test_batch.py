@@ -1,6 +1,9 @@
 """Notebooks are run one after the other, whatever becomes of each, and a table says what did."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from modlib import batch
 from modlib.batch import executed_copy, notebooks_for, run_notebook, settings_file, status_table
 from modlib.errors import ModlibError
 
+ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = "# Parameters: of a test\nseeds = [0]\ndata_root = None\nresults_dir = 'records'"
 TRAINS = """
 from pathlib import Path
@@ -34,7 +38,7 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "project"
     settings = root / "notebooks/settings"
     settings.mkdir(parents=True)
-    (root / "modlib").mkdir()
+    (root / "modlib").symlink_to(ROOT / "modlib")
     (root / "_toc.yml").touch()
     for name, code in (("01_fails", FAILS), ("02_trains", TRAINS)):
         notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}}, cells=[
@@ -115,6 +119,26 @@ def test_a_second_call_trains_nothing_and_ends_well(project, monkeypatch, capsys
     batch._print_status([executed_copy(notebook, settings)])
     [_, line] = capsys.readouterr().out.strip().splitlines()
     assert line.split()[:5] == ["02_trains", "two", "done", "2", "0"]
+
+
+def test_an_interrupt_ends_in_the_table_and_begins_no_other(project):
+    sleeps = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}}, cells=[
+        nbformat.v4.new_code_cell("import time\nprint('asleep')\ntime.sleep(300)")])
+    nbformat.write(sleeps, project / "notebooks/01_fails.ipynb")
+    call = subprocess.Popen(
+        [sys.executable, "-m", "modlib.batch", "run", "two"], cwd=project, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while "asleep" not in (line := call.stdout.readline()):
+            assert line, "it ended before it slept"
+        os.killpg(call.pid, signal.SIGINT)
+        said, _ = call.communicate(timeout=120)
+    finally:
+        call.kill()
+    assert call.returncode == 130
+    assert "The same call goes on from here" in said
+    assert list(status_table([project / "runs/01_fails.two.ipynb"]).state) == ["stopped"]
+    assert not (project / "runs/02_trains.two.ipynb").exists()
 
 
 # What has come of them

@@ -133,8 +133,8 @@ def test_mnist_lies_at_torchvisions_mirrors():
     assert len(files[0].urls) == 3
 
 
-def called(monkeypatch, folder) -> int | None:
-    monkeypatch.setattr(sys, "argv", ["download", "celeba", str(folder)])
+def called(monkeypatch, folder, *more: str) -> int | None:
+    monkeypatch.setattr(sys, "argv", ["download", "celeba", str(folder), *more])
     try:
         return module.main()
     except SystemExit as ended:
@@ -158,3 +158,8 @@ def test_the_command_ends_well_when_all_is_there(host, tmp_path, monkeypatch, ca
     assert called(monkeypatch, tmp_path) is None
     assert "their sums are right" in capsys.readouterr().out
     assert names(tmp_path) == sorted(module.BYTES)
+
+
+def test_a_mirror_that_is_no_address_is_refused(tmp_path, monkeypatch, capsys):
+    assert called(monkeypatch, tmp_path, "--mirror", "a.host/files") == 2
+    assert "mirror 'a.host/files' is no address" in capsys.readouterr().err
