@@ -2,18 +2,19 @@
 
 PYTHON   ?= python3# the interpreter that .venv is made from: 3.11, 3.12 or 3.13
 SETTINGS ?= quick#   notebooks/settings/$(SETTINGS).yml
+NAME      = celeba#  what `make data` fetches: celeba or mnist; an environment may have a NAME too
 UV       ?= uv
 
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
 SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
-export NB SETTINGS DATA RESULTS
+export NB SETTINGS DATA RESULTS MIRROR
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run check-run bench clean lock
+.PHONY: help book test run status data check-run bench clean lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  for example: make run NB=02 SETTINGS=celeba_cpu DATA=/path/to/celeba"
 
@@ -25,18 +26,23 @@ book: $(STAMP) ## execute the notebooks and build the pages
 test: $(STAMP) ## run the tests
 	.venv/bin/python -m pytest
 
-run: check-run $(STAMP) ## run notebook NB with a settings file (SETTINGS, DATA, RESULTS); it is kept in runs/
-	@mkdir -p runs
-	.venv/bin/python -m papermill -k python3 --cwd . --log-output --no-progress-bar -f $(SETTINGS_FILE) \
-	    $(if $(DATA),-r data_root "$$DATA") $(if $(RESULTS),-r results_dir "$$RESULTS") \
-	    $(NOTEBOOK) runs/$(notdir $(NOTEBOOK:.ipynb=.$(SETTINGS).ipynb))
+data: $(STAMP) ## fetch CelebA (NAME=mnist: MNIST) into DATA, or data/; MIRROR: where else it lies
+	@.venv/bin/python -m modlib.download $(NAME) $(if $(DATA),"$$DATA",data/$(NAME)) \
+	    $(if $(MIRROR),--mirror "$$MIRROR")
+
+run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTINGS, DATA, RESULTS)
+	@.venv/bin/python -m modlib.batch run $(SETTINGS) $(if $(NB),--notebook "$(notdir $(NOTEBOOK:.ipynb=))") \
+	    $(if $(DATA),--data "$$DATA") $(if $(RESULTS),--results "$$RESULTS")
+
+status: $(STAMP) ## say what has come of the notebooks that were run
+	@.venv/bin/python -m modlib.batch status
 
 bench: $(STAMP) ## measure every speed claim (DATA: CelebA, for the rows that need it); needs idle cores
 	.venv/bin/python benchmarks/run.py $(if $(DATA),--data "$$DATA")
 
 # Before the environment is made, so that a slip of the pen is answered at once.
 check-run:
-	@if [ $(words $(NOTEBOOK)) -ne 1 ]; then \
+	@if [ -n "$$NB" ] && [ $(words $(NOTEBOOK)) -ne 1 ]; then \
 	    echo "make run: NB='$$NB' must begin the name of exactly one of these:" >&2; \
 	    (cd notebooks && ls *.ipynb | sed 's/^/  /') >&2; exit 2; fi
 	@if [ $(words $(SETTINGS_FILE)) -ne 1 ]; then \

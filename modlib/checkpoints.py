@@ -37,19 +37,33 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
     Raises:
         ModlibError: it cannot be read, or belongs to another identity.
     """
+    state = _read_file(path)
+    if state["identity"] != identity:
+        raise ModlibError(
+            f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
+            "delete it or name another")
+    return state
+
+
+def _read_file(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # torch raises several kinds for a torn or foreign file
         raise ModlibError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it, and "
             "the run starts afresh") from error
     if not isinstance(state, dict) or CONTENTS - state.keys():
         raise ModlibError(f"{path} is no checkpoint of a run; delete it, and the run starts afresh")
-    if state["identity"] != identity:
-        raise ModlibError(
-            f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
-            "delete it or name another")
     return state
+
+
+def finished_epochs(path: Path) -> int:
+    """How many epochs a run goes on after, by its checkpoint; 0 where there is none.
+
+    Raises:
+        ModlibError: the checkpoint cannot be read.
+    """
+    return len(_read_file(path, mmap=True)["history"]) if path.exists() else 0
 
 
 def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:

@@ -3,9 +3,9 @@
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, as_completed
+from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import benchmark_triplets
+from modlib.workers import WorkerProcesses, run_and_tell
 from modlib.zappos import load_zappos
 
 
@@ -171,12 +172,6 @@ def trained_network(
     return network
 
 
-def _run_in_worker(runner, settings: RunSettings, places: Places, threads: int) -> dict[str, Any]:
-    if threads:
-        torch.set_num_threads(threads)
-    return runner(settings, places)
-
-
 def run_many(
     settings: Iterable[RunSettings],
     places: Places,
@@ -191,7 +186,7 @@ def run_many(
         settings: the runs, in the order in which their records are returned.
         executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
             share the cores, or, when that is 0, this process.
-        on_epoch: see :func:`run`; only called for runs in this process.
+        on_epoch: see :func:`run`; not called for runs on a given executor.
         on_done: called with the settings and the record of each run as it ends.
         runner: what does one run: :func:`run`, or another module's function with its arguments.
 
@@ -216,10 +211,11 @@ def run_many(
                  if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load_data(one, places)
-        threads = max(1, available_cores() // places.workers)
-        with ProcessPoolExecutor(places.workers, mp_context=get_context("spawn")) as pool:
-            return _in_workers(pool, settings, places, threads, on_done, runner, rounds)
-    return _in_workers(executor, settings, places, 0, on_done, runner, rounds)
+        with WorkerProcesses(places.workers, max(1, available_cores() // places.workers)) as pool:
+            return _on_executor(
+                pool, settings, places, on_done, partial(run_and_tell, runner), rounds,
+                partial(pool.as_completed, on_epoch=on_epoch))
+    return _on_executor(executor, settings, places, on_done, runner, rounds, as_completed)
 
 
 def _runs_before(settings: RunSettings) -> int:
@@ -227,12 +223,14 @@ def _runs_before(settings: RunSettings) -> int:
     return 0 if settings.trunk_from is None else 1 + _runs_before(settings.trunk_from)
 
 
-def _in_workers(executor, settings, places, threads, on_done, runner, rounds) -> list[dict]:
+def _on_executor(
+    executor, settings, places, on_done, runner, rounds,
+    as_they_end: Callable[[Iterable[Future]], Iterable[Future]],
+) -> list[dict]:
     records: list[Any] = [None] * len(settings)
     for numbers in rounds:
-        futures = {executor.submit(_run_in_worker, runner, settings[n], places, threads): n
-                   for n in numbers}
-        for future in as_completed(futures):
+        futures = {executor.submit(runner, settings[n], places): n for n in numbers}
+        for future in as_they_end(futures):
             done = settings[futures[future]]
             try:
                 records[futures[future]] = future.result()

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from modlib.bars import bar_file
 from modlib.errors import ModlibError
 from modlib.image_files import Files
 from modlib.packed_images import (
@@ -238,4 +239,5 @@ def _check_room(folder: Path, needed: int) -> None:
 
 def _progress_bar(total: int, progress: bool) -> tqdm:
     off = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    return tqdm(total=total, desc="Decoding images", unit="image", disable=off or not progress)
+    return tqdm(total=total, desc="Decoding images", unit="image", disable=off or not progress,
+                file=bar_file())

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from modlib import checkpoints
-from modlib.checkpoints import load_checkpoint, resumable_epochs, save_checkpoint
+from modlib.checkpoints import (
+    finished_epochs,
+    load_checkpoint,
+    resumable_epochs,
+    save_checkpoint,
+)
 from modlib.errors import ModlibError
 
 
@@ -138,3 +143,13 @@ def test_a_write_that_fails_leaves_the_file_before_and_no_other(tmp_path, monkey
         save_checkpoint(path, "this run", work.network, work.optimiser, [{"epoch": 2}])
     assert [one.name for one in tmp_path.iterdir()] == ["run.pt"]
     assert load_checkpoint(path, "this run", work.network, work.optimiser) == [{"epoch": 1}]
+
+
+def test_finished_epochs_are_counted_without_the_network(tmp_path):
+    network, path = nn.Linear(2, 2), tmp_path / "run.pt"
+    assert finished_epochs(path) == 0
+    save_checkpoint(path, "a run", network, torch.optim.Adam(network.parameters()), [{}, {}])
+    assert finished_epochs(path) == 2
+    path.write_bytes(b"torn")
+    with pytest.raises(ModlibError, match="cannot be read"):
+        finished_epochs(path)

@@ -20,7 +20,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 RANGES = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["all"]]
 PYTHONS = ["3.11", "3.12", "3.13"]
 PLATFORMS = ["linux", "darwin"]
-OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA"}  # of the make that runs these tests
+# Of the make that runs these tests.
+OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA", "RESULTS", "MIRROR"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -143,7 +144,7 @@ def installs(calls):
 def test_make_alone_lists_the_targets(checkout):
     process, calls = make(checkout)
     assert re.findall(r"^  make (\w+)  ", process.stdout, re.M) == [
-        "help", "book", "test", "run", "bench", "clean",
+        "help", "book", "test", "data", "run", "status", "bench", "clean",
     ]  # fmt: skip
     assert calls == []
 
@@ -202,24 +203,22 @@ def test_a_python_that_does_not_fit_makes_no_environment(checkout):
 
 
 @needs_make
-def test_make_run_hands_papermill_the_settings(checkout):
+def test_make_run_hands_on_what_it_is_given(checkout):
     data = checkout / "a folder"
     data.mkdir()
     process, calls = make(checkout, "run", "NB=02", f"DATA={data}", "RESULTS=book/results")
     assert process.returncode == 0, process.stderr
     assert calls[-1] == (
-        "-m papermill -k python3 --cwd . --log-output --no-progress-bar "
-        f"-f notebooks/settings/quick.yml -r data_root {data} -r results_dir book/results "
-        "notebooks/02_second.ipynb runs/02_second.quick.ipynb"
+        f"-m modlib.batch run quick --notebook 02_second --data {data} --results book/results"
     )
-    assert "data_root" not in make(checkout, "run", "NB=02")[1][-1]
+    assert make(checkout, "run")[1][-1] == "-m modlib.batch run quick"
+    assert make(checkout, "status")[1][-1] == "-m modlib.batch status"
 
 
 @needs_make
 @pytest.mark.parametrize(
     "arguments, shown",
     [
-        ([], "02_second.ipynb"),
         (["NB=0"], "02_second.ipynb"),
         (["NB=07"], "02_second.ipynb"),
         (["NB=01", "SETTINGS=quik"], "quick"),
@@ -231,6 +230,15 @@ def test_make_run_says_what_there_is(checkout, arguments, shown):
     assert process.returncode != 0
     assert shown in process.stderr
     assert calls == []
+
+
+@needs_make
+def test_make_data_fetches_to_a_folder_that_git_ignores(checkout):
+    assert make(checkout, "data")[1][-1] == "-m modlib.download celeba data/celeba"
+    assert make(checkout, "data", "NAME=mnist", "DATA=a folder", "MIRROR=http://b/")[1][-1] == (
+        "-m modlib.download mnist a folder --mirror http://b/"
+    )
+    assert "/data/" in (ROOT / ".gitignore").read_text("utf8").split()
 
 
 # What is committed

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from modlib import (
 )
 from modlib.adaptive_branching import BranchingSettings
 from modlib.any_network import ClassifierStudy
+from modlib.batch import notebooks_for
 from modlib.classifiers import ClassifierSettings
 from modlib.image_cache import available_cores
 from modlib.parameters import split_parameters
@@ -45,13 +47,7 @@ from modlib.time_to_accuracy import TimeStudy
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks/settings").glob("*.yml"))
-FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network or data has
-    ROOT / f"notebooks/settings/{name}.yml": number for name, number in (
-        ("celeba_cpu_40", "03"), ("celeba_cpu_branching", "11"),
-        ("celeba_cpu_three_views", "13"), ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"),
-        ("clevr", "10"), ("cub_200", "10"),
-        ("zappos_cpu", "12"), ("zappos_gpu", "12"), ("folder_cpu", "15"))}
-FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
+TAKERS = {profile: notebooks_for(profile) for profile in PROFILES}
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
@@ -88,8 +84,7 @@ def own_parameters(notebook: Path) -> dict:
     """The names and values that the notebook's parameters cell sets."""
     cells = nbformat.read(notebook, 4).cells
     [cell] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    return {node.targets[0].id: ast.literal_eval(node.value)
-            for node in ast.parse(cell.source).body}
+    return {node.target.id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
 
 
 # What the cells say
@@ -98,10 +93,25 @@ def own_parameters(notebook: Path) -> dict:
 def test_every_parameter_is_known_and_explained(notebook):
     cells = nbformat.read(notebook, 4).cells
     [cell] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = cell.source.splitlines()
-    assert lines[0].startswith("# Parameters:")
+    assert cell.source.startswith("# Parameters:")
     assert set(own_parameters(notebook)) <= KNOWN
-    assert [line for line in lines[1:] if "  # " not in line] == []
+    told = papermill.inspect_notebook(str(notebook))  # as `papermill --help-notebook` tells them
+    assert list(told) == list(own_parameters(notebook))
+    types = {"str", "int", "float", "bool", "list"}
+    for name, of in told.items():
+        assert of["inferred_type_name"].removesuffix(" or None") in types, name
+        assert re.search("[a-z]{2}", of["help"]), name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_reaches_a_file_but_through_modlib(notebook):
+    """Whose relative folders start at the project, wherever the kernel does."""
+    code = "\n".join(cell.source for cell in nbformat.read(notebook, 4).cells
+                     if cell.cell_type == "code" and cell.id != "on-colab")
+    names = {part.id if isinstance(part, ast.Name) else part.attr
+             for part in ast.walk(ast.parse(re.sub("(?m)^%.*$", "", code)))
+             if isinstance(part, ast.Name | ast.Attribute)}
+    assert names & {"open", "Path", "read_csv", "to_csv", "savefig", "listdir", "glob"} == set()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -154,11 +164,9 @@ def test_a_picture_comes_before_the_published_numbers(notebook):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_profile_is_accepted_by_every_notebook(notebook, profile, tmp_path):
-    if not notebook.stem.startswith(FOR_ONE_ALONE.get(profile, "")):
-        pytest.skip(f"this profile is of {FOR_ONE_ALONE[profile]} alone")
-    if notebook == TOP_DOWN and FOR_ONE_ALONE.get(profile) != "10" and profile not in FOR_ALL:
-        pytest.skip("10 is not about faces")
+def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, profile):
+    if notebook not in TAKERS[profile]:
+        pytest.skip("the settings file says that it is for other notebooks")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
     if notebook == TOP_DOWN:
         _, runs, _ = top_down_study.lay_out(values)
@@ -182,7 +190,7 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile, tmp_path
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
-@pytest.mark.parametrize("profile", [one for one in PROFILES if one not in FOR_ONE_ALONE],
+@pytest.mark.parametrize("profile", [one for one in PROFILES if TABLE_1 in TAKERS[one]],
                          ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):
     values = own_parameters(TABLE_1) | yaml.safe_load(profile.read_text("utf8"))
@@ -220,6 +228,8 @@ def nbval(request, tmp_path_factory):
 def test_nbval_runs_every_cell(notebook, nbval):
     done, folder = nbval[notebook].result()
     assert done.returncode == 0, done.stdout[-3000:]
+    # Its kernel started there, as JupyterLab's starts in notebooks/, and left nothing beside it.
+    assert {path.name for path in folder.iterdir()} <= {notebook.name, "records", "checkpoints"}
     if notebook == TABLE_1:  # the smoke settings were heard: its runs are where they said
         assert len(records(folder)) == 6
     if notebook == ANY_NETWORK:

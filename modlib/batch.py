@@ -1,0 +1,191 @@
+"""Notebooks in batch, by papermill, one after the other; and what has come of them, as a table.
+
+``python -m modlib.batch run celeba_gpu --data FOLDER``, ``python -m modlib.batch status``. Runs
+that are done are read, so a call that is made again goes on from where the last one came to.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from modlib.errors import ModlibError, unknown_name
+from modlib.results import project_root, read_record, resolve
+
+COPIES = "runs"  # executed copies lie here, each beside its log
+LOG_SECONDS = "5"  # between two lines of a progress bar in a log
+
+
+def settings_file(name: str) -> Path:
+    """The file of ``notebooks/settings`` with this name; ModlibError where there is none."""
+    files = {path.stem: path for path in resolve("notebooks/settings").glob("*.yml")}
+    if name not in files:
+        raise unknown_name("settings", name, sorted(files))
+    return files[name]
+
+
+def notebooks_for(settings: Path) -> list[Path]:
+    """The notebooks that a settings file is for, in order.
+
+    One of the comments at its head says so: ``# Notebooks: 03 05``, ``all`` or ``all but 10``.
+
+    Raises:
+        ModlibError: no comment says so, or it names a notebook that there is not.
+    """
+    there = {path.stem[:2]: path for path in sorted(resolve("notebooks").glob("[0-9]*.ipynb"))}
+    said = re.search(r"^# Notebooks: (all$|all but |)([\d ]*)$", settings.read_text("utf8"), re.M)
+    if said is None:
+        raise ModlibError(
+            f"{settings.name} does not say which notebooks it is for; give it a comment such as "
+            "'# Notebooks: 03 05', '# Notebooks: all' or '# Notebooks: all but 10'")
+    named = said[2].split()
+    for number in named:
+        if number not in there:
+            raise unknown_name(f"notebook of {settings.name}:", number, there)
+    return [path for number, path in there.items() if (number in named) != bool(said[1])]
+
+
+def executed_copy(notebook: Path, settings: Path) -> Path:
+    """Where papermill puts what it makes of a notebook; the log lies beside it."""
+    return resolve(COPIES) / f"{notebook.stem}.{settings.stem}.ipynb"
+
+
+def run_notebook(
+    notebook: Path, settings: Path, data: str | None = None, results: str | None = None
+) -> bool:
+    """Execute a notebook with a settings file; its log goes to the screen and beside its copy.
+
+    Args:
+        data: ``data_root``; None: as the settings say.
+        results: ``results_dir``; None: as the settings say.
+
+    Returns:
+        whether every cell ended well.
+    """
+    root, copy = project_root(), executed_copy(notebook, settings)
+    copy.parent.mkdir(exist_ok=True)
+    given = {"data_root": data, "results_dir": results}
+    command = [
+        sys.executable, "-m", "papermill", "-k", "python3", "--cwd", ".", "--log-output",
+        "--no-progress-bar", "-f", _within(settings),
+        *(part for name, value in given.items() if value for part in ("-r", name, value)),
+        _within(notebook), _within(copy)]
+    with copy.with_suffix(".log").open("w", encoding="utf8") as log, subprocess.Popen(
+            command, cwd=root, env={"TQDM_MININTERVAL": LOG_SECONDS} | os.environ, text=True,
+            encoding="utf8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as papermill:
+        try:
+            for line in papermill.stdout:
+                for place in (sys.stdout, log):
+                    print(line, end="", file=place, flush=True)
+        except KeyboardInterrupt:
+            papermill.communicate()  # it was interrupted too, and keeps what was done
+            raise
+    return papermill.returncode == 0
+
+
+def _within(path: Path) -> str:
+    """A path as it is told: from the project's root."""
+    return str(path.relative_to(project_root()))
+
+
+def status_table(copies: Iterable[Path]) -> pd.DataFrame:
+    """What has come of executed copies, one a line.
+
+    Returns:
+        columns ``notebook``, ``settings``, ``state`` (done, failed, stopped by an interrupt, or
+        not finished: at work, or killed), ``runs done`` and ``runs left`` by the records that are
+        there, ``minutes`` of training in them (these three empty where the notebook has no runs,
+        or has not come to them), ``executed copy``, ``log``, and ``error``, that a cell ended in.
+    """
+    return pd.DataFrame([_status(copy) for copy in copies])
+
+
+def _status(copy: Path) -> dict[str, Any]:
+    notebook, _, settings = copy.stem.partition(".")
+    try:
+        content = json.loads(copy.read_text("utf8"))
+    except json.JSONDecodeError:  # papermill is writing it
+        content = {"metadata": {}, "cells": []}
+    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+    names = [name for output in outputs
+             for name in output.get("metadata", {}).get("modlib", {}).get("records", [])]
+    records = [read_record(resolve(name)) for name in names if resolve(name).exists()]
+    seconds = sum(record["run"]["training_seconds"] for record in records)
+    error = next((output for output in outputs if output["output_type"] == "error"), None)
+    return {
+        "notebook": notebook, "settings": settings,
+        "state": _state(error, content["metadata"].get("papermill", {}).get("end_time")),
+        "runs done": str(len(records)) if names else "",
+        "runs left": str(len(names) - len(records)) if names else "",
+        "minutes": f"{seconds / 60:.1f}" if names else "",
+        "executed copy": _within(copy),
+        "log": _within(copy.with_suffix(".log")),
+        "error": f"{error['ename']}: {error['evalue']}" if error else "",
+    }
+
+
+def _state(error: Mapping[str, str] | None, ended: str | None) -> str:
+    if error:
+        return "stopped" if error["ename"] in ("Stopped", "KeyboardInterrupt") else "failed"
+    return "done" if ended else "not finished"
+
+
+def _print_status(copies: Sequence[Path]) -> None:
+    if not copies:
+        print(f"nothing was run yet: no executed copy lies in {COPIES}/")
+        return
+    table = status_table(copies)
+    print("\n" + table.drop(columns="error").to_string(index=False))
+    for _, row in table[table.error != ""].iterrows():
+        print(f"\n{row.notebook}: {row.error}")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run what was asked for and say what has come of it; the exit status, 1 for any failure."""
+    settings = settings_file(arguments.settings)
+    notebooks = notebooks_for(settings)
+    if arguments.notebook:
+        notebooks = sorted(resolve("notebooks").glob(f"{arguments.notebook}*.ipynb"))
+        if len(notebooks) != 1:
+            raise ModlibError(f"notebook {arguments.notebook!r} must begin the name of exactly one "
+                              f"of {resolve('notebooks')}; it begins {len(notebooks)}")
+    try:
+        ended_well = [run_notebook(notebook, settings, arguments.data, arguments.results)
+                      for notebook in notebooks]
+        return int(not all(ended_well))
+    except KeyboardInterrupt:
+        print("\nStopped. The same call goes on from here.")
+        return 130
+    finally:
+        copies = [executed_copy(notebook, settings) for notebook in notebooks]
+        _print_status([copy for copy in copies if copy.exists()])
+
+
+def main() -> None:
+    """Run notebooks with one settings file, or say what has come of those that were run."""
+    parser = argparse.ArgumentParser(prog="python -m modlib.batch", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run one notebook, or all that a settings file is for")
+    run.add_argument("settings", help="a file of notebooks/settings, without .yml")
+    run.add_argument("--notebook", help="how the name of the only one begins, such as 02")
+    run.add_argument("--data", help="data_root: the folder or zip archive with the data")
+    run.add_argument("--results", help="results_dir: where the records go")
+    commands.add_parser("status", help="a table of all executed copies")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "run":
+            parser.exit(_run(arguments))
+        _print_status(sorted(resolve(COPIES).glob("*.ipynb")))
+    except ModlibError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
