@@ -164,7 +164,7 @@ def test_a_picture_comes_before_the_published_numbers(notebook):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, profile):
+def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, profile, tmp_path):
     if notebook not in TAKERS[profile]:
         pytest.skip("the settings file says that it is for other notebooks")
     values = own_parameters(notebook) | yaml.safe_load(profile.read_text("utf8"))
