@@ -50,7 +50,7 @@ class BranchingSettings(RunSettings):
     kind = "branching-"
 
     profile: str = "quick"
-    dataset: Literal["toy_faces", "celeba"] = "toy_faces"
+    dataset: Literal["toy_faces", "celeba", "folder"] = "toy_faces"
     tasks: tuple[str, ...] = TOY_FACE_ATTRIBUTES[:20]
     image_size: int = 64  # pixels
     toy_images: int = 2000  # how many toy faces to draw

@@ -31,8 +31,12 @@ def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, hi
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
-    """Restore network and optimiser in place; return the finished epochs' metrics."""
+def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU: see ``CONTENTS``. Nothing is unpickled but tensors.
+
+    Raises:
+        ModlibError: it cannot be read, or belongs to another identity.
+    """
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises several kinds for a torn or foreign file
@@ -45,6 +49,12 @@ def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) ->
         raise ModlibError(
             f"checkpoint {path} belongs to {state['identity']}, not to {identity}; "
             "delete it or name another")
+    return state
+
+
+def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
+    """Restore network and optimiser in place; return the finished epochs' metrics."""
+    state = read_checkpoint(path, identity)
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     return state["history"]

@@ -27,7 +27,7 @@ class ClassifierSettings(RunSettings):
     kind = "classifier-"
 
     profile: str = "quick"
-    dataset: Literal["toy_faces", "celeba"] = "toy_faces"
+    dataset: Literal["toy_faces", "celeba", "folder"] = "toy_faces"
     tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young", "Wavy_Hair")
     image_size: int = 64  # pixels
     toy_images: int = 2000  # how many toy faces to draw

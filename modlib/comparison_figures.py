@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
@@ -24,6 +25,7 @@ from modlib.figures import (
 )
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+FAR_BELOW = 8.0  # points of accuracy
 
 
 def accuracy_by_attribute(
@@ -63,28 +65,61 @@ def accuracy_by_attribute(
 def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
     """Accuracy against a cost, a named point a system; a step line through the best ones.
 
+    A system more than ``FAR_BELOW`` points below the best one would squeeze all others together: it
+    stands as a triangle on the lower edge. Every name carries its number.
+
     Args:
         table: columns row, accuracy (%), best (bool), and ``cost``.
         cost: the column of the horizontal axis, at least 0; where it spans more than two decades
             its axis is logarithmic above 1,000 and straight below.
         label: of the horizontal axis.
     """
+    table = table.sort_values("accuracy", ascending=False)
+    far_below = table.accuracy < table.accuracy.max() - FAR_BELOW
+    low, high = table[~far_below].accuracy.agg(["min", "max"]) if len(table) else (0, 100)
+    margin = 0.1 * max(high - low, 1.0)
+    low, high = low - (3 if far_below.any() else 1) * margin, high + margin
+    table = table.assign(
+        height=table.accuracy.where(~far_below, low + margin), beside=range(len(table)))
     best = table[table.best].sort_values(cost)
-    ax.step(best[cost], best.accuracy, where="post", color=ORANGE, linewidth=2, zorder=1,
+    ax.step(best[cost], best.height, where="post", color=ORANGE, linewidth=2, zorder=1,
             label="none better for as little")
-    for number, one in enumerate(table.sort_values("accuracy").itertuples()):
-        x = getattr(one, cost)
-        ax.plot(x, one.accuracy, "o" if one.best else "s", color=ORANGE if one.best else GREY,
+    beside = spread_apart([(height - low) / (high - low) for height in table.height], gap=0.062)
+    for one, far in zip(table.itertuples(), far_below, strict=True):
+        x, colour = getattr(one, cost), ORANGE if one.best else GREY
+        ax.plot(x, one.height, "v" if far else "o" if one.best else "s", color=colour,
                 markersize=7, zorder=3)
-        ax.annotate(one.row, (x, one.accuracy), xytext=(6, 5 if number % 2 else -10),
-                    textcoords="offset points", fontsize=8.5)
-    if (table[cost] == 0).any() or table[cost].max() > 100 * max(1, table[cost].min()):
+        ax.annotate(f"{one.row}  {one.accuracy:.1f}{' ↓' if far else ''}", (x, one.height),
+                    (1.02, beside[one.beside]), textcoords="axes fraction", va="center",
+                    fontsize=9, arrowprops={"arrowstyle": "-", "color": GREY, "alpha": 0.6,
+                                            "linewidth": 0.7, "linestyle": ":"})
+    most = table[cost].max()
+    if (table[cost] == 0).any() or most > 100 * max(1, table[cost].min()):
         ax.set_xscale("symlog", linthresh=1000)
-    ax.margins(x=0.15, y=0.1)
+        ax.set_xticks([0, *(10**n for n in range(3, 12) if 10**n <= most)])
+    ax.margins(x=0.1)
+    ax.set_ylim(low, high)
     ax.set_xlabel(label)
     ax.set_ylabel("mean test accuracy, %")
-    ax.legend(loc="lower right", fontsize=9)
+    ax.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], nbins=6))
+    ax.legend(loc="upper left", fontsize=9)
     return ax
+
+
+def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights moved as little as a walk down and a walk up need to be ``gap`` apart.
+
+    Args:
+        heights: from the highest to the lowest, from 0 to 1.
+        gap: at least this far apart; the lowest may end below 0 where there are too many.
+    """
+    moved: list[float] = []
+    for height in heights:
+        moved.append(min(height, moved[-1] - gap) if moved else height)
+    for n in range(len(moved) - 1, -1, -1):  # who was pushed below the edge pushes back
+        floor = gap / 2 if n == len(moved) - 1 else moved[n + 1] + gap
+        moved[n] = max(moved[n], floor)
+    return moved
 
 
 def split_heat_map(
@@ -202,20 +237,24 @@ def maps_over_images(
 
 
 def neighbour_grid(
-    images_NCHW: np.ndarray, query: int, lines: Mapping[str, tuple[Sequence[int], Sequence[bool]]]
+    images_NCHW: np.ndarray, query: int | Sequence[int],
+    lines: Mapping[str, tuple[Sequence[int], Sequence[bool | None]]],
 ) -> None:
     """A query and its neighbours, a line a system and task; wrong ones are crossed.
 
     Args:
         images_NCHW: uint8.
-        query: which image is asked with.
-        lines: label → the neighbours, nearest first, and which of them are right.
+        query: which image is asked with, or one for each line.
+        lines: label → the neighbours, nearest first, and which of them are right: None where that
+            is not known.
     """
+    queries = [query] * len(lines) if isinstance(query, int) else query
     count = max(len(found) for found, _ in lines.values())
     axes = new_axes(nrows=len(lines), ncols=count + 1, squeeze=False,
                     figsize=(1.15 * (count + 2), 1.35 * len(lines)))
-    for axes_of_line, (label, (found, right)) in zip(axes, lines.items(), strict=True):
-        for ax, n, good in zip(axes_of_line, (query, *found), (None, *right), strict=True):
+    for axes_of_line, one, (label, (found, right)) in zip(
+            axes, queries, lines.items(), strict=True):
+        for ax, n, good in zip(axes_of_line, (one, *found), (None, *right), strict=True):
             ax.imshow(np.moveaxis(images_NCHW[n], 0, -1), interpolation="lanczos")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)

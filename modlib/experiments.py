@@ -16,6 +16,7 @@ from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, parameter_counts
 from modlib.image_cache import available_cores
+from modlib.image_folder import load_image_folder
 from modlib.machine import (
     choose_device,
     git_commit,
@@ -41,7 +42,8 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
         raise ModlibError(
             f"dataset {settings.dataset!r} needs data_root: the folder or zip archive that holds "
             "it; given None")
-    load = {"celeba": load_celeba, "zappos": load_zappos}[settings.dataset]
+    load = {"celeba": load_celeba, "zappos": load_zappos,
+            "folder": load_image_folder}[settings.dataset]
     return load(
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from modlib.errors import ModlibError
@@ -48,6 +48,8 @@ def check_image_size(image_size: int) -> None:
 def decode_image(data: bytes, image_size: int, crop: float | None = 1.0) -> np.ndarray:
     """Decode one image: its centre square, the middle of that, or the whole of it, resized, RGB.
 
+    A photograph that says how it was held (EXIF orientation) is turned upright.
+
     Args:
         data: the file's bytes, in any format Pillow reads.
         image_size: side of the result in pixels.
@@ -61,6 +63,7 @@ def decode_image(data: bytes, image_size: int, crop: float | None = 1.0) -> np.n
         # A JPEG decodes at 1/2, 1/4 or 1/8 when twice the wanted size is still left after it.
         wanted = math.ceil(2 * image_size / (crop or 1))
         image.draft("RGB", (wanted, wanted))
+        ImageOps.exif_transpose(image, in_place=True)
         width, height = kept_width, kept_height = image.size
         if crop is not None:
             kept_width = kept_height = crop * min(width, height)

@@ -96,8 +96,9 @@ class ChannelScale(nn.Module):
             A tensor shaped as ``features``.
         """
         tasks = len(self.weight)
-        task_TB = torch.arange(tasks, device=features.device)
-        return self(features, task_TB.repeat_interleave(len(features) // tasks))
+        batch = features.shape[0] // tasks  # no len(): an exported network takes any batch
+        task_TB = torch.arange(tasks, device=features.device)[:, None].expand(-1, batch)
+        return self(features, task_TB.flatten())
 
     def dead(self) -> int:
         """How many of the T·C scales are 0 and can never come back."""

@@ -89,8 +89,12 @@ def release_pages(images_NCHW: np.ndarray) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its name when the block ends well."""
+def written_whole(path: Path, what: str = "the image cache") -> Iterator[BinaryIO]:
+    """A new file beside ``path`` that takes its name when the block ends well.
+
+    Raises:
+        ModlibError: it cannot be written; ``what`` it is, says the message.
+    """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -99,7 +103,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ModlibError(f"the image cache {path} cannot be written: {error}") from error
+        raise ModlibError(f"{what} {path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

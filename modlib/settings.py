@@ -89,7 +89,7 @@ class Settings(RunSettings):
 
     profile: str = "quick"
     # Data
-    dataset: Literal["toy_faces", "celeba", "zappos"] = "toy_faces"
+    dataset: Literal["toy_faces", "celeba", "zappos", "folder"] = "toy_faces"
     tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")
     image_size: int = 64  # pixels
     crop: float = 1.0  # side of what is kept of each photograph, over its centre square's
@@ -164,8 +164,8 @@ class Settings(RunSettings):
             raise ModlibError("embedding_norm_weight and mask_norm_weight above 0 need "
                               f"system='csn'; given system={self.system!r}")
         if self.crop < 1 and self.dataset == "toy_faces":
-            raise ModlibError("crop below 1 needs dataset='celeba' or 'zappos': toy faces are "
-                              f"drawn, not cut out; given {self.crop}")
+            raise ModlibError("crop below 1 needs dataset='celeba', 'zappos' or 'folder': toy "
+                              f"faces are drawn, not cut out; given {self.crop}")
         if self.batch_images == "any" and self.batching == "triplets":
             raise ModlibError("batch_images='any' needs batching='shared': in 'triplets' batching "
                               "every image is drawn for a task")
@@ -214,7 +214,7 @@ class Places(Checked):
     Relative paths start at the project's root.
     """
 
-    data_root: str | None = None  # CelebA, UT-Zappos50K: a folder or zip archive; others: a folder
+    data_root: str | None = None  # a folder, or (CelebA, UT-Zappos50K, one's own) a zip archive
     cache_dir: str | None = None  # decoded images; None: the user's cache folder
     skip_broken: bool = False  # leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"

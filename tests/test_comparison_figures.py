@@ -1,5 +1,6 @@
 """Every figure that compares draws what it was given, also where there are gaps or nothing."""
 
+import itertools
 import warnings
 
 import matplotlib as mpl
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from modlib import figures
@@ -19,6 +21,7 @@ from modlib.comparison_figures import (
     neighbour_grid,
     scale_map,
     split_heat_map,
+    spread_apart,
     task_order,
 )
 from modlib.twenty_attributes import frontier
@@ -131,18 +134,49 @@ def test_guessing_is_at_50(ax):
 
 def test_every_system_is_a_named_point_where_it_belongs(ax):
     assert cost_frontier(ax, POINTS, "extra", "numbers") is ax
-    assert {text.get_text(): text.xy for text in ax.texts} == {
-        one.row: (one.extra, one.accuracy) for one in POINTS.itertuples()}
+    near = POINTS[POINTS.accuracy > 80]
+    assert {text.get_text(): text.xy for text in ax.texts if "↓" not in text.get_text()} == {
+        f"{one.row}  {one.accuracy:.1f}": (one.extra, one.accuracy) for one in near.itertuples()}
     points = {marker: {tuple(line.get_xydata()[0]) for line in ax.lines
                        if line.get_marker() == marker} for marker in ("o", "s")}
-    assert points == {"o": {(0, 74), (10_000, 88)}, "s": {(5_000, 73), (51_000_000, 87)}}
+    assert points == {"o": {(10_000, 88)}, "s": {(51_000_000, 87)}}
     assert ax.get_xlabel() == "numbers"
 
 
+def test_a_system_far_below_stands_on_the_lower_edge_with_its_number(ax):
+    cost_frontier(ax, POINTS, "extra", "")
+    low = ax.get_ylim()[0]
+    assert 85 < low < 87  # the two good ones are a point apart: they are not squeezed
+    below = {text.get_text(): text.xy for text in ax.texts if "↓" in text.get_text()}
+    assert set(below) == {"shared  74.0 ↓", "masks  73.0 ↓"}
+    assert {x for x, _ in below.values()} == {0, 5_000}
+    assert all(low < height < 87 for _, height in below.values())
+    assert {tuple(line.get_xydata()[0]) for line in ax.lines
+            if line.get_marker() == "v"} == set(below.values())
+
+
 def test_the_step_goes_through_the_best_from_left_to_right(ax):
-    cost_frontier(ax, POINTS[::-1], "extra", "")
+    points = POINTS.assign(accuracy=[84.0, 83.0, 88.0, 87.0])
+    cost_frontier(ax, points[::-1], "extra", "")
     [step] = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
-    assert step.get_xydata().tolist() == [[0, 74], [10_000, 88]]
+    assert step.get_xydata().tolist() == [[0, 84], [10_000, 88]]
+
+
+@pytest.mark.parametrize("accuracies", [
+    [88.0] * 12, list(np.linspace(82, 88, 12)), [81.0] * 5 + [88.0] * 7, [88.0, 87.99, 70.0, 60.0]])
+def test_no_name_lies_on_another(ax, accuracies):
+    table = pd.DataFrame({"row": [f"system {n}" for n in range(len(accuracies))],
+                          "extra": range(len(accuracies)), "accuracy": accuracies, "best": False})
+    cost_frontier(ax, table, "extra", "")
+    ax.figure.canvas.draw()
+    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+
+
+def test_what_is_spread_apart_already_stays():
+    assert spread_apart([0.9, 0.5, 0.1], gap=0.1) == [0.9, 0.5, 0.1]
+    assert np.allclose(spread_apart([0.5, 0.5, 0.45], gap=0.1), [0.5, 0.4, 0.3])
+    assert np.allclose(spread_apart([0.2, 0.1, 0.1], gap=0.1), [0.25, 0.15, 0.05])  # the edge
 
 
 @pytest.mark.parametrize(("costs", "scale"), [
@@ -327,6 +361,16 @@ def test_lines_and_columns_are_named_once(grid):
 def test_one_line_with_one_neighbour_is_a_grid_too():
     neighbour_grid(IMAGES, 0, {"": ([3], [True])})
     assert len(plt.gcf().axes) == 2
+
+
+def test_each_line_may_have_a_query_of_its_own_and_what_is_not_known_is_neither():
+    neighbour_grid(IMAGES, [2, 5], {"a": ([1, 0], [None, False]), "b": ([3, 4], [True, None])})
+    panels = plt.gcf().axes
+    for panel, n in zip(panels, (2, 1, 0, 5, 3, 4), strict=True):
+        assert np.array_equal(panel.images[0].get_array(), np.moveaxis(IMAGES[n], 0, -1))
+    assert [crosses(panel) for panel in panels] == [0, 0, 2, 0, 0, 0]
+    assert {mpl.colors.to_hex(side.get_edgecolor())
+            for side in panels[1].spines.values()} == {"#000000"}
 
 
 # All

@@ -19,6 +19,11 @@ from modlib.image_files import Files
 from modlib.packed_images import HEADER_BYTES, MAGIC, open_images
 
 COUNT, SIZE = 150, 16  # more than two chunks
+Transpose = Image.Transpose
+STORED = {  # by EXIF orientation: what was done to the upright image (CIPA DC-008, Orientation)
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_90, 7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_270}
 
 
 def encoded(mode="RGB", size=(24, 30), format="PNG", seed=0) -> bytes:
@@ -95,6 +100,17 @@ def test_a_crop_is_the_middle_of_the_centre_square(size, format):
     decoded = decode_image(data, SIZE, crop=0.8).transpose(1, 2, 0).astype(int)
     assert np.abs(decoded - expected)[2:-2, 2:-2].mean() < 2
     assert np.abs(decode_image(data, SIZE).transpose(1, 2, 0) - expected.astype(int)).mean() > 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_that_says_how_it_was_held_is_turned_upright(orientation):
+    with Image.open(io.BytesIO(encoded())) as upright:
+        stored = upright.transpose(STORED[orientation]) if orientation > 1 else upright.copy()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, "PNG", exif=exif)
+    assert np.array_equal(decode_image(buffer.getvalue(), SIZE), decode_image(encoded(), SIZE))
 
 
 def test_without_a_crop_the_whole_image_is_squeezed():

@@ -22,6 +22,7 @@ from modlib import (
     any_network,
     branching_study,
     later_tasks,
+    own_data,
     products,
     three_views,
     time_to_accuracy,
@@ -49,17 +50,19 @@ FOR_ONE_ALONE = {  # they name tasks or rows, or what only one kind of network o
         ("celeba_cpu_40", "03"), ("celeba_cpu_branching", "11"),
         ("celeba_cpu_three_views", "13"), ("multi_mnist_cpu", "10"), ("multi_mnist_gpu", "10"),
         ("clevr", "10"), ("cub_200", "10"),
-        ("zappos_cpu", "12"), ("zappos_gpu", "12"))}
+        ("zappos_cpu", "12"), ("zappos_gpu", "12"), ("folder_cpu", "15"))}
 FOR_ALL = [ROOT / f"notebooks/settings/{name}.yml" for name in ("quick", "smoke")]
 SMOKE = yaml.safe_load((ROOT / "notebooks/settings/smoke.yml").read_text("utf8"))
 TABLE_1 = ROOT / "notebooks/02_three_attributes.ipynb"
 ANY_NETWORK = ROOT / "notebooks/07_any_network.ipynb"
 SPEED = ROOT / "notebooks/08_speed_and_memory.ipynb"
 TOP_DOWN = ROOT / "notebooks/10_top_down.ipynb"
+OWN_DATA = ROOT / "notebooks/15_your_own_data.ipynb"
 STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "03": twenty_attributes.STUDY, "04": ablations.STUDY, "05": twenty_attributes.STUDY,
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "11": branching_study.STUDY,
-    "12": products.STUDY, "13": three_views.STUDY, "14": tuning.STUDY}
+    "12": products.STUDY, "13": three_views.STUDY, "14": tuning.STUDY,
+    "15": own_data.STUDY}
 KNOWN = {field.name for cls in (
     Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice,
     BranchingSettings, ReaderSettings)
@@ -151,7 +154,7 @@ def test_a_picture_comes_before_the_published_numbers(notebook):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
+def test_every_profile_is_accepted_by_every_notebook(notebook, profile, tmp_path):
     if not notebook.stem.startswith(FOR_ONE_ALONE.get(profile, "")):
         pytest.skip(f"this profile is of {FOR_ONE_ALONE[profile]} alone")
     if notebook == TOP_DOWN and FOR_ONE_ALONE.get(profile) != "10" and profile not in FOR_ALL:
@@ -164,6 +167,10 @@ def test_every_profile_is_accepted_by_every_notebook(notebook, profile):
     if notebook in (ANY_NETWORK, SPEED):
         runs, _ = (any_network if notebook == ANY_NETWORK else time_to_accuracy).study(values)
         assert {one.profile for of_system in runs.values() for one in of_system} == {profile.stem}
+        return
+    if notebook == OWN_DATA:
+        runs, _ = own_data.lay_out(values | places(tmp_path))
+        assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
         return
     if table := STUDIES.get(notebook.stem[:2]):
         runs, _ = (twenty_attributes.lay_out(values, {})[1:] if table is twenty_attributes.STUDY
@@ -251,6 +258,25 @@ def test_the_five_lines_run_as_they_are_pasted(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("('Smiling', 'Young') 65 ")  # every parameter was trained
     assert "Warning" not in done.stderr
+
+
+def test_the_ten_lines_run_as_they_are_pasted(tmp_path):
+    """In a new process, in a project of its own, with only the path and the columns put in."""
+    [text] = [cell.source for cell in nbformat.read(OWN_DATA, 4).cells
+              if "```python" in cell.source]
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    assert len(list(filter(None, lines.splitlines()))) <= 10
+    own_data.write_example(tmp_path / "photos", 150, 64)
+    (tmp_path / "modlib").mkdir()
+    (tmp_path / "_toc.yml").write_text("")  # so that runs/ is made here
+    done = subprocess.run(
+        [sys.executable, "-c", lines.replace("/path/to/photos", str(tmp_path / "photos"))],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=QUIET | {"MODLIB_CACHE_DIR": str(tmp_path / "cache")})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ast.literal_eval(done.stdout).keys() == {"Smiling", "Hair"}
+    assert sorted(path.name for path in (tmp_path / "runs/weights").iterdir()) == [
+        "mine.json", "mine.onnx", "mine.safetensors"]
 
 
 def test_a_mistyped_parameter_is_refused_with_the_nearest(tmp_path):

@@ -101,7 +101,7 @@ def test_an_infinite_number_is_refused(value):
 
 @pytest.mark.parametrize(("name", "value", "nearest"), [
     ("system", "modulatd", "modulated"), ("dataset", "CelebA", "celeba"),
-    ("dataset", "zapos50k", "zappos"),
+    ("dataset", "zapos50k", "zappos"), ("dataset", "folders", "folder"),
     ("batching", "triplet", "triplets"), ("triplet_choice", "holder", "holders"),
     ("optimiser", "Adamm", "adam"), ("precision", "bfloat", "bfloat16"),
     ("schedule", "cosin", "cosine"), ("mask_initialisation", "slice", "slices"),
@@ -164,7 +164,7 @@ def test_an_aggregation_asks_for_something_shared_to_train(system, aggregation):
 
 
 def test_toy_faces_are_not_cut_out():
-    for dataset in ("celeba", "zappos"):
+    for dataset in ("celeba", "zappos", "folder"):
         assert Settings(dataset=dataset, crop=0.8).crop == 0.8
     with pytest.raises(ModlibError, match=r"^crop below 1 needs dataset='celeba'.*given 0\.8"):
         Settings(crop=0.8)
