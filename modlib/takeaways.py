@@ -45,7 +45,7 @@ def still_open(claims: list[Claim]) -> str:
     waiting = [one.page[:2] for one in claims if one.word == "not run yet"]
     lines = []
     if undecided:
-        lines.append(f"- **Not decided** by our records: {'; '.join(undecided)}.")
+        lines += ["- **Not decided** by our records:", *(f"  - {text}" for text in undecided)]
     if waiting:
         pages = [f"{waiting.count(page)} on page {page}" for page in dict.fromkeys(waiting)]
         lines.append(f"- **Not run yet**: {', '.join(pages)}. Each page has the call.")

@@ -64,7 +64,7 @@ def test_what_is_settled_has_its_figures_and_what_is_open_has_not():
         "- Modulation helps: **held**, +1.00 [+0.50, +1.50] (paper: +2.0).",
         "- It is free: **did not hold**, +9 %."]
     assert still_open(claims).splitlines() == [
-        "- **Not decided** by our records: It is best.",
+        "- **Not decided** by our records:", "  - It is best",
         "- **Not run yet**: 2 on page 03. Each page has the call."]
 
 
