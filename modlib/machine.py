@@ -4,6 +4,9 @@ import ctypes
 import os
 import platform
 import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -86,6 +89,36 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextmanager
+def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
+    """Say of a device that runs out of memory, or fails, what can be done.
+
+    Args:
+        batch_size: of the run in the block.
+        checkpoint: where its finished epochs are.
+
+    Raises:
+        ModlibError: in the place of torch's error, or of Python's ``MemoryError``.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+                "can't allocate memory" in str(error)):  # torch's own words, on a CPU
+            said = (f"the device is out of memory; a smaller batch_size than {batch_size}, which "
+                    "is another run, needs less, and so does a device that nothing else uses")
+        elif isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            said = "the device failed; start a new process, as this one cannot use it any more"
+        else:
+            raise
+        # A notebook keeps the last error, and with it every tensor of the frames it went through.
+        traceback.clear_frames(error.__traceback__)
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModlibError(
+            f"{said}. Nothing is lost: finished epochs are in {checkpoint}, and a run with the "
+            f"same settings goes on from there ({first_line})") from error
 
 
 HEAP_BYTES = 2**32  # of address space, not of memory: that is taken as it is touched
