@@ -1,5 +1,6 @@
 """A progress bar over runs: what is done, what is left, and when it will be finished."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,6 +30,8 @@ class RunBar(tqdm):
             one, places, load(one, places).fingerprint).exists()]
         there = len(runs) - len(self.waiting)
         super().__init__(total=len(runs), initial=there, unit="run", **more)
+        self._time = time.monotonic  # tqdm's own clock jumps when somebody sets the machine's
+        self.start_t = self.last_print_t = self._time()
         if self.waiting and not self.disable:
             self.set_postfix_str(f"{there} done before, {len(self.waiting)} left")
 
