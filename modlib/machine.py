@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import traceback
 from collections.abc import Iterator
@@ -53,10 +54,29 @@ def run_facts(
         "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
                   f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
+        "processor": processor(),
         "versions": {"python": platform.python_version()} | {
             name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
         "git_commit": commit,
     }
+
+
+def processor() -> str:
+    """The CPU's model and the vector instructions that torch uses on it."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines
+                     if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a CPU that tells no name
+        pass
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cpu_threads(device: str) -> int | None:
+    """How many threads a record's ``device`` had, or None where it was no CPU."""
+    found = re.match(r"cpu \((\d+) threads of", device)
+    return int(found[1]) if found else None
 
 
 def git_commit(*folders: str) -> str:
