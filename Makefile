@@ -10,7 +10,7 @@ SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
 export NB SETTINGS DATA RESULTS
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run check-run bench clean lock
+.PHONY: help book test run check-run verify soak bench clean lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,12 @@ run: check-run $(STAMP) ## run notebook NB with a settings file (SETTINGS, DATA,
 	.venv/bin/python -m papermill -k python3 --cwd . --log-output --no-progress-bar -f $(SETTINGS_FILE) \
 	    $(if $(DATA),-r data_root "$$DATA") $(if $(RESULTS),-r results_dir "$$RESULTS") \
 	    $(NOTEBOOK) runs/$(notdir $(NOTEBOOK:.ipynb=.$(SETTINGS).ipynb))
+
+verify: $(STAMP) ## run a sample of the committed records again and compare them digit by digit
+	.venv/bin/python -m modlib.verify
+
+soak: $(STAMP) ## the long forms: hundreds of kills, thousands of random cases; figures to book/results/soak
+	.venv/bin/python tools/soak.py
 
 bench: $(STAMP) ## measure every speed claim (DATA: CelebA, for the rows that need it); needs idle cores
 	.venv/bin/python benchmarks/run.py $(if $(DATA),--data "$$DATA")

@@ -143,7 +143,7 @@ def installs(calls):
 def test_make_alone_lists_the_targets(checkout):
     process, calls = make(checkout)
     assert re.findall(r"^  make (\w+)  ", process.stdout, re.M) == [
-        "help", "book", "test", "run", "bench", "clean",
+        "help", "book", "test", "run", "verify", "soak", "bench", "clean",
     ]  # fmt: skip
     assert calls == []
 
