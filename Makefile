@@ -13,7 +13,7 @@ export NB SETTINGS DATA RESULTS
 .PHONY: help book test run check-run verify soak bench clean lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  for example: make run NB=02 SETTINGS=celeba_cpu DATA=/path/to/celeba"
 
