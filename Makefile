@@ -11,7 +11,7 @@ SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
 export NB SETTINGS DATA RESULTS MIRROR
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run status data check-run bench clean lock
+.PHONY: help book test run status data check-run verify soak bench clean lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,12 @@ run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTIN
 
 status: $(STAMP) ## say what has come of the notebooks that were run
 	@.venv/bin/python -m modlib.batch status
+
+verify: $(STAMP) ## run a sample of the committed records again and compare them digit by digit
+	.venv/bin/python -m modlib.verify
+
+soak: $(STAMP) ## the long forms: hundreds of kills, thousands of random cases; figures to book/results/soak
+	.venv/bin/python tools/soak.py
 
 bench: $(STAMP) ## measure every speed claim (DATA: CelebA, for the rows that need it); needs idle cores
 	.venv/bin/python benchmarks/run.py $(if $(DATA),--data "$$DATA")

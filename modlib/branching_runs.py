@@ -27,6 +27,7 @@ from modlib.classification import check_split, evaluate, split_logits
 from modlib.datasets import AttributeImages
 from modlib.evaluation import scale_results
 from modlib.experiments import checkpoint_path, kept_record, load_data
+from modlib.locks import one_at_a_time
 from modlib.machine import choose_device
 from modlib.settings import Places
 from modlib.somp import start_from_wide
@@ -168,6 +169,7 @@ def trained_network(
     """
     network, _ = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    for _ in train_branching(network, data, settings, checkpoint, get_images):
-        pass
+    with one_at_a_time(checkpoint):
+        for _ in train_branching(network, data, settings, checkpoint, get_images):
+            pass
     return network

@@ -1,34 +1,28 @@
 """Checkpoints: all that a training run needs to go on, written whole or not at all."""
 
-import os
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import nn
 
 from modlib.errors import ModlibError
+from modlib.whole_files import written_whole
 
 CONTENTS = {"identity", "network", "optimiser", "history"}
 
 
 def save_checkpoint(path: Path, identity: str, network: nn.Module, optimiser, history) -> None:
-    """Write everything that resuming needs, to a temporary file that is then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    """Write everything that resuming needs, whole or not at all."""
     state = {"identity": identity, "network": network.state_dict(),
              "optimiser": optimiser.state_dict(), "history": history}
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    serialised = io.BytesIO()  # in memory: of a full disk torch.save says "unexpected pos 64 vs 0"
+    torch.save(state, serialised)
+    with written_whole(path, "the checkpoint") as file:
+        file.write(serialised.getbuffer())
 
 
 def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, as_completed
-from functools import partial
+from concurrent.futures import Executor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, parameter_counts
 from modlib.image_cache import available_cores
 from modlib.image_folder import load_image_folder
+from modlib.locks import one_at_a_time
 from modlib.machine import (
     choose_device,
+    device_failures,
     git_commit,
     keep_freed_memory,
     make_deterministic,
@@ -31,7 +32,8 @@ from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import benchmark_triplets
-from modlib.workers import WorkerProcesses, run_and_tell
+from modlib.whole_files import check_writable, remove_abandoned
+from modlib.worker_pools import Rounds, in_executor, in_own_pools
 from modlib.zappos import load_zappos
 
 
@@ -105,21 +107,42 @@ def kept_record(
 ) -> dict[str, Any]:
     """The record of a run: read where it is there, else written when the work is done.
 
+    Where another process is at the same run, this one waits and reads what that one has written.
+
     Args:
         work: from the checkpoint's path and the device to every epoch's metrics and the final
             results. What these hold under ``"run"`` is a fact of this machine, as the seconds are.
+
+    Raises:
+        ModlibError: records or checkpoints cannot be written, which is tried before the work;
+            the device runs out of memory, or fails.
     """
     path = record_path(settings, places, data.fingerprint)
+    checkpoint = checkpoint_path(settings, places, data.fingerprint)
     if path.exists():
         return read_record(path)
+    check_writable(path.parent, "the folder of records")
+    check_writable(checkpoint.parent, "the folder of checkpoints")
+    with one_at_a_time(checkpoint):
+        if path.exists():  # written while this process waited
+            return read_record(path)
+        remove_abandoned(checkpoint)
+        remove_abandoned(path)
+        with device_failures(settings.batch_size, checkpoint):
+            record = _new_record(settings, places, data, work, checkpoint, path.stem)
+        write_json(path, record)
+        return record
+
+
+def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> dict[str, Any]:
     device, commit = choose_device(places.device), git_commit()
     make_deterministic()
     keep_freed_memory()
     started = time.perf_counter()
-    epochs, results = work(checkpoint_path(settings, places, data.fingerprint), device)
-    record = {
+    epochs, results = work(checkpoint, device)
+    return {
         "version": RECORD_VERSION,
-        "name": path.stem,
+        "name": name,
         "status": "done",
         "settings": settings.as_dict(),
         "data": {"fingerprint": data.fingerprint, "source": data.source,
@@ -130,8 +153,6 @@ def kept_record(
         "run": run_facts(epochs, device, time.perf_counter() - started, commit)
         | results.get("run", {}),
     }
-    write_json(path, record)
-    return record
 
 
 def new_network(settings: Settings) -> Network:
@@ -167,8 +188,9 @@ def trained_network(
     """
     network = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    for _ in train(network, data, settings, checkpoint, get_images):
-        pass
+    with one_at_a_time(checkpoint):
+        for _ in train(network, data, settings, checkpoint, get_images):
+            pass
     return network
 
 
@@ -185,7 +207,8 @@ def run_many(
     Args:
         settings: the runs, in the order in which their records are returned.
         executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
-            share the cores, or, when that is 0, this process.
+            share the cores, each with a GPU of its own where there are as many, or, when that
+            is 0, this process. A worker that is killed is replaced, and its run goes on.
         on_epoch: see :func:`run`; not called for runs on a given executor.
         on_done: called with the settings and the record of each run as it ends.
         runner: what does one run: :func:`run`, or another module's function with its arguments.
@@ -197,49 +220,23 @@ def run_many(
     if not settings:
         return []
     depths = [_runs_before(one) for one in settings]
-    rounds = [[number for number, depth in enumerate(depths) if depth == here]
-              for here in sorted(set(depths))]
-    if executor is None and places.workers == 0:
-        records: dict[int, Any] = {}
-        for number in chain.from_iterable(rounds):
-            records[number] = runner(settings[number], places, on_epoch)
-            if on_done:
-                on_done(settings[number], records[number])
-        return [records[number] for number in range(len(settings))]
-    if executor is None:
+    numbers = [[number for number, depth in enumerate(depths) if depth == here]
+               for here in sorted(set(depths))]
+    rounds = Rounds(settings, numbers, places, runner, on_epoch, on_done)
+    if executor is not None:
+        in_executor(executor, rounds)
+    elif places.workers:
         sizes = {(one.image_size, one.crop): one for one in settings
                  if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load_data(one, places)
-        with WorkerProcesses(places.workers, max(1, available_cores() // places.workers)) as pool:
-            return _on_executor(
-                pool, settings, places, on_done, partial(run_and_tell, runner), rounds,
-                partial(pool.as_completed, on_epoch=on_epoch))
-    return _on_executor(executor, settings, places, on_done, runner, rounds, as_completed)
+        in_own_pools(rounds, threads=max(1, available_cores() // places.workers))
+    else:
+        for number in chain.from_iterable(numbers):
+            rounds.end(number, runner(settings[number], places, on_epoch))
+    return [rounds.records[number] for number in range(len(settings))]
 
 
 def _runs_before(settings: RunSettings) -> int:
     """How many runs must come before this one, each the start of the next."""
     return 0 if settings.trunk_from is None else 1 + _runs_before(settings.trunk_from)
-
-
-def _on_executor(
-    executor, settings, places, on_done, runner, rounds,
-    as_they_end: Callable[[Iterable[Future]], Iterable[Future]],
-) -> list[dict]:
-    records: list[Any] = [None] * len(settings)
-    for numbers in rounds:
-        futures = {executor.submit(runner, settings[n], places): n for n in numbers}
-        for future in as_they_end(futures):
-            done = settings[futures[future]]
-            try:
-                records[futures[future]] = future.result()
-            except Exception as error:
-                for other in futures:  # those that run end and keep their records; none is begun
-                    other.cancel()
-                error.add_note(f"in the run of {done.system} on {', '.join(done.tasks)}, "
-                               f"seed {done.seed}")
-                raise
-            if on_done:
-                on_done(done, records[futures[future]])
-    return records

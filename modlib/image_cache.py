@@ -8,7 +8,6 @@ import io
 import math
 import os
 import shutil
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from modlib.bars import bar_file
 from modlib.errors import ModlibError
 from modlib.image_files import Files
+from modlib.locks import one_at_a_time
 from modlib.packed_images import (
     FORMAT,
     HEADER_BYTES,
@@ -31,12 +31,11 @@ from modlib.packed_images import (
     header_bytes,
     index_bytes,
     open_images,
-    written_whole,
 )
+from modlib.whole_files import remove_abandoned, written_whole
 
 IMAGE_SIZES = (16, 1024)
 CHUNK = 64  # images a worker decodes at a time
-ABANDONED_SECONDS = 3600  # a living run writes all the time: after an hour of silence it is dead
 
 
 def check_image_size(image_size: int) -> None:
@@ -118,9 +117,9 @@ def pack_images(
     if workers < 1:
         raise ModlibError(f"workers is {workers!r}; allowed: 1 or more, or None for one a core")
     _check_room(path.parent, len(names) * 3 * image_size**2)
-    _remove_abandoned(path)
+    remove_abandoned(path)
     good_N, broken, digest = np.ones(len(names), bool), [], hashlib.sha256()
-    with written_whole(path) as file, _progress_bar(len(names), progress) as bar:
+    with written_whole(path, "the image cache") as file, _progress_bar(len(names), progress) as bar:
         file.write(bytes(HEADER_BYTES))
         starts = range(0, len(names), CHUNK)
         chunks = _in_order(
@@ -157,6 +156,8 @@ def open_or_pack(
 ) -> PackedImages:
     """The packed images at ``path``, packed first where they are not, or are not those wanted.
 
+    Of several processes that find them missing one packs, and the others wait.
+
     Args:
         path, identity, image_size: see ``open_images``.
         skip_broken: accept that images which cannot be decoded are left out, with a warning that
@@ -164,12 +165,20 @@ def open_or_pack(
         where: the name of the data set on disk, for messages.
         pack: packs the images into ``path`` and opens it.
     """
-    try:
+    def open_wanted() -> PackedImages:
         packed = open_images(path, identity, image_size)
         if packed.notes["broken"] and not skip_broken:  # perhaps mended since
             raise broken_images(packed.notes["broken"], where)
+        return packed
+
+    try:
+        packed = open_wanted()
     except ModlibError:  # not there, torn, or packed from what was there before
-        packed = pack()
+        with one_at_a_time(path):
+            try:
+                packed = open_wanted()  # another process has packed them meanwhile
+            except ModlibError:
+                packed = pack()
     if broken := packed.notes["broken"]:
         warnings.warn(f"{where}: {len(broken)} images that cannot be decoded are left out: "
                       f"{', '.join(broken)}", stacklevel=3)
@@ -217,15 +226,6 @@ def _in_order(call: Callable, items: Iterable, workers: int) -> Iterator:
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _remove_abandoned(path: Path) -> None:
-    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
-        try:
-            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
-                leftover.unlink()
-        except FileNotFoundError:  # another run removed or renamed it meanwhile
-            continue
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -3,7 +3,11 @@
 import ctypes
 import os
 import platform
+import re
 import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -50,10 +54,29 @@ def run_facts(
         "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
                   f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
+        "processor": processor(),
         "versions": {"python": platform.python_version()} | {
             name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
         "git_commit": commit,
     }
+
+
+def processor() -> str:
+    """The CPU's model and the vector instructions that torch uses on it."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines
+                     if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a CPU that tells no name
+        pass
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cpu_threads(device: str) -> int | None:
+    """How many threads a record's ``device`` had, or None where it was no CPU."""
+    found = re.match(r"cpu \((\d+) threads of", device)
+    return int(found[1]) if found else None
 
 
 def git_commit(*folders: str) -> str:
@@ -86,6 +109,36 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextmanager
+def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
+    """Say of a device that runs out of memory, or fails, what can be done.
+
+    Args:
+        batch_size: of the run in the block.
+        checkpoint: where its finished epochs are.
+
+    Raises:
+        ModlibError: in the place of torch's error, or of Python's ``MemoryError``.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+                "can't allocate memory" in str(error)):  # torch's own words, on a CPU
+            said = (f"the device is out of memory; a smaller batch_size than {batch_size}, which "
+                    "is another run, needs less, and so does a device that nothing else uses")
+        elif isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            said = "the device failed; start a new process, as this one cannot use it any more"
+        else:
+            raise
+        # A notebook keeps the last error, and with it every tensor of the frames it went through.
+        traceback.clear_frames(error.__traceback__)
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModlibError(
+            f"{said}. Nothing is lost: finished epochs are in {checkpoint}, and a run with the "
+            f"same settings goes on from there ({first_line})") from error
 
 
 HEAP_BYTES = 2**32  # of address space, not of memory: that is taken as it is touched

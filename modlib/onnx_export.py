@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from modlib.errors import ModlibError
-from modlib.packed_images import written_whole
 from modlib.results import resolve
 from modlib.task_networks import Network
 from modlib.weights import TrainedNetwork, preprocessing
+from modlib.whole_files import written_whole
 
 OPSET = 18  # that torch's exporter translates to itself; ONNX Runtime reads it since 1.14
 INPUT, OUTPUT = "images_BCHW", "embeddings_TBD"

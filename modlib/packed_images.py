@@ -12,13 +12,11 @@ import io
 import json
 import mmap
 import os
-import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -86,26 +84,6 @@ def release_pages(images_NCHW: np.ndarray) -> None:
         mapped = mapped.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
-
-
-@contextmanager
-def written_whole(path: Path, what: str = "the image cache") -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its name when the block ends well.
-
-    Raises:
-        ModlibError: it cannot be written; ``what`` it is, says the message.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModlibError(f"{what} {path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def header_bytes(header: dict[str, Any]) -> bytes:

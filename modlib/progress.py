@@ -1,5 +1,6 @@
 """A progress bar over runs: what is done, what is left, and when it will be finished."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from statistics import fmean
@@ -49,6 +50,8 @@ class RunBar(tqdm):
             "initial": sum(self.epochs.values()), "smoothing": 0,
             "postfix": self._runs_left() if self.waiting else None,
             "file": bar_file({"modlib": {"records": names}})} | more)
+        self._time = time.monotonic  # tqdm's own clock jumps when somebody sets the machine's
+        self.start_t = self.last_print_t = self._time()
 
     def _kept_epochs(self) -> dict[RunSettings, int]:
         """How many epochs of every run are on the disk."""

@@ -18,6 +18,7 @@ from modlib.clevr import load_clevr
 from modlib.cub_200 import load_cub_200
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, kept_record
+from modlib.locks import one_at_a_time
 from modlib.machine import choose_device
 from modlib.multi_mnist import load_multi_mnist
 from modlib.reader_training import GetImages, accuracy, train_reader
@@ -87,9 +88,10 @@ def trained_reader(settings: ReaderSettings, places: Places) -> nn.Module:
     """The model of a run, from its last checkpoint; what the checkpoint lacks is trained again."""
     data, device = load_tasks(settings, places), choose_device(places.device)
     model = build_reader(settings, data.classes).to(device)
-    for _ in train_reader(
-            model, data, settings, checkpoint_path(settings, places, data.fingerprint)):
-        pass
+    checkpoint = checkpoint_path(settings, places, data.fingerprint)
+    with one_at_a_time(checkpoint):
+        for _ in train_reader(model, data, settings, checkpoint):
+            pass
     return model
 
 

@@ -1,16 +1,15 @@
 """Records: one JSON file per finished run; reading, writing, and adding up their counts."""
 
 import json
-import os
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from modlib.errors import ModlibError
 from modlib.gradients import update_compliance_ratio
+from modlib.whole_files import written_whole
 
 RECORD_VERSION = 1
 RECORD_KEYS = ("version", "name", "status", "settings", "data", "results", "epochs", "run")
@@ -35,18 +34,10 @@ def resolve(path: str | Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write to a temporary file beside ``path`` and rename it, so that no reader sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(content, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a record, whole or not at all; see :func:`modlib.whole_files.written_whole`."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    with written_whole(path, "the record") as file:
+        file.write(f"{text}\n".encode())
 
 
 def read_with_keys(path: Path, keys: Iterable[str]) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from modlib.checkpoints import read_checkpoint
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, new_network
 from modlib.modulated_network import ModulatedNetwork
-from modlib.packed_images import written_whole
 from modlib.parameters import split_parameters
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.task_networks import Network
 from modlib.trunk import PIXEL_MEAN_RGB, PIXEL_SCALE
+from modlib.whole_files import written_whole
 
 FORMAT = 1  # raise it when the files' layout, or what the network does with the pixels, changes
 NETWORK, INSERTED = "network", "inserted modulation"

@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_end
@@ -18,6 +19,7 @@ from modlib.settings import Places, RunSettings
 
 POLL_SECONDS = 0.5  # between two looks at what the workers have told
 _to_parent: SimpleQueue | None = None  # in a worker process: where it tells of its epochs
+_device = "auto"  # in a worker process: where it trains
 
 
 class WorkerProcesses(ProcessPoolExecutor):
@@ -27,15 +29,18 @@ class WorkerProcesses(ProcessPoolExecutor):
     for a process that is killed. After an error the pool waits for the runs at work, as any does.
 
     Args:
-        workers: how many, 1 or more.
+        devices: of each worker, as :class:`modlib.settings.Places` names them; 1 or more.
         threads: of torch, in each.
     """
 
-    def __init__(self, workers: int, threads: int) -> None:
+    def __init__(self, devices: Sequence[str], threads: int) -> None:
         context = get_context("spawn")
-        self._told = context.SimpleQueue()
+        self._told, free = context.SimpleQueue(), context.SimpleQueue()
+        for device in devices:
+            free.put(device)
         theirs, self._ours = context.Pipe(duplex=False)
-        super().__init__(workers, context, _start_worker, (threads, theirs, self._told))
+        super().__init__(
+            len(devices), context, _start_worker, (threads, free, theirs, self._told))
 
     def submit(self, call: Callable, /, *arguments: Any) -> Future:
         """As any executor's; a process that is begun for it hears no interrupt of its own."""
@@ -68,8 +73,9 @@ class WorkerProcesses(ProcessPoolExecutor):
 def run_and_tell(
     runner: Callable[..., dict[str, Any]], settings: RunSettings, places: Places
 ) -> dict[str, Any]:
-    """In a worker: do one run, and tell the parent of each epoch."""
-    return runner(settings, places, lambda *epoch: _to_parent.put(epoch))
+    """In a worker: do one run on its own device, and tell the parent of each epoch."""
+    return runner(
+        settings, replace(places, device=_device), lambda *epoch: _to_parent.put(epoch))
 
 
 @contextmanager
@@ -82,9 +88,11 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(threads: int, parent: Connection, to_parent: SimpleQueue) -> None:
-    global _to_parent
-    _to_parent = to_parent
+def _start_worker(
+    threads: int, devices: SimpleQueue, parent: Connection, to_parent: SimpleQueue
+) -> None:
+    global _device, _to_parent
+    _device, _to_parent = devices.get(), to_parent
     torch.set_num_threads(threads)
 
     def end_with_parent() -> None:

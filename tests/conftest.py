@@ -1,7 +1,9 @@
 """Small shared fixtures: settings that train in a moment, planted images, places in a folder."""
 
 import hashlib
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,30 @@ from modlib.settings import Places, Settings
 from modlib.triplets import fixed_triplets
 
 TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak", metavar="FIGURES", default=None,
+                     help="run the long forms too, and add their figures to this JSON file")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("soak") is None:
+        skip = pytest.mark.skip(reason="a long form: make soak")
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def soak_figures(request):
+    """Add so many to a figure of ``make soak``."""
+    path = Path(request.config.getoption("soak"))
+
+    def add(name: str, count: int) -> None:
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(figures | {name: figures.get(name, 0) + count}))
+    return add
 
 
 @pytest.fixture(scope="session", autouse=True)

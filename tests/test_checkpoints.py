@@ -1,5 +1,7 @@
 """Epochs are done once, whenever the run is cut; a checkpoint is whole, and of one run alone."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -134,12 +136,12 @@ def test_a_write_that_fails_leaves_the_file_before_and_no_other(tmp_path, monkey
     work, path = Work(), tmp_path / "run.pt"
     save_checkpoint(path, "this run", work.network, work.optimiser, [{"epoch": 1}])
 
-    def full(state, file):
-        file.write(b"half a check")
+    def full(_):
         raise OSError("no space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr(torch, "save", full)
+    with monkeypatch.context() as patched, pytest.raises(
+            ModlibError, match=r"the checkpoint .*run\.pt cannot be written: no space"):
+        patched.setattr(os, "fsync", full)
         save_checkpoint(path, "this run", work.network, work.optimiser, [{"epoch": 2}])
     assert [one.name for one in tmp_path.iterdir()] == ["run.pt"]
     assert load_checkpoint(path, "this run", work.network, work.optimiser) == [{"epoch": 1}]

@@ -159,7 +159,7 @@ def test_the_second_load_decodes_nothing(root, monkeypatch):
 def test_each_size_has_its_own_cache(root, cache_dir):
     load(root)
     load(root, image_size=20)
-    assert len(list(cache_dir.iterdir())) == 2
+    assert len(list(cache_dir.glob("*.images"))) == 2
     assert load(root).images_NCHW.shape == (24, 3, 16, 16)
 
 
@@ -167,7 +167,7 @@ def test_each_crop_has_its_own_cache_and_says_so(root, cache_dir):
     ramp = np.linspace(0, 255, 44).astype(np.uint8)[:, None, None].repeat(36, 1).repeat(3, 2)
     Image.fromarray(ramp).save(root / "img_align_celeba/000001.jpg")
     whole, middle = load(root), load(root, crop=0.8)
-    assert len(list(cache_dir.iterdir())) == 2
+    assert len(list(cache_dir.glob("*.images"))) == 2
     assert middle.fingerprint != load(root).fingerprint == whole.fingerprint
     assert "at 16×16;" in whole.source
     assert "at 16×16 of the middle 80% of their centre square;" in middle.source
@@ -223,7 +223,7 @@ def test_a_changed_archive_is_packed_again(tmp_path):
 
 def test_a_torn_cache_is_packed_again(root, cache_dir):
     before = load(root).fingerprint
-    path, = cache_dir.iterdir()
+    path, = cache_dir.glob("*.images")
     os.truncate(path, path.stat().st_size // 2)
     assert load(root).fingerprint == before
     assert open_images(path, root_identity(root), 16)

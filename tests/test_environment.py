@@ -144,7 +144,7 @@ def installs(calls):
 def test_make_alone_lists_the_targets(checkout):
     process, calls = make(checkout)
     assert re.findall(r"^  make (\w+)  ", process.stdout, re.M) == [
-        "help", "book", "test", "data", "run", "status", "bench", "clean",
+        "help", "book", "test", "data", "run", "status", "verify", "soak", "bench", "clean",
     ]  # fmt: skip
     assert calls == []
 

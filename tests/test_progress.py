@@ -83,6 +83,15 @@ def test_the_last_epoch_is_expected_after_as_long_as_each_has_taken(places):
         assert (datetime.now() + timedelta(weeks=2)).strftime("%a %H") in bar.postfix
 
 
+def test_a_clock_that_is_set_back_or_forth_does_not_move_the_end(places, monkeypatch):
+    with RunBar(RUNS, places, file=io.StringIO()) as bar:
+        monkeypatch.setattr("time.time", lambda: 4e9)
+        monkeypatch.setattr("tqdm.std.time", lambda: -4e9)
+        bar.start_t -= 7 * 24 * 3600
+        bar.done(RUNS[0], {})
+        assert (datetime.now() + timedelta(weeks=3)).strftime("%a %H") in bar.postfix
+
+
 def test_without_anything_left_it_says_nothing_of_the_rest(places):
     for one in RUNS:
         write_record(one, places)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modlib import results
+from modlib import results, whole_files
 from modlib.errors import ModlibError
 from modlib.results import (
     RECORD_KEYS,
@@ -85,7 +85,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path, record, monkeypatch):
         seen.append((json.loads(Path(temporary).read_text()), Path(temporary).parent,
                      list(tmp_path.glob("**/*.json")), path))
 
-    monkeypatch.setattr(results.os, "replace", look)
+    monkeypatch.setattr(whole_files.os, "replace", look)
     path = written(tmp_path, record)
     assert seen == [(record, tmp_path, [], path)]
 

@@ -26,7 +26,7 @@ def sleep(folder):
     time.sleep(600)
 
 if __name__ == "__main__":
-    with WorkerProcesses(2, 1) as pool:
+    with WorkerProcesses(["cpu", "cpu"], 1) as pool:
         for future in [pool.submit(sleep, sys.argv[1]) for _ in range(2)]:
             future.result()
 """
@@ -61,7 +61,7 @@ def test_every_epoch_is_told_before_its_run_is_done(tiny, places, tmp_path, monk
 
 
 def test_an_error_waits_for_the_runs_at_work():
-    with pytest.raises(ModuleNotFoundError), WorkerProcesses(2, 1) as pool:
+    with pytest.raises(ModuleNotFoundError), WorkerProcesses(["cpu", "cpu"], 1) as pool:
         at_work = pool.submit(time.sleep, 1)
         pool.submit(__import__, "no_such_module").result()
     assert at_work.result() is None

@@ -1,0 +1,121 @@
+"""The cost is counted: operations as by hand, images as the settings say, speed from records."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from modlib import cost
+from modlib.cost import (
+    CELEBA_TRAIN,
+    PASSES,
+    Table,
+    core_hours_table,
+    core_rate,
+    forward_operations,
+    gpu_hours,
+    paper_tables,
+    training_images,
+    training_operations,
+)
+from modlib.errors import ModlibError
+from modlib.experiments import new_network
+from modlib.results import resolve
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return paper_tables(yaml.safe_load(
+        resolve("notebooks/settings/celeba_gpu.yml").read_text()))
+
+
+def record(settings, seconds: float, device: str = "cpu (2 threads of 4 cores)") -> dict:
+    return {"settings": settings.as_dict(), "epochs": [{"images": 600}, {"images": 400}],
+            "run": {"training_seconds": seconds, "device": device}}
+
+
+def counted_by_hand(settings) -> float:
+    """Multiplications and additions of every convolution and linear layer as it is called."""
+    counts, network = [], new_network(settings)
+
+    def count(layer, _, output):
+        outputs = output.shape[2] * output.shape[3] if output.ndim == 4 else 1
+        counts.append(2 * layer.weight.numel() * len(output) * outputs)
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    side = settings.image_size
+    with torch.no_grad():
+        network.embed_all_tasks(torch.zeros(3, 3, side, side))
+    return sum(counts) / 3
+
+
+@pytest.mark.parametrize("system", ["fully_shared", "independent"])
+def test_operations_are_those_of_the_layers(tiny, system):
+    settings = replace(tiny, system=system)
+    assert forward_operations(settings) == pytest.approx(counted_by_hand(settings), rel=1e-9)
+
+
+@pytest.mark.parametrize("system", ["independent", "modulated", "csn", "mask_only"])
+def test_where_an_image_serves_one_task_it_goes_through_one_trunk(tiny, system):
+    settings = replace(tiny, system=system, batching="triplets")
+    assert forward_operations(settings) == forward_operations(replace(tiny, system="fully_shared"))
+
+
+def test_a_modulated_networks_later_stages_count_once_a_task(tiny):
+    assert forward_operations(tiny) > forward_operations(replace(tiny, system="fully_shared"))
+
+
+def test_images_are_those_of_all_batches(tiny):
+    assert training_images(tiny) == 2 * 2 * 18
+    assert training_images(replace(tiny, batch_size=20)) == 2 * 2 * 18  # whole triplets a task
+
+
+def test_an_open_epoch_is_as_long_as_the_first_tasks_holders_last(tiny):
+    images = training_images(replace(tiny, epochs=1, batches_per_epoch=None))
+    holders = 0.481105 * CELEBA_TRAIN  # of Smiling, as measured
+    assert images / 9 == pytest.approx(holders, rel=1e-4)  # an anchor is in 3 images × 3 tasks
+
+
+def test_a_task_whose_share_is_not_known_is_named(tiny):
+    with pytest.raises(ModlibError, match="'Wearing_Hat' on CelebA was not measured"):
+        training_images(replace(tiny, tasks=("Wearing_Hat",), batches_per_epoch=None))
+
+
+def test_the_rate_is_operations_over_core_seconds_of_cpus(tiny):
+    each = PASSES * 1000 * forward_operations(tiny)
+    records = [record(tiny, 10.0), record(tiny, 30.0, "cpu (1 threads of 4 cores)"),
+               record(tiny, 1.0, "NVIDIA H200")]
+    assert core_rate(records) == pytest.approx(2 * each / (2 * 10 + 30))
+    with pytest.raises(ModlibError, match="no record tells"):
+        core_rate(records[2:])
+
+
+def test_the_table_adds_up(tiny):
+    table = Table("a", "02", (tiny, replace(tiny, seed=1)))
+    hours = core_hours_table({"one": table, "other": table}, {"here": training_operations(tiny)
+                                                              / 3600 / 50})
+    assert list(hours.loc["all"][["runs", "core-hours, here"]]) == ["4", "200"]
+    assert list(hours.loc["one"][["runs", "core-hours, here"]]) == ["2", "100"]
+
+
+def test_the_papers_tables_are_at_its_scale(tables):
+    assert list(tables) == ["Table 1", "Table 3", "Tables 4 and 5"]
+    assert {len(table.runs) / 3 for table in tables.values()} == {6, 7, 9}  # rows, of 3 seeds
+    assert {(one.image_size, one.width, one.batching) for table in tables.values()
+            for one in table.runs} == {(150, 1.0, "triplets")}
+    assert len(tables["Table 3"].runs[0].tasks) == 20
+
+
+def test_gpu_hours_are_not_run_yet_or_come_from_records(tables, tiny, monkeypatch):
+    monkeypatch.setattr(cost, "read_records", lambda *_, **__: [record(tiny, 3600.0)])
+    said = gpu_hours(tables, "celeba_gpu")
+    assert said.count("Not run yet") == 3 and "make run NB=03 SETTINGS=celeba_gpu" in said
+    monkeypatch.setattr(cost, "read_records", lambda *_, **__: [
+        record(tiny, 3600.0), record(tiny, 7200.0, "NVIDIA H200"),
+        record(tiny, 3600.0, "NVIDIA H200")])
+    assert "18 runs of 1.50 hours on NVIDIA H200, the mean of 2: 27.0 GPU hours" in gpu_hours(
+        tables, "celeba_gpu")
