@@ -25,7 +25,8 @@ from modlib.machine import (
 )
 from modlib.networks import build_network, take_trunk
 from modlib.probes import probe_modes
-from modlib.results import RECORD_VERSION, read_record, resolve, write_json
+from modlib.record_checks import check_name
+from modlib.results import RECORD_VERSION, read_record, resolve, write_record
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
@@ -108,7 +109,12 @@ def kept_record(
     """
     path = record_path(settings, places, data.fingerprint)
     if path.exists():
-        return read_record(path)
+        record = read_record(path)
+        if record["name"] != path.stem:
+            raise ModlibError(f"record {path} calls itself {record['name']}: it was put in this "
+                              "run's place; delete it and run again")
+        check_name(record, type(settings))
+        return record
     device, commit = choose_device(places.device), git_commit()
     make_deterministic()
     keep_freed_memory()
@@ -127,7 +133,7 @@ def kept_record(
         "run": run_facts(epochs, device, time.perf_counter() - started, commit)
         | results.get("run", {}),
     }
-    write_json(path, record)
+    write_record(path, record)
     return record
 
 
