@@ -15,6 +15,7 @@ from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, parameter_counts
+from modlib.held_out import without_test
 from modlib.image_cache import available_cores
 from modlib.machine import (
     choose_device,
@@ -87,7 +88,8 @@ def run(
             if on_epoch:
                 on_epoch(settings, metrics)
         if settings.final_probes and network.shared_parameters():
-            origin |= {"probes": probe_modes(network, data, get_images, settings)}
+            origin |= {"probes": probe_modes(
+                network, *without_test(data, get_images), settings)}
         if not settings.final_test:
             return epochs, origin | {"parameters": parameter_counts(network)}
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
