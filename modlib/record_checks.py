@@ -5,12 +5,13 @@ probes; epochs are numbered from 1; times and network sizes are above 0.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from modlib.errors import ModlibError
 
-INFINITY = math.inf
+INFINITY, LARGEST = math.inf, sys.float_info.max
 COSINE_LIMIT = 1.001  # what rounding in float32 may make of 1
 SHARES = ("accuracy", "auc")  # by task, of each split
 SIGNS = ("positive", "negative", "zero")
@@ -99,8 +100,10 @@ def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
         _refuse(record, "epochs", f"{len(epochs)} of them", f"{wanted}, as the settings say")
     for n, epoch in enumerate(epochs):
         where = f"epochs[{n}]"
-        if not isinstance(epoch, dict) or epoch.get("epoch") != n + 1:
-            _refuse(record, f"{where}.epoch", epoch and epoch.get("epoch"), str(n + 1))
+        if not isinstance(epoch, dict):
+            _refuse(record, where, epoch, "an epoch's measures")
+        if epoch.get("epoch") != n + 1:
+            _refuse(record, f"{where}.epoch", epoch.get("epoch"), str(n + 1))
         for measure in SHARES:
             _shares(record, f"{where}.valid_{measure}", epoch.get(f"valid_{measure}"), tasks)
         losses = _get(epoch, "task_losses", dict, record, f"{where}.", {})
@@ -150,8 +153,8 @@ def _shares(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> N
 
 def _number(record, where: str, found: Any, low: float = -INFINITY, high: float = INFINITY,
             above: float = -INFINITY) -> None:
-    real = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    if not real or not low <= found <= high or found <= above:
+    real = isinstance(found, int | float) and not isinstance(found, bool)
+    if not real or not -LARGEST <= found <= LARGEST or not low <= found <= high or found <= above:
         limits = (f" above {above:g}" if above > -INFINITY else
                   f" from {low:g}" + (f" to {high:g}" if high < INFINITY else " up"))
         _refuse(record, where, found, f"a number{limits}")
