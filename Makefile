@@ -6,7 +6,9 @@ UV       ?= uv
 
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
-SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
+SETTINGS_FILE  = $(wildcard notebooks/settings/$(notdir $(SETTINGS)).yml)
+# As they were typed: make would carry out what stands in $(…) in the name of a folder.
+$(foreach name,NB SETTINGS DATA RESULTS,$(eval override $(name) := $$(value $(name))))
 export NB SETTINGS DATA RESULTS
 
 .DEFAULT_GOAL := help
