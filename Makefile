@@ -7,8 +7,10 @@ UV       ?= uv
 
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
-SETTINGS_FILE  = $(wildcard notebooks/settings/$(SETTINGS).yml)
-export NB SETTINGS DATA RESULTS MIRROR
+SETTINGS_FILE  = $(wildcard notebooks/settings/$(notdir $(SETTINGS)).yml)
+# As they were typed: make would carry out what stands in $(…) in the name of a folder.
+$(foreach name,NB SETTINGS DATA RESULTS NAME MIRROR,$(eval override $(name) := $$(value $(name))))
+export NB SETTINGS DATA RESULTS NAME MIRROR
 
 .DEFAULT_GOAL := help
 .PHONY: help book test run status data check-run verify soak bench clean lock
@@ -27,11 +29,11 @@ test: $(STAMP) ## run the tests
 	.venv/bin/python -m pytest
 
 data: $(STAMP) ## fetch CelebA (NAME=mnist: MNIST) into DATA, or data/; MIRROR: where else it lies
-	@.venv/bin/python -m modlib.download $(NAME) $(if $(DATA),"$$DATA",data/$(NAME)) \
+	@.venv/bin/python -m modlib.download "$$NAME" $(if $(DATA),"$$DATA","data/$$NAME") \
 	    $(if $(MIRROR),--mirror "$$MIRROR")
 
 run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTINGS, DATA, RESULTS)
-	@.venv/bin/python -m modlib.batch run $(SETTINGS) $(if $(NB),--notebook "$(notdir $(NOTEBOOK:.ipynb=))") \
+	@.venv/bin/python -m modlib.batch run "$$SETTINGS" $(if $(NB),--notebook "$(notdir $(NOTEBOOK:.ipynb=))") \
 	    $(if $(DATA),--data "$$DATA") $(if $(RESULTS),--results "$$RESULTS")
 
 status: $(STAMP) ## say what has come of the notebooks that were run

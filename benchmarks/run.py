@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from modlib.machine import git_commit, run_facts
-from modlib.results import resolve, write_json
+from modlib.results import resolve, write_record
 from modlib.speed import RECORD, number
 
 NAMES = ("start_up", "batching", "conventional", "inference", "systems", "precision", "tricks",
@@ -78,7 +78,7 @@ def main() -> None:
         rows += result["rows"]
         curves |= result.get("curves", {})
         seconds = time.perf_counter() - started
-        write_json(output, {  # after each, so that a later one that fails loses nothing
+        write_record(output, {  # after each, so that a later one that fails loses nothing
             "version": 1, "rows": rows, "curves": curves,
             "run": facts | {"seconds": seconds, "data": bool(data_root)}})
     missed = [row["question"] for row in rows if not row["met"]]

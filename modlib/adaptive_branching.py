@@ -22,6 +22,7 @@ from modlib.checkpoints import resumable_epochs
 from modlib.classification import batches_in_epoch, evaluate
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
+from modlib.held_out import without_test
 from modlib.optimisers import build_optimiser
 from modlib.settings import RunSettings
 from modlib.task_grouping import TaskAffinity, branch_affinity, choose_clusters
@@ -201,10 +202,11 @@ def train_branching(
         ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
         gives them, with their ``batch``), ``ucr`` counts by pair, ``images``, ``seconds``.
     """
+    data, get_images = without_test(
+        data, get_images or image_getter(data, network.output.weight.device))
     optimiser = build_optimiser(network, settings)
     # A checkpoint's network brings its own branches: the optimiser's averages are theirs.
     hook = network.register_load_state_dict_post_hook(lambda *_: _train_all(optimiser, network))
-    get_images = get_images or image_getter(data, network.output.weight.device)
 
     def one_epoch(epoch: int) -> dict[str, Any]:
         metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)

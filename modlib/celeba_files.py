@@ -117,21 +117,31 @@ def _read_table(files: Files, name: str, header: bool) -> tuple[list[str], dict[
     Args:
         files: where the file is read from.
         name: the file.
-        header: the first row surely names the columns; else only if it ends in no number.
+        header: the first row surely names the columns; else only if it ends in no number, and
+            there is one value column.
     """
     try:
-        lines = files.read(name).decode("utf-8-sig").splitlines()
+        text = files.read(name).decode("utf-8-sig")
     except Exception as error:
         raise ModlibError(f"{name} in {files.path} cannot be read: {error}") from error
+    if "\0" in text:  # which numpy would drop at the end of a value
+        raise ModlibError(f"{name} in {files.path} is no text: it holds a byte of 0")
     comma = "," if name.lower().endswith(".csv") else None
-    columns, table = None, {}
-    for number, line in enumerate(lines, start=1):
+    count, columns, table = "", None, {}
+    for number, line in enumerate(text.splitlines(), start=1):
         values = [value.strip(' "') for value in line.strip().split(comma)]
-        if not line.strip() or (number == 1 and len(values) == 1 and values[0].isdigit()):
-            continue  # an empty line, or the count with which the official file opens
+        if number == 1 and len(values) == 1 and values[0].isdigit():
+            count = values[0]  # with which the official file opens
+        if not line.strip() or (number == 1 and count):
+            continue
         if columns is None:
             named = header or not values[-1].isdigit()
             columns = values[bool(comma) :] if named else ["value"]
+            if header:
+                _check_header(columns, f"{name}, line {number}")
+            elif len(columns) != 1:
+                raise ModlibError(f"{name}, line {number}: {len(columns)} value columns, not one: "
+                                  f"{', '.join(columns)[:100]}")
             if named:
                 continue
         if len(values) != len(columns) + 1:
@@ -141,7 +151,18 @@ def _read_table(files: Files, name: str, header: bool) -> tuple[list[str], dict[
         if stem in table:
             raise ModlibError(f"{name}, line {number}: image {stem} has a row already")
         table[stem] = values[1:]
+    if count and count.lstrip("0") != str(len(table)):
+        raise ModlibError(f"{name} has {len(table)} rows, but its first line says {count[:20]}: it "
+                          "was cut short, or rows were added; mend it, or remove the line")
     return columns or [], table
+
+
+def _check_header(columns: list[str], where: str) -> None:
+    """Refuse a row of values in the header's place, and a name that stands for two columns."""
+    for column in columns:
+        if column.lstrip("-").isdigit() or columns.count(column) > 1:
+            raise ModlibError(f"{where}: {column!r} is no name of a column, or names two; the "
+                              "first row must name each attribute once")
 
 
 def _labels(table: dict, attributes: list[str], ids: list[str], where: str) -> np.ndarray:

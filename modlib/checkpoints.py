@@ -43,9 +43,10 @@ def _read_file(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # torch raises several kinds for a torn or foreign file
+        # Its first sentence: the next ones tell how to load a file that runs what it likes.
         raise ModlibError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it, and "
-            "the run starts afresh") from error
+            f"checkpoint {path} cannot be read ({type(error).__name__}: "
+            f"{str(error).partition('. ')[0]}); delete it, and the run starts afresh") from error
     if not isinstance(state, dict) or CONTENTS - state.keys():
         raise ModlibError(f"{path} is no checkpoint of a run; delete it, and the run starts afresh")
     return state

@@ -27,6 +27,7 @@ from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.experiments import kept_record, load_data
 from modlib.gradients import UcrCounter, gramian, task_gradients
+from modlib.held_out import without_test
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Places
 from modlib.task_networks import count_parameters
@@ -45,8 +46,9 @@ def train_classifier(
         one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
         ``valid_auc`` by task, ``ucr`` counts by pair, ``images``, ``seconds``.
     """
+    data, get_images = without_test(
+        data, get_images or image_getter(data, next(model.parameters()).device))
     optimiser = build_optimiser(model, settings)
-    get_images = get_images or image_getter(data, next(model.parameters()).device)
 
     def one_epoch(epoch: int) -> dict[str, Any]:
         metrics = train_one_epoch(model, optimiser, data, get_images, settings, epoch)

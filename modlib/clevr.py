@@ -45,6 +45,8 @@ def leftmost_sphere_large(scene: Mapping[str, Any]) -> bool | None:
     return min(spheres, key=lambda sphere: sphere["pixel_coords"][0])["size"] == "large"
 
 
+WORDS = {"shape": ("cube", "sphere", "cylinder"), "size": ("small", "large"),
+         "color": ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")}
 QUESTIONS = {"two cylinders": two_cylinders, "cube right of sphere": cube_right_of_sphere,
              "red sphere": red_sphere, "leftmost sphere large": leftmost_sphere_large}
 
@@ -82,6 +84,8 @@ def load_clevr(
                 names.append(f"images/{part}/{name}")
                 answers.append(of_scene)
                 testing.append(part == "val")
+    if len(set(names)) != len(names):
+        raise ModlibError(f"a scene file of {root} describes some image twice")
     if not names:
         raise ModlibError(f"no image of CLEVR's scenes is in {root / 'images'}")
     rows = {"labels": np.array(answers, np.int64),
@@ -108,8 +112,34 @@ def _answered_scenes(root: Path, part: str) -> list[tuple[str, list[int]]]:
     """The name of every scene's image, and the answers to all questions."""
     name = f"scenes/CLEVR_{part}_scenes.json"
     try:
-        scenes = json.loads(text_of(root, [name]))["scenes"]
-        return [(scene["image_filename"], _answers(scene)) for scene in scenes]
-    except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+        scenes = json.loads(text_of(root, [name]), parse_constant=_refuse_constant)["scenes"]
+        return [(_checked(scene)["image_filename"], _answers(scene)) for scene in scenes]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        if type(error) is ModlibError:
+            raise
         raise ModlibError(f"{name} in {root} is no scene file of CLEVR "
                           f"({type(error).__name__}: {error})") from error
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _checked(scene: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scene, when the questions can tell its objects apart; a misspelt shape is no shape."""
+    if not isinstance(scene["image_filename"], str):
+        raise ValueError(f"image_filename is {scene['image_filename']!r}, no name")
+    for one in scene["objects"]:
+        for kind, allowed in WORDS.items():
+            if one[kind] not in allowed:
+                raise ValueError(f"in {scene['image_filename']}: {kind} is {one[kind]!r}; allowed: "
+                                 f"{', '.join(allowed)}")
+        if not isinstance(one["pixel_coords"][0], int | float):
+            raise ValueError(f"in {scene['image_filename']}: pixel_coords are no numbers")
+    count = len(scene["objects"])
+    right = scene["relationships"]["right"]
+    if len(right) != count or not all(
+            isinstance(n, int) and 0 <= n < count for of_object in right for n in of_object):
+        raise ValueError(f"in {scene['image_filename']}: right must name, for each of the {count} "
+                         "objects, some of them")
+    return scene

@@ -67,14 +67,18 @@ def load_cub_200(
         if task not in PARTS:
             raise unknown_name("task", task, PARTS, "the parts of CUB-200")
     images = _table(root, ["images.txt"], ["image", "name"])
-    images = images[[(root / "images" / name).is_file() for name in images.name]]
+    images = images[[_is_there(root, name) for name in images.name]]
     if images.empty:
         raise ModlibError(f"no image of images.txt is in {root / 'images'}")
     training = _table(root, ["train_test_split.txt"], ["image", "train"]).set_index("image").train
+    training = training[training.index.isin(images.image)]
+    if len(training) != len(images) or not training.isin([0, 1]).all():
+        raise ModlibError(f"train_test_split.txt in {root} must have one row of 0 or 1 for each "
+                          f"of the {len(images)} images that are there")
     rows = {
         "labels": _colours(root, images.image.to_numpy()),
         "points": _points(root, images.image.to_numpy(), images.name),
-        "split": hold_out(training.reindex(images.image, fill_value=0).to_numpy() == 0,
+        "split": hold_out(training.reindex(images.image).to_numpy() == 0,
                           VALID_SHARE),
     }
     names = [f"images/{name}" for name in images.name]
@@ -87,6 +91,13 @@ def load_cub_200(
         digest(packed.pixel_digest, labels_NT, points_NT2, split_N, *tasks),
         f"CUB-200-2011 ({root.name})",
         lambda indices_B: blurred_points(points_NT2[indices_B], image_size))
+
+
+def _is_there(root: Path, name: str) -> bool:
+    try:
+        return (root / "images" / name).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def blurred_points(points_BT2: np.ndarray, image_size: int) -> np.ndarray:
@@ -112,11 +123,15 @@ def _colours(root: Path, images_N: np.ndarray) -> np.ndarray:
     """Every part's colour on every image: int64 (N, all parts), ``CLASSES`` − 1 for unknown."""
     names = _table(root, ["attributes/attributes.txt", "attributes.txt", "../attributes.txt"],
                    ["attribute", "name"]).set_index("attribute").name
+    lacking = [f"{kind}::{colour}" for kind, _ in PARTS.values() for colour in COLOURS
+               if f"{kind}::{colour}" not in set(names)]
+    if lacking:
+        raise ModlibError(f"attributes.txt in {root} lacks {lacking[0]}")
     marked = _table(root, ["attributes/image_attribute_labels.txt"],
                     ["image", "attribute", "present", "certainty"])
     marked = marked[(marked.present == 1) & (marked.certainty > NOT_VISIBLE)]
-    of = marked.attribute.map(names).str.partition("::")
-    marked = marked.assign(kind=of[0], colour=of[2])
+    of = names.str.partition("::")
+    marked = marked.assign(kind=marked.attribute.map(of[0]), colour=marked.attribute.map(of[2]))
     marked = marked[marked.colour.isin(COLOURS)]
     surest = marked.sort_values("certainty", ascending=False, kind="stable").drop_duplicates(
         ["image", "kind"])
@@ -130,6 +145,11 @@ def _points(root: Path, images_N: np.ndarray, names: pd.Series) -> np.ndarray:
     """Where every part is: float64 (N, all parts, 2), x and y over width and height, or nan."""
     parts = _table(root, ["parts/parts.txt"], ["part", "name"]).set_index("part").name
     located = _table(root, ["parts/part_locs.txt"], ["image", "part", "x", "y", "visible"])
+    if located.duplicated(["image", "part"]).any():
+        raise ModlibError(f"parts/part_locs.txt in {root} has a part of an image twice")
+    lacking = [first for _, (first, *_) in PARTS.values() if first not in set(parts)]
+    if lacking:
+        raise ModlibError(f"parts/parts.txt in {root} lacks {lacking[0]!r}")
     located = located[(located.visible == 1) & located.image.isin(images_N)]
     located = located.assign(name=located.part.map(parts)).set_index(["name", "image"])[["x", "y"]]
     sizes_N2 = np.array([_size(root / "images" / name) for name in names])
@@ -159,10 +179,20 @@ def _table(root: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
         if len(columns) == 2:
             pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
             table = pd.DataFrame(pairs, columns=columns)
-            return table.apply(lambda column: pd.to_numeric(column) if column.name != "name"
-                               else column.str.strip())
+            table = table.apply(lambda column: pd.to_numeric(column) if column.name != "name"
+                                else column.str.strip())
+            for column in columns:
+                bad = table[column].isna() | table[column].duplicated() & (column != "train")
+                if bad.any():
+                    raise ValueError(f"{column} in line {1 + int(bad.argmax())} is missing, or is "
+                                     "there twice")
+            return table
         # Some rows of the attribute labels have fields too many, at their ends.
-        return pd.read_csv(StringIO(text), sep=r"\s+", header=None, usecols=range(len(columns)),
-                           names=columns, dtype=float, engine="c")
+        table = pd.read_csv(StringIO(text), sep=r"\s+", header=None, usecols=range(len(columns)),
+                            names=columns, dtype=float, engine="c")
+        if table.isna().any(axis=None):
+            raise ValueError(f"line {1 + int(table.isna().any(axis=1).argmax())} has too few "
+                             "numbers")
+        return table
     except (ValueError, AttributeError) as error:
         raise ModlibError(f"{names[0]} in {root} is not as CUB-200-2011 has it: {error}") from error

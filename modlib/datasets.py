@@ -18,11 +18,10 @@ import numpy as np
 from modlib.celeba_files import LAYOUTS, read_celeba, root_identity
 from modlib.errors import ModlibError, unknown_name
 from modlib.face_categories import FACE_CATEGORIES, face_categories
+from modlib.held_out import SPLITS, indices_of
 from modlib.image_cache import check_image_size, open_or_pack, pack_images
 from modlib.packed_images import PackedImages
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES, make_toy_faces, sample_attributes
-
-SPLITS = ("train", "valid", "test")  # split_N holds the index: 0, 1, 2, as list_eval_partition.txt
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class AttributeImages:
 
     def indices(self, split: str) -> np.ndarray:
         """Indices (int64, ascending) of the images in ``split``: train, valid or test."""
-        return np.flatnonzero(self.split_N == SPLITS.index(split))
+        return indices_of(self.split_N, split)
 
 
 def load_celeba(

@@ -14,6 +14,7 @@ from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, parameter_counts
+from modlib.held_out import without_test
 from modlib.image_cache import available_cores
 from modlib.image_folder import load_image_folder
 from modlib.locks import one_at_a_time
@@ -27,7 +28,8 @@ from modlib.machine import (
 )
 from modlib.networks import build_network, take_trunk
 from modlib.probes import probe_modes
-from modlib.results import RECORD_VERSION, read_record, resolve, write_json
+from modlib.record_checks import check_name
+from modlib.results import RECORD_VERSION, read_record, resolve, write_record
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
@@ -91,7 +93,8 @@ def run(
             if on_epoch:
                 on_epoch(settings, metrics)
         if settings.final_probes and network.shared_parameters():
-            origin |= {"probes": probe_modes(network, data, get_images, settings)}
+            origin |= {"probes": probe_modes(
+                network, *without_test(data, get_images), settings)}
         if not settings.final_test:
             return epochs, origin | {"parameters": parameter_counts(network)}
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
@@ -120,18 +123,28 @@ def kept_record(
     path = record_path(settings, places, data.fingerprint)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
     if path.exists():
-        return read_record(path)
+        return _kept(path, settings)
     check_writable(path.parent, "the folder of records")
     check_writable(checkpoint.parent, "the folder of checkpoints")
     with one_at_a_time(checkpoint):
         if path.exists():  # written while this process waited
-            return read_record(path)
+            return _kept(path, settings)
         remove_abandoned(checkpoint)
         remove_abandoned(path)
         with device_failures(settings.batch_size, checkpoint):
             record = _new_record(settings, places, data, work, checkpoint, path.stem)
-        write_json(path, record)
+        write_record(path, record)
         return record
+
+
+def _kept(path: Path, settings: RunSettings) -> dict[str, Any]:
+    """The record of a run, from its file."""
+    record = read_record(path)
+    if record["name"] != path.stem:
+        raise ModlibError(f"record {path} calls itself {record['name']}: it was put in this "
+                          "run's place; delete it and run again")
+    check_name(record, type(settings))
+    return record
 
 
 def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> dict[str, Any]:

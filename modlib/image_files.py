@@ -4,9 +4,11 @@ import os
 import threading
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from modlib.errors import ModlibError
+
+MOST_BYTES = 2**28  # of one file of an archive; the largest text of CelebA has 27 MB
 
 
 class Files:
@@ -32,9 +34,22 @@ class Files:
         return sorted(folder + name for folder, names in listing.items() for name in names)
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; the archive's checksum is verified."""
+        """The bytes of one file; the archive's checksum is verified.
+
+        Raises:
+            ModlibError: the name leads out of the folder, or an archive's file would unpack to
+                more than ``MOST_BYTES``, which no file of a data set has.
+            OSError, KeyError, zipfile.BadZipFile: the file is not there, or is broken.
+        """
+        parts = PureWindowsPath(name)  # which knows drives, and both kinds of slashes
+        if parts.anchor or ".." in parts.parts:
+            raise ModlibError(f"{name!r} leads out of {self.path}; allowed: names below it")
         if self._archive is None:
             return (self.path / name).read_bytes()
+        size = self._archive.getinfo(name).file_size  # zipfile unpacks no more than this
+        if size > MOST_BYTES:
+            raise ModlibError(f"{name} in {self.path} would unpack to {size / 1e9:.1f} GB; "
+                              f"allowed: {MOST_BYTES / 1e9:.1f} GB")
         with self._lock:
             return self._archive.read(name)
 
@@ -67,7 +82,7 @@ def list_folders(root: Path, folders: Sequence[str] = ()) -> dict[str, list[str]
 def _open_archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # zipfile raises nearly anything on broken bytes
         raise ModlibError(
             f"{path} is not a whole zip archive ({error}); a download that was cut short looks "
             "like this: fetch it again, or give the unpacked folder"

@@ -10,9 +10,10 @@ Shapes: N images, C=3 channels (RGB), S the side of the square image in pixels.
 
 import io
 import json
+import math
 import mmap
 import os
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +62,20 @@ def open_images(path: Path, identity: str, image_size: int) -> PackedImages:
                 if header[field] != value:
                     raise ModlibError(f"{path} has {field} {header[field]!r}, wanted {value!r}")
             shape = (header["count"], 3, image_size, image_size)
-            index_at = HEADER_BYTES + int(np.prod(shape, dtype=np.int64))
+            index_at = HEADER_BYTES + math.prod(shape)
             if os.fstat(file.fileno()).st_size != index_at + header["index_bytes"]:
                 raise ModlibError(f"{path} is torn: its length is not what its header says")
             file.seek(index_at)
             rows, notes = _parse_index(file.read())
+            if any(len(array) != header["count"] for array in rows.values()):
+                raise ModlibError(f"{path} is torn: its index has not a row an image")
         images_NCHW = np.memmap(path, np.uint8, "r", HEADER_BYTES, shape)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, ModlibError):
-            raise
-        raise ModlibError(f"{path} cannot be opened as packed images: {error}") from error
-    return PackedImages(images_NCHW, rows, notes, header["pixel_digest"])
+        return PackedImages(images_NCHW, rows, notes, _digest_in(header))
+    except ModlibError:
+        raise
+    except Exception as error:  # numpy and zipfile raise nearly anything on broken bytes
+        raise ModlibError(f"{path} cannot be opened as packed images "
+                          f"({type(error).__name__}: {error})") from error
 
 
 def release_pages(images_NCHW: np.ndarray) -> None:
@@ -95,6 +99,12 @@ def _parse_header(block: bytes) -> dict[str, Any]:
     if len(block) != HEADER_BYTES or not block.startswith(MAGIC):
         raise ModlibError("the header is missing")
     return json.loads(block[len(MAGIC) :])
+
+
+def _digest_in(header: dict[str, Any]) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", header["pixel_digest"]):
+        raise ModlibError("the header has no digest of the pixels")
+    return header["pixel_digest"]
 
 
 def index_bytes(rows: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bytes:

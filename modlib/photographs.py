@@ -29,9 +29,12 @@ def text_of(root: Path, names: Sequence[str]) -> str:
     if not found:
         raise ModlibError(f"{' or '.join(names)} is missing in {root}")
     try:
-        return found[0].read_text("utf8")
+        text = found[0].read_text("utf8")
     except UnicodeDecodeError as error:
         raise ModlibError(f"{found[0]} is no text: {error}") from error
+    if "\0" in text:
+        raise ModlibError(f"{found[0]} is no text: it holds a byte of 0")
+    return text
 
 
 def hold_out(testing_N: np.ndarray, share: float) -> np.ndarray:

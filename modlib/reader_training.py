@@ -18,6 +18,7 @@ from modlib.checkpoints import resumable_epochs
 from modlib.classification import epoch_metrics
 from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
+from modlib.held_out import without_test
 from modlib.machine import to_device
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.reader_losses import task_losses
@@ -47,8 +48,9 @@ def train_reader(
         one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` by task,
         ``images``, ``seconds``.
     """
+    data, get_images = without_test(
+        data, get_images or image_getter(data, next(model.parameters()).device))
     optimiser = build_optimiser(model, settings)
-    get_images = get_images or image_getter(data, next(model.parameters()).device)
 
     def one_epoch(epoch: int) -> dict[str, Any]:
         metrics = train_one_epoch(model, optimiser, data, get_images, settings, epoch)

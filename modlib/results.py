@@ -1,5 +1,10 @@
-"""Records: one JSON file per finished run; reading, writing, and adding up their counts."""
+"""Records: one JSON file per finished run; reading, writing, and adding up their counts.
 
+Each file ends in a digest of everything else in it, so that a number changed by hand is found out
+when it is read. It guards against slips, not against someone who computes a new digest.
+"""
+
+import hashlib
 import json
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -9,10 +14,12 @@ from typing import Any
 
 from modlib.errors import ModlibError
 from modlib.gradients import update_compliance_ratio
+from modlib.record_checks import check_name, check_record
 from modlib.whole_files import written_whole
 
 RECORD_VERSION = 1
 RECORD_KEYS = ("version", "name", "status", "settings", "data", "results", "epochs", "run")
+WITH_RECORD, LATER = "with the record", "later, by tools/sign_records.py"  # when it was digested
 
 
 def project_root(start: Path | None = None) -> Path:
@@ -40,29 +47,71 @@ def write_json(path: Path, content: Any) -> None:
         file.write(f"{text}\n".encode())
 
 
-def read_with_keys(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """Read a JSON file that must have these keys.
+def digest_of(content: Mapping[str, Any], written: str) -> dict[str, str]:
+    """The last entry of a record's file: SHA-256 of all the others, as JSON with sorted keys.
+
+    Args:
+        content: the record.
+        written: when the digest was made, ``WITH_RECORD`` or ``LATER``; part of what is digested.
+    """
+    text = json.dumps([written, content], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "written": written}
+
+
+def write_record(path: Path, content: Mapping[str, Any], written: str = WITH_RECORD) -> None:
+    """Write a record with its digest; see :func:`write_json`."""
+    write_json(path, {**content, "digest": digest_of(content, written)})
+
+
+def read_with_keys(path: Path, keys: Iterable[str], signed: bool = False) -> dict[str, Any]:
+    """Read a JSON file that must have these keys, and return it without its digest.
+
+    Args:
+        signed: refuse a file without a digest; one that is there must fit in any case.
 
     Raises:
-        ModlibError: the file is not JSON or lacks a key.
+        ModlibError: the file is not JSON, lacks a key, or is not what its digest says.
     """
     try:
-        record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = json.loads(path.read_text("utf8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise ModlibError(f"record {path} cannot be read: {error}") from error
     missing = [key for key in keys if not isinstance(record, dict) or key not in record]
     if missing:
         raise ModlibError(f"record {path} lacks {', '.join(missing)}; delete it and run again")
+    digest = record.pop("digest", None)
+    if digest is None and signed:
+        raise ModlibError(f"record {path} has no digest, so nobody can tell whether it is as its "
+                          "run wrote it; if it is, call: python tools/sign_records.py")
+    if digest is not None and not _fits_digest(record, digest):
+        raise ModlibError(f"record {path} was changed after it was written: it is not what its "
+                          "digest says; fetch the file anew, or delete it and run again")
     return record
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number that a record can hold")
+
+
+def _fits_digest(record: dict[str, Any], digest: Any) -> bool:
+    written = digest.get("written") if isinstance(digest, dict) else None
+    try:
+        return written in (WITH_RECORD, LATER) and digest == digest_of(record, written)
+    except ValueError:  # a number so large that it was read as infinite
+        return False
+
+
+def read_record(path: Path, signed: bool = False) -> dict[str, Any]:
     """Read one record.
 
+    Args:
+        signed: see :func:`read_with_keys`.
+
     Raises:
-        ModlibError: the file is not JSON, lacks a key, or has another version.
+        ModlibError: the file is not JSON, lacks a key, has another version, or is not what its
+            digest says.
     """
-    record = read_with_keys(path, RECORD_KEYS)
+    record = read_with_keys(path, RECORD_KEYS, signed)
     if record["version"] != RECORD_VERSION:
         raise ModlibError(
             f"record {path} has version {record['version']}; this modlib reads {RECORD_VERSION}")
@@ -73,9 +122,15 @@ def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
     """All records in a folder whose settings have the wanted values, ordered by name.
 
     A folder that does not exist holds no records: the empty list.
+
+    Raises:
+        ModlibError: a record cannot be read, has no digest or not its own, or holds a figure that
+            cannot be; see :func:`~modlib.record_checks.check_record`.
     """
     folder = resolve(folder)
-    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    records = [read_record(path, signed=True) for path in sorted(folder.glob("*.json"))]
+    for record in records:
+        check_record(record)
     return [
         record for record in records
         if all(record["settings"].get(key) == value for key, value in plain(wanted).items())
@@ -97,7 +152,8 @@ def check_table(
 
     Raises:
         ModlibError: two records differ in a setting that is not free, or in their data, or two
-            of one row have the same seed.
+            of one row have the same seed; or a record's settings no longer exist, or its name is
+            that of other settings or data.
     """
     defaults = {field.name: field.default for field in fields(settings_class)}
 
@@ -108,6 +164,8 @@ def check_table(
             "data source": source, "images": record["data"]["images"]}
 
     records = [record for row in rows.values() for record in row]
+    for record in records:
+        check_name(record, settings_class)
     for record in records[1:]:
         first, here = must_agree(records[0]), must_agree(record)
         for key in first:

@@ -7,6 +7,7 @@ before" leaves old records valid; a default that records rest on must not change
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
@@ -243,7 +244,10 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         quoted = " (text: in YAML write 1.0e-3 or false, without quotes, and pass it with -y or -f)"
         given = f"{value!r}{quoted if isinstance(value, str) else ''}"
         raise ModlibError(f"{name} must be {said}; given {given}")
-    return float(value) if hint is float else value
+    try:
+        return float(value) if hint is float else value
+    except OverflowError:  # a whole number of hundreds of digits, which no range allows
+        return math.inf
 
 
 def _fits(value: Any, kind: type) -> bool:

@@ -88,10 +88,10 @@ def read_benchmark(folder: str | Path = "book/results") -> dict[str, Any] | None
     """The record of `make bench` below a folder of results; None where there is none.
 
     Raises:
-        ModlibError: it cannot be read or lacks a key.
+        ModlibError: it cannot be read, lacks a key, or is not what its digest says.
     """
     path = resolve(folder) / RECORD
-    return read_with_keys(path, KEYS) if path.exists() else None
+    return read_with_keys(path, KEYS, signed=True) if path.exists() else None
 
 
 def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modlib.datasets import SPLITS
+from modlib.held_out import indices_of
 
 UNKNOWN = -1  # the label of an image that a task does not ask about
 
@@ -41,7 +41,7 @@ class TaskImages:
 
     def indices(self, split: str) -> np.ndarray:
         """Indices (int64, ascending) of the images in ``split``: train, valid or test."""
-        return np.flatnonzero(self.split_N == SPLITS.index(split))
+        return indices_of(self.split_N, split)
 
 
 def digest(*parts: np.ndarray | str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from modlib.errors import ModlibError
+from modlib.record_checks import check_record
 from modlib.results import read_record, resolve, ucr_counts
 
 TIDY = ["study", "profile", "system", "seed", "changed", "task", "measure", "value", "record"]
@@ -23,7 +24,8 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
         is of the whole run), measure, value and record. Shares are from 0 to 1.
 
     Raises:
-        ModlibError: there is no such folder, or a record in it cannot be read.
+        ModlibError: there is no such folder, or a record in it cannot be read or holds a figure
+            that cannot be.
     """
     root = resolve(folder)
     if not root.is_dir():
@@ -32,6 +34,7 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
     for path in sorted(root.rglob("*.json")):
         if "-seed" in path.stem:  # the benchmark's record is not of a run
             record = read_record(path)
+            check_record(record)
             study = path.parent.relative_to(root).as_posix()
             groups.setdefault((study, record["settings"]["profile"]), []).append(record)
     lines = []

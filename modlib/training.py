@@ -21,6 +21,7 @@ from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
+from modlib.held_out import without_test
 from modlib.losses import (
     csn_penalty,
     relevance_regulariser,
@@ -97,7 +98,7 @@ def train(
     checkpoint: Path | None = None,
     get_images: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Train on the train split, epoch by epoch.
+    """Train on the train split, epoch by epoch; of the test split nothing is within reach.
 
     Randomness comes from (seed, epoch) alone, so a run that goes on from its checkpoint gives
     what an unbroken run gives, to the last bit.
@@ -119,10 +120,10 @@ def train(
         ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
             task without labels is to be trained in ``shared`` batching.
     """
-    check_labels(data, settings)
     device = next(network.parameters()).device
+    data, get_images = without_test(data, get_images or image_getter(data, device))
+    check_labels(data, settings)
     optimiser = build_optimiser(network, settings)
-    get_images = get_images or image_getter(data, device)
     valid = data.indices("valid")
     valid_triplets = benchmark_triplets(data, "valid", settings.test_triplets, VALID_SEED)
 

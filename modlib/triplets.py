@@ -133,9 +133,10 @@ def benchmark_triplets(data: AttributeImages, split: str, count: int, seed: int)
     Raises:
         ModlibError: none are given and none can be drawn.
     """
+    indices = data.indices(split)
     if data.triplets is not None:
         return data.triplets[split][:, :count]
-    return fixed_triplets(data.labels_NT, data.indices(split), data.tasks, count, seed,
+    return fixed_triplets(data.labels_NT, indices, data.tasks, count, seed,
                           where=f" in the {split} split")
 
 

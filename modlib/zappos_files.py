@@ -8,6 +8,7 @@ Shapes: N images, T tasks, K triplets of a task, P lines of filenames.json.
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +48,9 @@ def read_text(files: Files, name: str) -> str:
         return files.read(name).decode("utf-8-sig")
     except (OSError, KeyError) as error:  # KeyError: an archive's
         raise ModlibError(f"{files.path} holds no {name}; give {LAYOUT}") from error
-    except UnicodeDecodeError as error:
+    except ModlibError:
+        raise
+    except Exception as error:  # no text, or nearly anything that zipfile raises on broken bytes
         raise ModlibError(f"{name} in {files.path} cannot be read: {error}") from error
 
 
@@ -67,11 +70,12 @@ def _read_triplets(text: str, name: str, count: int) -> np.ndarray:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            anchor, far, close = map(int, line.split())
-        except ValueError:
-            raise ModlibError(f"{name}, line {number}: {line.strip()!r}; a line is three whole "
-                              "numbers: anchor, far, close") from None
+        fields = line.split()
+        # int() would take 1_0 for 10 and +1 for 1; a longer number is no line of any file.
+        if len(fields) != 3 or not all(re.fullmatch("-?[0-9]{1,9}", one) for one in fields):
+            raise ModlibError(f"{name}, line {number}: {line.strip()[:100]!r}; a line is three "
+                              "whole numbers: anchor, far, close")
+        anchor, far, close = map(int, fields)
         for place in (anchor, far, close):
             if not 0 <= place < count:
                 raise ModlibError(f"{name}, line {number}: {place} is no line of filenames.json; "
@@ -105,22 +109,42 @@ def read_categories(
     A cell with several values, such as two kinds of closure, is a category of its own.
     Image ``…/100627.72.jpg`` is CID ``100627-72``. Column names may have dots: Heel.Height.
     """
-    rows = list(csv.DictReader(io.StringIO(text)))
-    columns = {_plain(column): column for column in (rows[0] if rows else ())}
+    header, rows = _read_csv(text, name)
+    columns = {_plain(column): column for column in header}
+    if len(columns) != len(header):
+        raise ModlibError(f"{name} has two columns of one name: {', '.join(header)}")
     for wanted in ("CID", *(COLUMNS[task] for task in tasks)):
         if _plain(wanted) not in columns:
             raise unknown_name("column", wanted, columns.values(), name)
-    cells = {(row[columns["cid"]] or "").strip(): row for row in rows}
+    cells = {row[columns["cid"]].strip(): row for row in rows}
+    if len(cells) != len(rows):
+        raise ModlibError(f"{name} has {len(rows)} rows of {len(cells)} images: some CID is there "
+                          "twice; remove one of the rows")
     cids = [PurePosixPath(one).stem.replace(".", "-") for one in ids]
     if not any(cid in cells for cid in cids):
         raise ModlibError(f"{name} has a row for none of the images, such as CID {cids[0]!r}")
     labels_NT = np.full((len(ids), len(tasks)), -1, np.int16)
     for t, task in enumerate(tasks):
         column = columns[_plain(COLUMNS[task])]
-        value = {cid: (row[column] or "").strip() for cid, row in cells.items()}
+        value = {cid: row[column].strip() for cid, row in cells.items()}
         number = {category: n for n, category in enumerate(sorted({*value.values()} - {""}))}
         labels_NT[:, t] = [number.get(value.get(cid, ""), -1) for cid in cids]
     return labels_NT
+
+
+def _read_csv(text: str, name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The column names and the rows; each row must have as many fields as there are names."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ModlibError(f"{name}, line {reader.line_num}: not {len(reader.fieldnames)} "
+                                  "fields, as many as the first line names")
+            rows.append(row)
+        return list(reader.fieldnames or ()), rows
+    except csv.Error as error:
+        raise ModlibError(f"{name}, line {reader.line_num}: {error}") from error
 
 
 def _plain(column: str) -> str:

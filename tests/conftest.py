@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 from torch import nn
 
 from modlib.datasets import SPLITS, AttributeImages
 from modlib.settings import Places, Settings
 from modlib.triplets import fixed_triplets
+
+# A few cases of each fuzzing test, the same at every run; `--hypothesis-profile=soak` tries
+# thousands of new ones.
+hypothesis_settings.register_profile(
+    "few", max_examples=40, derandomize=True, database=None, deadline=None)
+hypothesis_settings.register_profile("soak", max_examples=1500, deadline=None)
+hypothesis_settings.load_profile("few")
 
 TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
 

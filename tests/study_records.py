@@ -8,7 +8,7 @@ import numpy as np
 
 from modlib.arrays import to_json
 from modlib.evaluation import TEST_SEED, triplets_digest
-from modlib.results import plain, write_json
+from modlib.results import plain, write_record
 from modlib.settings import Settings
 from modlib.studies import Study
 from modlib.triplets import fixed_triplets
@@ -46,8 +46,10 @@ def record(study: Study, row: str, seed: int = 0, accuracy: int = 80, valid: flo
                           "Young": {"queries": 0, "mAP": None}},
             "parameters": parameters},
         "epochs": [
-            {"valid_accuracy": dict.fromkeys(TASKS, 0.99)},
-            {"valid_accuracy": {"Smiling": valid / 100 + 0.01, "Young": valid / 100 - 0.01}}],
+            *({"epoch": n, "ucr": [], "valid_accuracy": dict.fromkeys(TASKS, 0.99)}
+              for n in range(1, settings.epochs)),
+            {"epoch": settings.epochs, "ucr": [],
+             "valid_accuracy": {"Smiling": valid / 100 + 0.01, "Young": valid / 100 - 0.01}}],
         "run": {"training_seconds": 120.0},
     }
 
@@ -69,12 +71,16 @@ def wide_record(study: Study, row: str, accuracy: Mapping[str, int], seed: int =
     triplets = fixed_triplets(labels_NT, np.arange(IMAGES), tasks, COUNT, TEST_SEED)
     one["results"] |= {
         "test_accuracy": {task: right / 100 for task, right in accuracy.items()},
+        "retrieval": {task: {"queries": 12, "mAP": right / 100}
+                      for task, right in accuracy.items()},
         "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(labels_NT),
                           "digest": triplets_digest(triplets)}}
+    for epoch in one["epochs"]:
+        epoch["valid_accuracy"] = dict.fromkeys(tasks, 0.7)
     return one
 
 
 def publish(folder: Path, records: list[dict]) -> None:
     """Write records into a folder, each in a file of its own."""
     for number, one in enumerate(records):
-        write_json(folder / f"{number}.json", one)
+        write_record(folder / f"{number}.json", one)

@@ -31,7 +31,7 @@ def record(row, seed, accuracy, minutes=2.0, profile="celeba_cpu", counts=COUNTS
     task_parameters = 3 * 40 if settings.system == "modulated" else 0
     pairs = [[one, other] for n, one in enumerate(tasks) for other in tasks[n + 1:]]
     return {
-        "version": 1, "name": f"{profile}-{row}-{seed}", "status": "done",
+        "version": 1, "name": settings.run_name("f"), "status": "done",
         "settings": settings.as_dict(),
         "data": {"fingerprint": "f", "source": "photographs of a test",
                  "images": {"train": 1000, "valid": 200, "test": 300}},
@@ -39,11 +39,18 @@ def record(row, seed, accuracy, minutes=2.0, profile="celeba_cpu", counts=COUNTS
             "test_accuracy": {task: (accuracy - below[task]) / 100 for task in tasks},
             "parameters": {"total": 4000 + task_parameters, "shared": 4000,
                            "task": task_parameters}},
-        "epochs": [{"epoch": 1, "ucr": [] if row == "d" else [
-            {"tasks": pair} | counts for pair in pairs]}],
+        "epochs": [{"epoch": 1, "ucr_batches": sum(counts.values()), "ucr": [] if row == "d" else [
+            {"tasks": pair} | counts for pair in pairs]},
+            *({"epoch": n, "ucr_batches": 0, "ucr": []} for n in range(2, settings.epochs + 1))],
         "run": {"training_seconds": 60 * minutes, "device": "a test's device",
                 "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"},
     }
+
+
+def changed(record: dict, **settings) -> dict:
+    """The record as a run of other settings would have left it, with the name that follows."""
+    values = record["settings"] | settings
+    return record | {"settings": values, "name": Settings(**values).run_name("f")}
 
 
 def rows_of_two_seeds() -> dict:

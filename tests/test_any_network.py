@@ -1,6 +1,5 @@
 """The classifiers' study: its runs, what is published, and what its tables and sentences say."""
 
-import json
 from math import inf, isnan
 
 import pytest
@@ -21,7 +20,7 @@ from modlib.any_network import (
 )
 from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
-from modlib.results import resolve
+from modlib.results import resolve, write_record
 
 TASKS = ("Smiling", "Young")
 OWN = {"fully_shared": 1_026, "branches": 131_842, "modulated": 2_306}
@@ -34,15 +33,16 @@ def record(system, seed, auc, profile="celeba_cpu", **changes) -> dict:
                                   batches_per_epoch=7, **changes)
     values = {"Smiling": auc / 100, "Young": (auc - 10) / 100}
     return {
-        "version": 1, "name": f"{profile}-{system}-{seed}-{auc}", "status": "done",
+        "version": 1, "name": settings.run_name("f"), "status": "done",
         "settings": settings.as_dict(),
         "data": {"fingerprint": "f", "source": "photographs of a test",
                  "images": {"train": 1000, "valid": 200, "test": 300}},
         "results": {
             "test_auc": values, "test_accuracy": {k: v - 0.05 for k, v in values.items()},
-            "parameters": {"total": 9000, "shared": 9000 - OWN[system], "task": OWN[system]}},
-        "epochs": [{"epoch": 1, "images": 504, "ucr": [
-            {"tasks": list(TASKS), "positive": 3, "negative": 1, "zero": 0}]}],
+            "parameters": {"total": 900_000, "shared": 900_000 - OWN[system], "task": OWN[system]}},
+        "epochs": [{"epoch": 1, "images": 504, "ucr_batches": 4, "ucr": [
+            {"tasks": list(TASKS), "positive": 3, "negative": 1, "zero": 0}]},
+            *({"epoch": n, "images": 504, "ucr": []} for n in range(2, settings.epochs + 1))],
         "run": {"training_seconds": 120.0, "device": "a test's device",
                 "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"},
     }
@@ -66,7 +66,7 @@ def project(tmp_path, monkeypatch):
         folder = tmp_path / "book/results" / any_network.FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for number, one in enumerate(records):
-            (folder / f"{number}.json").write_text(json.dumps(one))
+            write_record(folder / f"{number}.json", one)
         monkeypatch.chdir(tmp_path)
     return publish
 

@@ -22,7 +22,7 @@ from modlib.claims_page import (
     records_list,
     summary,
 )
-from modlib.results import write_json
+from modlib.results import write_record
 from modlib.studies import Study
 from modlib.systems import extra_parameters
 from modlib.tables import points
@@ -72,7 +72,7 @@ def publish_rows(folder: Path, study: Study, accuracy: dict, tasks=TWENTY,
         of_tasks = value if isinstance(value, dict) else dict.fromkeys(tasks, value)
         records += [wide_record(study, row, of_tasks, seed, profile=profile) for seed in seeds]
     for one in records:
-        one["epochs"] = [{"ucr": []}]
+        one["epochs"] = [{"epoch": n + 1, "ucr": []} for n in range(one["settings"]["epochs"])]
         one["run"]["git_commit"] = "0123456789abcdef-dirty"
     publish(folder / study.folder, records)
     return records
@@ -149,7 +149,7 @@ def test_links_lead_to_pages_of_the_book(folder):
 def test_every_record_is_listed_and_every_claims_folder_has_its_place(folder):
     records = publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "CSN": 70})
     for one in records:
-        write_json(folder / "twenty_attributes" / f"{one['name']}.json", one)
+        write_record(folder / "twenty_attributes" / f"{one['name']}.json", one)
     for name in range(len(records)):
         (folder / "twenty_attributes" / f"{name}.json").unlink()
     listed = records_list()
@@ -244,7 +244,7 @@ def test_searches_are_compared_seed_by_seed(folder, precision, word, measured):
         one["results"]["retrieval"] = {
             "Smiling": {"queries": 9, "mAP": (50 + gain) / 100},
             "Bald": {"queries": 0, "mAP": None}}
-        write_json(folder / twenty_attributes.STUDY.folder / f"{number}.json", one)
+        write_record(folder / twenty_attributes.STUDY.folder / f"{number}.json", one)
     found = claim(SEARCHES)
     assert (found.word, found.measured, found.page) == (word, measured, "06_retrieval")
 
@@ -257,9 +257,9 @@ def publish_ratios(folder, ours: dict, shared: dict) -> None:
     records = []
     for row, counts in ((ablations.OURS, ours), (ablations.SHARED, shared)):
         one = wide_record(ablations.STUDY, row, dict.fromkeys(SEVEN, 80), profile="celeba_cpu_7")
-        one["epochs"] = [{"ucr": [
+        one["epochs"][0] |= {"ucr_batches": 100, "ucr": [
             {"tasks": pair.split("/"), "positive": positive, "negative": 100 - positive, "zero": 0}
-            for pair, positive in counts.items()]}]
+            for pair, positive in counts.items()]}
         records.append(one)
     publish(folder / ablations.STUDY.folder, records)
 
@@ -396,7 +396,7 @@ def test_the_scales_interval_is_students(folder):
     ((1.4, 1.25, 1.5), "did not hold", "+40 % [+25, +50] over repeats")])
 def test_one_pass_is_judged_by_the_benchmarks_repeats(folder, ratios, word, measured):
     value, low, high = ratios
-    write_json(folder / "speed/benchmark.json", {
+    write_record(folder / "speed/benchmark.json", {
         "version": 1, "curves": [], "run": {}, "rows": [
             {"question": "another", "value": 9, "low": 9, "high": 9},
             {"question": ONE_PASS, "value": value, "low": low, "high": high}]})

@@ -181,6 +181,7 @@ def test_a_crop_is_a_share(root, no_decoding, crop):
 
 def add_an_image(root):
     replace(root, "list_attr_celeba.txt", "000024.jpg", "000025.jpg -1 -1 -1\n000024.jpg")
+    replace(root, "list_attr_celeba.txt", "24\n", "25\n")
     replace(root, "list_eval_partition.txt", "000024.jpg", "000025.jpg 0\n000024.jpg")
     (root / "img_align_celeba/000025.jpg").write_bytes(image_bytes(0, "JPEG"))
 

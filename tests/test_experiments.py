@@ -36,7 +36,7 @@ from modlib.experiments import (
 from modlib.later_tasks import with_added_tasks
 from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network
-from modlib.results import comparable, read_record
+from modlib.results import comparable, read_record, write_record
 from modlib.retrieval import retrieval_scores
 from modlib.settings import Places
 from modlib.triplets import fixed_triplets
@@ -653,6 +653,20 @@ def test_a_record_is_kept_of_the_work_that_is_done(loaded, tiny, places):
     assert record["run"]["training_seconds"] == 2.0
     assert read_record(record_path(tiny, places, loaded.fingerprint)) == record
     assert kept_record(tiny, places, loaded, None) == record  # read, not worked for again
+
+
+def test_a_record_that_lies_in_another_runs_place_is_refused(loaded, tiny, places):
+    """By its name, or, where that was changed too, by its settings."""
+    other, path = replace(tiny, seed=1), record_path(tiny, places, loaded.fingerprint)
+    epochs = [{"epoch": 1, "images": 18, "seconds": 2.0}]
+    kept_record(other, places, loaded, lambda *_: (epochs, {}))
+    record = read_record(record_path(other, places, loaded.fingerprint))
+    write_record(path, record)
+    with pytest.raises(ModlibError, match=f"{path.name} calls itself {record['name']}"):
+        kept_record(tiny, places, loaded, None)
+    write_record(path, record | {"name": path.stem})
+    with pytest.raises(ModlibError, match=f"{path.stem}: by its settings .* {record['name']}"):
+        kept_record(tiny, places, loaded, None)
 
 
 def test_work_that_fails_leaves_no_record(loaded, tiny, places):

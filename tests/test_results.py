@@ -1,5 +1,6 @@
 """Records are written whole or not at all, read with care, found, compared and added up."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 from modlib import results, whole_files
 from modlib.errors import ModlibError
 from modlib.results import (
+    LATER,
     RECORD_KEYS,
+    WITH_RECORD,
     comparable,
+    digest_of,
     pair_ucr,
     project_root,
     read_record,
@@ -17,6 +21,7 @@ from modlib.results import (
     resolve,
     ucr_counts,
     write_json,
+    write_record,
 )
 
 PAIR, OTHER_PAIR = ["Smiling", "Young"], ["Smiling", "Bald"]
@@ -31,13 +36,16 @@ def record() -> dict:
     """A record of three epochs whose counts for PAIR are 4, 3, 2 · 1, 0, 8 · 6, 2, 1."""
     return {
         "version": 1, "name": "quick-one", "status": "done",
-        "settings": {"profile": "quick", "seed": 0, "tasks": ["Smiling", "Young", "Bald"]},
-        "data": {"fingerprint": "f"}, "results": {"test_accuracy": {"Smiling": 0.75}},
+        "settings": {
+            "profile": "quick", "seed": 0, "tasks": ["Smiling", "Young", "Bald"], "epochs": 3},
+        "data": {"fingerprint": "f"}, "results": {"top_recall": 0.75},
         "epochs": [
-            {"epoch": 1, "loss": 0.3, "seconds": 1.5,
+            {"epoch": 1, "loss": 0.3, "seconds": 1.5, "ucr_batches": 9,
              "ucr": [counts(PAIR, 4, 3, 2), counts(OTHER_PAIR, 9, 0, 0)]},
-            {"epoch": 2, "loss": 0.2, "seconds": 1.25, "ucr": [counts(PAIR, 1, 0, 8)]},
-            {"epoch": 3, "loss": 0.1, "seconds": 1.0, "ucr": [counts(PAIR, 6, 2, 1)]},
+            {"epoch": 2, "loss": 0.2, "seconds": 1.25, "ucr_batches": 9,
+             "ucr": [counts(PAIR, 1, 0, 8)]},
+            {"epoch": 3, "loss": 0.1, "seconds": 1.0, "ucr_batches": 9,
+             "ucr": [counts(PAIR, 6, 2, 1)]},
         ],
         "run": {"git_commit": "unknown"},
     }
@@ -45,7 +53,7 @@ def record() -> dict:
 
 def written(folder: Path, record: dict, **changes) -> Path:
     record = record | changes
-    write_json(folder / f"{record['name']}.json", record)
+    write_record(folder / f"{record['name']}.json", record)
     return folder / f"{record['name']}.json"
 
 
@@ -87,10 +95,68 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path, record, monkeypatch):
 
     monkeypatch.setattr(whole_files.os, "replace", look)
     path = written(tmp_path, record)
-    assert seen == [(record, tmp_path, [], path)]
+    [(content, *where)] = seen
+    assert content | record == content
+    assert where == [tmp_path, [], path]
 
 
 # Reading
+
+def test_a_record_ends_in_a_digest_that_is_not_part_of_it(tmp_path, record):
+    path = written(tmp_path, record)
+    content = json.loads(path.read_text())
+    assert list(content)[-1] == "digest"
+    assert content["digest"] == digest_of(record, WITH_RECORD)
+    assert read_record(path, signed=True) == record
+
+
+def test_a_digest_is_sha_256_of_everything_else_with_sorted_keys():
+    text = '["with the record",{"a":{"b":1.5},"c":[true,null]}]'
+    assert digest_of({"c": [True, None], "a": {"b": 1.5}}, WITH_RECORD) == {
+        "sha256": hashlib.sha256(text.encode()).hexdigest(), "written": WITH_RECORD}
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ('"loss": 0.3', '"loss": 0.2'), ('"negative": 5', '"negative": 4'), ('"seed": 0', '"seed": 1'),
+    ('"positive": 4', '"positive": 4.0'), ('"written": "with the record"', '"written": "LATER"'),
+    ('"epoch": 2', '"epoch": 1e999'), ('"git_commit": "unknown"', '"git_commit": "abc"'),
+    ('"status": "done"', '"status": "done", "more": 1'), ('"sha256": "', '"sha256": "0')])
+def test_a_record_that_was_edited_by_hand_is_refused(tmp_path, record, old, new):
+    record["epochs"][0]["ucr"][1] = counts(OTHER_PAIR, 4, 5, 0)
+    path = written(tmp_path, record)
+    assert old in path.read_text()
+    new = LATER.join(new.split("LATER"))
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModlibError, match=r"quick-one\.json was changed after .* fetch the file"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("digest", ["abc", 3, {}, {"sha256": "abc"}, [], {"written": []}])
+def test_a_digest_that_is_none_is_refused(tmp_path, record, digest):
+    write_json(tmp_path / "one.json", record | {"digest": digest})
+    with pytest.raises(ModlibError, match="was changed after"):
+        read_record(tmp_path / "one.json")
+
+
+def test_a_record_of_an_older_run_goes_on_without_a_digest_but_is_not_published(tmp_path, record):
+    write_json(tmp_path / "quick-one.json", record)
+    assert read_record(tmp_path / "quick-one.json") == record
+    with pytest.raises(ModlibError, match=r"has no digest.*call: python tools/sign_records\.py"):
+        read_records(tmp_path)
+
+
+def test_a_published_record_with_a_figure_that_cannot_be_is_refused(tmp_path, record):
+    record["results"]["top_recall"] = 75.0
+    written(tmp_path, record)
+    with pytest.raises(ModlibError, match=r"results\.top_recall is 75\.0; allowed"):
+        read_records(tmp_path)
+
+
+def test_numbers_that_json_does_not_know_are_refused(tmp_path):
+    for constant in ("NaN", "Infinity", "-Infinity"):
+        (tmp_path / "one.json").write_text(f'{{"a": {constant}}}')
+        with pytest.raises(ModlibError, match=rf"cannot be read: {constant} is no number"):
+            read_record(tmp_path / "one.json")
 
 @pytest.mark.parametrize("content", [b"", b"not json", b'{"version": 1', b"\xff\xfe\xfa"])
 def test_a_file_that_is_not_json_is_named(tmp_path, content):

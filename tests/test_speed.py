@@ -8,6 +8,7 @@ import pytest
 
 from modlib import speed
 from modlib.errors import ModlibError
+from modlib.results import write_record
 from modlib.speed import (
     KEYS,
     RECORD,
@@ -125,7 +126,7 @@ def test_without_a_record_there_is_none_to_read(tmp_path):
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
     record = {"version": 1, "rows": [row("a", [1.0, 2.0], "")], "curves": {}, "run": {"seconds": 1}}
-    write(tmp_path, json.dumps(record))
+    write_record(tmp_path / RECORD, record)
     assert read_benchmark(tmp_path) == read_benchmark(str(tmp_path)) == record
 
 

@@ -11,12 +11,13 @@ from table_1_records import (
     PAPER_UCR,
     SMILE,
     YOUNG,
+    changed,
     record,
     rows_of_two_seeds,
 )
 
 from modlib.errors import ModlibError
-from modlib.results import write_json
+from modlib.results import write_record
 from modlib.settings import Settings
 from modlib.three_attributes import (
     ROWS,
@@ -187,11 +188,11 @@ def test_published_are_the_committed_records_of_one_profile(tmp_path, monkeypatc
     (tmp_path / "_toc.yml").touch()
     for seed, profile in ((1, "celeba_cpu"), (0, "celeba_cpu"), (0, "celeba_gpu")):
         one = record("c", seed, 60, profile=profile)
-        write_json(tmp_path / f"book/results/three_attributes/{one['name']}.json", one)
+        write_record(tmp_path / f"book/results/three_attributes/{one['name']}.json", one)
     monkeypatch.chdir(tmp_path)
     assert {name: [one["name"] for one in records]
             for name, records in published("celeba_cpu").items()} == NO_ROWS | {
-                "c": ["celeba_cpu-c-0", "celeba_cpu-c-1"]}
+                "c": [record("c", seed, 60)["name"] for seed in (0, 1)]}
 
 
 def test_accuracies_have_a_line_for_every_row_seed_and_task(rows):
@@ -213,7 +214,7 @@ def publish(tmp_path, monkeypatch, records) -> None:
     (tmp_path / "modlib").mkdir()
     (tmp_path / "_toc.yml").touch()
     for number, one in enumerate(records):
-        write_json(tmp_path / f"book/results/three_attributes/{number}.json", one)
+        write_record(tmp_path / f"book/results/three_attributes/{number}.json", one)
     monkeypatch.chdir(tmp_path)
 
 
@@ -223,9 +224,12 @@ def publish(tmp_path, monkeypatch, records) -> None:
 ])
 def test_records_of_another_kind_are_refused_not_averaged(tmp_path, monkeypatch, part, key, value):
     one, other = record("c", 0, 60), record("c", 1, 60)
-    other[part][key] = value
+    other = changed(other, **{key: value}) if part == "settings" else other | {
+        part: other[part] | {key: value}}
+    if key == "epochs":
+        other["epochs"].append({"epoch": value})
     publish(tmp_path, monkeypatch, [one, other])
-    with pytest.raises(ModlibError, match=f"celeba_cpu-c-0 and celeba_cpu-c-1.*{key}"):
+    with pytest.raises(ModlibError, match=f"{one['name']} and {other['name']}.*{key}"):
         published("celeba_cpu")
 
 
@@ -236,25 +240,25 @@ def test_a_record_older_than_a_setting_was_made_with_its_default(tmp_path, monke
         del records[older]["settings"][name]
     publish(tmp_path, monkeypatch, records)
     assert [one["name"] for one in published("celeba_cpu")["c"]] == [
-        "celeba_cpu-c-0", "celeba_cpu-c-1"]
+        one["name"] for one in records]
 
 
 @pytest.mark.parametrize("older", [0, 1])
 @pytest.mark.parametrize(("key", "value"), [
-    ("aggregation", "mgda"), ("branch_size", 25), ("mask_norm_weight", 0.5)])
+    ("aggregation", "mgda"), ("branch_size", 25), ("mask_initialisation", "normal")])
 def test_a_record_older_than_a_setting_is_not_averaged_with_another_value(
         tmp_path, monkeypatch, older, key, value):
     records = [record("c", 0, 60), record("c", 1, 60)]
     del records[older]["settings"][key]
-    records[1 - older]["settings"][key] = value
+    records[1 - older] = changed(records[1 - older], **{key: value})
     publish(tmp_path, monkeypatch, records)
-    with pytest.raises(ModlibError, match=f"celeba_cpu-c-0 and celeba_cpu-c-1.*{key}.*{value}"):
+    first, second = (one["name"] for one in records)
+    with pytest.raises(ModlibError, match=f"{first} and {second}.*{key}.*{value}"):
         published("celeba_cpu")
 
 
 def test_two_records_of_one_row_and_seed_are_refused(tmp_path, monkeypatch):
-    one, other = record("f", 0, 60), record("f", 0, 61)
-    other["settings"]["regulariser_weight"] = 0.5
+    one, other = record("f", 0, 60), changed(record("f", 0, 61), regulariser_weight=0.5)
     publish(tmp_path, monkeypatch, [one, other])
     with pytest.raises(ModlibError, match=r"row f .* two records of one seed"):
         published("celeba_cpu")

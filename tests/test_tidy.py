@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from modlib.results import RECORD_VERSION, write_json
+from modlib.results import RECORD_VERSION, write_record
 from modlib.tidy import TIDY, main, tidy_table
 
 
@@ -14,20 +14,22 @@ def two_runs(tmp_path):
     """A folder with a run of two tasks, one of which has no queries, and a benchmark's record."""
     for seed, share in ((0, 0.5), (1, 0.75)):
         name = f"mine-modulated-2tasks-seed{seed}-abc"
-        write_json(tmp_path / "study/inner" / f"{name}.json", {
+        write_record(tmp_path / "study/inner" / f"{name}.json", {
             "version": RECORD_VERSION, "name": name, "status": "done", "data": {},
-            "epochs": [{"valid_accuracy": {"Smiling": 0.5, "Bald": 0.5}, "ucr": [
-                {"tasks": ["Smiling", "Bald"], "positive": n, "negative": 1, "zero": 0}]}
+            "epochs": [{
+                "epoch": n // 2, "valid_accuracy": {"Smiling": 0.5, "Bald": 0.5},
+                "ucr_batches": n + 1, "ucr": [{
+                    "tasks": ["Smiling", "Bald"], "positive": n, "negative": 1, "zero": 0}]}
                 for n in (2, 4)],
             "run": {"training_seconds": 60.0},
             "settings": {"profile": "mine", "system": "modulated", "seed": seed, "rank": seed,
-                         "width": 0.5},
+                         "width": 0.5, "epochs": 2, "tasks": ["Smiling", "Bald"]},
             "results": {
                 "test_accuracy": {"Smiling": share, "Bald": 1.0}, "parameters": {"total": 3},
                 "test_triplets": {"digest": "0"},
                 "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
                               "Bald": {"queries": 0, "mAP": None}}}})
-    write_json(tmp_path / "speed/benchmark.json", {"version": 1})
+    write_record(tmp_path / "speed/benchmark.json", {"version": 1})
     return tmp_path
 
 

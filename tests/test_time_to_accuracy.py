@@ -6,7 +6,7 @@ import pytest
 
 from modlib import time_to_accuracy
 from modlib.errors import ModlibError
-from modlib.results import plain, write_json
+from modlib.results import plain, write_record
 from modlib.settings import Settings
 from modlib.time_to_accuracy import (
     FLOAT32,
@@ -36,8 +36,10 @@ def record(settings: Settings, valid: float, test: float, images_per_second: flo
         "settings": settings.as_dict(),
         "data": {"fingerprint": "data", "source": "drawn", "images": {"train": 9}},
         "results": {"test_accuracy": dict.fromkeys(TASKS, test)},
-        "epochs": [{"valid_accuracy": dict.fromkeys(TASKS, 0.5)},
-                   {"valid_accuracy": {"Smiling": valid + 0.01, "Young": valid - 0.01}}],
+        "epochs": [*({"epoch": n, "valid_accuracy": dict.fromkeys(TASKS, 0.5)}
+                     for n in range(1, settings.epochs)),
+                   {"epoch": settings.epochs,
+                    "valid_accuracy": {"Smiling": valid + 0.01, "Young": valid - 0.01}}],
         "run": {"training_seconds": 120.0, "images_per_second": images_per_second},
     }
 
@@ -137,7 +139,7 @@ def test_variants_without_their_recipe_are_not_sorted():
 def test_the_recipe_is_found_whatever_lies_beside_it(folder, names):
     for name in names:
         one = record(of(name), 0.8, 0.7)
-        write_json(folder / f"{one['name']}.json", one)
+        write_record(folder / f"{one['name']}.json", one)
     [recipe] = time_to_accuracy.published("mine")[RECIPE]
     assert recipe["settings"] == plain(BASE.as_dict())
 
@@ -145,7 +147,7 @@ def test_the_recipe_is_found_whatever_lies_beside_it(folder, names):
 def test_records_of_two_recipes_are_refused(folder):
     for settings in (BASE, replace(BASE, margin=0.3)):
         one = record(settings, 0.8, 0.7)
-        write_json(folder / f"{one['name']}.json", one)
+        write_record(folder / f"{one['name']}.json", one)
     with pytest.raises(ModlibError, match="not one recipe"):
         time_to_accuracy.published("mine")
 
@@ -162,7 +164,7 @@ def folder(tmp_path, monkeypatch):
 def test_published_records_find_their_recipe_themselves(folder):
     for name in VARIANTS:
         one = record(of(name), 0.8, 0.7)
-        write_json(folder / f"{one['name']}.json", one)
+        write_record(folder / f"{one['name']}.json", one)
     rows = time_to_accuracy.published("mine")
     assert [len(row) for row in rows.values()] == [1] * len(VARIANTS)
     assert not any(time_to_accuracy.published("other").values())
@@ -172,7 +174,7 @@ def test_published_records_of_other_data_are_refused(folder):
     for seed, source in ((0, "drawn"), (1, "elsewhere")):
         one = record(of(RECIPE, seed), 0.8, 0.7)
         one["data"]["source"] = source
-        write_json(folder / f"{one['name']}.json", one)
+        write_record(folder / f"{one['name']}.json", one)
     with pytest.raises(ModlibError, match="data source"):
         time_to_accuracy.published("mine")
 

@@ -7,7 +7,7 @@ import pytest
 from modlib import top_down_study
 from modlib.comparison_figures import maps_over_images
 from modlib.errors import ModlibError
-from modlib.results import plain, write_json
+from modlib.results import plain, write_record
 from modlib.task_readers import ReaderSettings
 from modlib.top_down_study import (
     CLAIMS,
@@ -42,7 +42,8 @@ def record(row: str, seed: int, accuracy: float, study=MULTI_MNIST, **changes) -
         "data": {"fingerprint": "data", "source": "digits of a test",
                  "images": {"train": 2000, "valid": 100, "test": 100}},
         "results": {"test_accuracy": test, "parameters": {"weights": 31_525}},
-        "epochs": [{"epoch": 1, "valid_accuracy": {task: v / 2 for task, v in test.items()}}] * 2,
+        "epochs": [{"epoch": n + 1, "valid_accuracy": {task: v / 2 for task, v in test.items()}}
+                   for n in range(settings.epochs)],
         "run": {"training_seconds": 90.0, "device": "a test's device",
                 "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"}}
 
@@ -155,10 +156,10 @@ def test_published_records_are_read_and_must_be_of_one_kind(tmp_path, monkeypatc
     (tmp_path / "_toc.yml").touch()
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "book/results/top_down"
-    write_json(folder / "0.json", record(OURS_2, 0, 90))
-    write_json(folder / "1.json", record("4 tasks, top-down", 0, 90))
+    write_record(folder / "0.json", record(OURS_2, 0, 90))
+    write_record(folder / "1.json", record("4 tasks, top-down", 0, 90))
     assert len(MULTI_MNIST.published("mine")[OURS_2]) == 1
-    write_json(folder / "2.json", record(CHANNEL_2, 0, 90, epochs=9))
+    write_record(folder / "2.json", record(CHANNEL_2, 0, 90, epochs=9))
     with pytest.raises(ModlibError, match="differ in epochs"):
         MULTI_MNIST.published("mine")
 
@@ -191,7 +192,7 @@ def test_verdicts_compare_seed_by_seed_with_students_interval(rows):
 def test_curves_are_mean_validation_accuracy_by_epoch_and_seed(rows):
     found = curves(rows, [OURS_2, "2 tasks, MOO"])
     assert found.keys() == {OURS_2}
-    assert found[OURS_2] == [pytest.approx([half] * 2) for half in (45.75, 46.25, 46.75)]
+    assert found[OURS_2] == [pytest.approx([half] * 4) for half in (45.75, 46.25, 46.75)]
 
 
 def test_how_it_ran_says_what_is_missing_and_how_to_run_it(rows):

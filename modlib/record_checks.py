@@ -1,0 +1,178 @@
+"""What the figures of a record can be: a record that says something else is not shown.
+
+Shares are from 0 to 1; the counts behind a UCR (Zhao et al., ECCV 2018, section 3.1) add up to the
+probes; epochs are numbered from 1; times and network sizes are above 0.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from modlib.errors import ModlibError
+
+INFINITY, LARGEST = math.inf, sys.float_info.max
+COSINE_LIMIT = 1.001  # what rounding in float32 may make of 1
+SHARES = ("accuracy", "auc")  # by task, of each split
+SIGNS = ("positive", "negative", "zero")
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Refuse a record with a figure that cannot be.
+
+    Measures that a kind of run does not have may be missing; what is there must be right.
+
+    Args:
+        record: as :func:`modlib.results.read_record` gives it.
+
+    Raises:
+        ModlibError: with the place within the record, what is there and what is allowed.
+    """
+    tasks = _get(record, "settings", dict).get("tasks")
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
+        _refuse(record, "settings.tasks", tasks, "a list of names")
+    if record["status"] != "done":
+        _refuse(record, "status", record["status"], "'done'")
+    _check_results(record, _get(record, "results", dict), tasks)
+    _check_epochs(record, _get(record, "epochs", list), tasks)
+    run = _get(record, "run", dict)
+    milliseconds = _get(run, "milliseconds", dict, record, "run.") if "milliseconds" in run else {}
+    for where, found in (
+            *((f"run.{key}", run[key]) for key in ("training_seconds", "images_per_second")
+              if key in run),
+            *((f"run.milliseconds.{key}", value) for key, value in milliseconds.items())):
+        _number(record, where, found, above=0)
+
+
+def check_name(record: Mapping[str, Any], settings_class: type) -> None:
+    """Refuse a record whose settings no longer exist, or whose name is not theirs.
+
+    Args:
+        record: as :func:`modlib.results.read_record` gives it.
+        settings_class: the dataclass of its settings. Those that are younger than the record have
+            their defaults, which do not enter a name.
+
+    Raises:
+        ModlibError: a setting is unknown or has a value that is not allowed any more, or the name
+            is not that of the settings and the data's fingerprint.
+    """
+    try:
+        name = settings_class(**record["settings"]).run_name(record["data"]["fingerprint"])
+    except (TypeError, KeyError, ModlibError) as error:
+        raise ModlibError(f"record {record['name']}: its settings are none of this modlib's: "
+                          f"{error}; delete it and run again") from error
+    if name != record["name"]:
+        raise ModlibError(f"record {record['name']}: by its settings and data its name is {name}; "
+                          "one of them was changed: delete it and run again")
+
+
+def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
+    for measure in SHARES:
+        _shares(record, f"results.test_{measure}", results.get(f"test_{measure}"), tasks)
+    if "top_recall" in results:
+        _number(record, "results.top_recall", results["top_recall"], 0, 1)
+    for task, scores in _get(results, "retrieval", dict, record, "results.", {}).items():
+        where = f"results.retrieval.{task}"
+        if task not in tasks or not isinstance(scores, dict):
+            _refuse(record, where, scores, f"the scores of one of {', '.join(tasks)}")
+        _whole(record, f"{where}.queries", scores.get("queries"), 0)
+        for measure, value in scores.items():
+            if measure != "queries" and (scores["queries"] or value is not None):
+                _number(record, f"{where}.{measure}", value, 0, 1)
+    counts = _get(results, "parameters", dict, record, "results.", {})
+    for part, count in counts.items():
+        _whole(record, f"results.parameters.{part}", count, 0 if part in ("shared", "task") else 1)
+    if {"total", "shared", "task"} <= counts.keys() and (
+            counts["total"] != counts["shared"] + counts["task"]):
+        _refuse(record, "results.parameters.total", counts["total"],
+                f"the sum of shared and task, {counts['shared'] + counts['task']}")
+    if "dead_scales" in results:
+        _whole(record, "results.dead_scales", results["dead_scales"], 0)
+    for n, pair in enumerate(_get(results, "w_distance", list, record, "results.", [])):
+        _pair(record, f"results.w_distance[{n}]", pair, tasks)
+        for measure in ("mean", "variance"):
+            _number(record, f"results.w_distance[{n}].{measure}", pair.get(measure), 0)
+
+
+def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
+    wanted = record["settings"].get("epochs")
+    if len(epochs) != wanted:
+        _refuse(record, "epochs", f"{len(epochs)} of them", f"{wanted}, as the settings say")
+    for n, epoch in enumerate(epochs):
+        where = f"epochs[{n}]"
+        if not isinstance(epoch, dict):
+            _refuse(record, where, epoch, "an epoch's measures")
+        if epoch.get("epoch") != n + 1:
+            _refuse(record, f"{where}.epoch", epoch.get("epoch"), str(n + 1))
+        for measure in SHARES:
+            _shares(record, f"{where}.valid_{measure}", epoch.get(f"valid_{measure}"), tasks)
+        losses = _get(epoch, "task_losses", dict, record, f"{where}.", {})
+        for task, loss in (("loss", epoch.get("loss", 0)), *losses.items()):
+            _number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss, 0)
+        if "images" in epoch:
+            _whole(record, f"{where}.images", epoch["images"], 1)
+        if "seconds" in epoch:
+            _number(record, f"{where}.seconds", epoch["seconds"], above=0)
+        _check_ucr(record, where, epoch, tasks)
+
+
+def _check_ucr(record: Mapping[str, Any], where: str, epoch: Mapping[str, Any], tasks) -> None:
+    pairs = _get(epoch, "ucr", list, record, f"{where}.", [])
+    if not pairs:
+        return
+    probes = epoch.get("ucr_batches")
+    _whole(record, f"{where}.ucr_batches", probes, 1)
+    for n, pair in enumerate(pairs):
+        here = f"{where}.ucr[{n}]"
+        _pair(record, here, pair, tasks)
+        for sign in SIGNS:
+            _whole(record, f"{here}.{sign}", pair.get(sign), 0)
+        if sum(pair[sign] for sign in SIGNS) != probes:
+            _refuse(record, here, [pair[sign] for sign in SIGNS], f"a sum of {probes}, the probes")
+        _number(record, f"{here}.mean_cosine", pair.get("mean_cosine", 0),
+                -COSINE_LIMIT, COSINE_LIMIT)
+    if len({frozenset(pair["tasks"]) for pair in pairs}) != len(pairs):
+        _refuse(record, f"{where}.ucr", f"{len(pairs)} pairs", "each pair of tasks once")
+
+
+def _pair(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
+    pair = found.get("tasks") if isinstance(found, dict) else None
+    two = isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1]
+    if not two or not all(task in tasks for task in pair):
+        _refuse(record, f"{where}.tasks", pair, f"two of {', '.join(tasks)}")
+
+
+def _shares(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
+    if found is None:  # what this kind of run does not measure
+        return
+    if not isinstance(found, dict) or found.keys() != set(tasks):
+        _refuse(record, where, found, f"one share for each of {', '.join(tasks)}")
+    for task, share in found.items():
+        _number(record, f"{where}.{task}", share, 0, 1)
+
+
+def _number(record, where: str, found: Any, low: float = -INFINITY, high: float = INFINITY,
+            above: float = -INFINITY) -> None:
+    real = isinstance(found, int | float) and not isinstance(found, bool)
+    if not real or not -LARGEST <= found <= LARGEST or not low <= found <= high or found <= above:
+        limits = (f" above {above:g}" if above > -INFINITY else
+                  f" from {low:g}" + (f" to {high:g}" if high < INFINITY else " up"))
+        _refuse(record, where, found, f"a number{limits}")
+
+
+def _whole(record: Mapping[str, Any], where: str, found: Any, low: int) -> None:
+    if not isinstance(found, int) or isinstance(found, bool) or found < low:
+        _refuse(record, where, found, f"a whole number from {low} up")
+
+
+def _get(holder: Mapping[str, Any], key: str, kind: type, record: Mapping[str, Any] | None = None,
+         where: str = "", default: Any = None) -> Any:
+    """An entry of a kind; the default where it is not there and may be missing."""
+    found = holder.get(key, default)
+    if not isinstance(found, kind):
+        _refuse(record or holder, f"{where}{key}", found, f"a {kind.__name__}")
+    return found
+
+
+def _refuse(record: Mapping[str, Any], where: str, found: Any, allowed: str) -> None:
+    raise ModlibError(f"record {record['name']}: {where} is {str(found)[:100]}; allowed: {allowed}")

@@ -1,0 +1,195 @@
+"""A record whose figures cannot be is refused, with the place, what is there and what is allowed;
+every committed record is signed, named by its settings and data, and holds figures that can be."""
+
+import re
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from modlib.adaptive_branching import BranchingSettings
+from modlib.classifiers import ClassifierSettings
+from modlib.errors import ModlibError
+from modlib.record_checks import check_name, check_record
+from modlib.results import RECORD_KEYS, plain, read_record, read_with_keys
+from modlib.settings import Settings
+from modlib.speed import KEYS
+from modlib.task_readers import ReaderSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = sorted((ROOT / "book/results").glob("*/*.json"))
+KINDS = (Settings, ClassifierSettings, BranchingSettings, ReaderSettings)
+TASKS = ("Smiling", "Young")
+SETTINGS = Settings(tasks=TASKS, epochs=2)
+
+
+@pytest.fixture
+def record() -> dict:
+    """With every measure that is checked."""
+    def pair(**counts):
+        return {"tasks": list(TASKS), "mean_cosine": -0.5, **counts}
+
+    return {
+        "version": 1, "name": SETTINGS.run_name("data"), "status": "done",
+        "settings": plain(SETTINGS.as_dict()), "data": {"fingerprint": "data"},
+        "results": {
+            "test_accuracy": {"Smiling": 1.0, "Young": 0.0},
+            "test_auc": dict.fromkeys(TASKS, 0.5), "top_recall": 0.25,
+            "retrieval": {"Smiling": {"queries": 3, "mAP": 1, "recall@1": 0.0},
+                          "Young": {"queries": 0, "mAP": None, "recall@1": None}},
+            "parameters": {"total": 12, "shared": 10, "task": 2, "weights": 9},
+            "dead_scales": 0,
+            "w_distance": [{"tasks": ["Young", "Smiling"], "mean": 0.5, "variance": 0.0}]},
+        "epochs": [
+            {"epoch": 1, "loss": 0.5, "task_losses": {"Smiling": 0.0, "Young": 1.0}, "images": 9,
+             "seconds": 0.1, "ucr_batches": 3, "ucr": [pair(positive=1, negative=2, zero=0)],
+             "valid_accuracy": dict.fromkeys(TASKS, 0.5)},
+            {"epoch": 2, "loss": 0, "images": 9, "seconds": 2, "ucr_batches": 0, "ucr": [],
+             "valid_accuracy": dict.fromkeys(TASKS, 1), "valid_auc": dict.fromkeys(TASKS, 1)}],
+        "run": {"training_seconds": 2.1, "images_per_second": 8.0,
+                "milliseconds": {"network": 1.5}},
+    }
+
+
+def at(holder, path: str):
+    """Where a path as messages write it leads: the holder and the last key."""
+    *steps, last = [int(step) if step.isdigit() else step
+                    for step in re.findall(r"[^.\[\]]+", path)]
+    for step in steps:
+        holder = holder[step]
+    return holder, last
+
+
+def test_a_record_with_figures_that_can_be_is_left_alone(record):
+    before = deepcopy(record)
+    check_record(record)
+    check_name(record, Settings)
+    assert record == before
+
+
+def test_what_a_kind_of_run_does_not_measure_may_be_missing(record):
+    record["results"] = {}
+    record["run"] = {}
+    record["epochs"] = [{"epoch": 1}, {"epoch": 2}]
+    check_record(record)
+
+
+NO_SHARES = [-0.01, 1.01, 76.5, float("nan"), float("inf"), None, "0.5", True]
+NO_COUNTS = [-1, 1.5, None, "3", True, float("nan")]
+NO_TIMES = [0, 0.0, -1.0, float("nan"), float("inf"), None, "2"]
+
+
+@pytest.mark.parametrize(("path", "values"), [
+    *((path, NO_SHARES) for path in (
+        "results.test_accuracy.Smiling", "results.test_auc.Young", "results.top_recall",
+        "results.retrieval.Smiling.mAP", "results.retrieval.Smiling.recall@1",
+        "epochs[0].valid_accuracy.Young", "epochs[1].valid_auc.Smiling")),
+    *((path, NO_COUNTS) for path in (
+        "results.parameters.total", "results.parameters.shared", "results.parameters.task",
+        "results.parameters.weights", "results.retrieval.Smiling.queries", "results.dead_scales",
+        "epochs[0].images", "epochs[0].ucr_batches", "epochs[0].ucr[0].positive",
+        "epochs[0].ucr[0].negative", "epochs[0].ucr[0].zero")),
+    *((path, [0]) for path in ("results.parameters.weights", "epochs[0].images",
+                               "epochs[0].ucr_batches")),
+    *((path, NO_TIMES) for path in (
+        "epochs[0].seconds", "run.training_seconds", "run.images_per_second",
+        "run.milliseconds.network")),
+    ("epochs[0].ucr[0].mean_cosine", [1.1, -1.1, float("nan"), None]),
+    ("epochs[0].loss", [-0.1, float("nan"), float("inf"), None]),
+    ("epochs[0].task_losses.Young", [-0.1, float("nan"), None]),
+    ("results.w_distance[0].mean", [-0.1, float("nan"), None]),
+    ("results.w_distance[0].variance", [-0.1, float("inf")]),
+    ("epochs[1].epoch", [1, 3, 0, None]),
+    ("results.w_distance[0].tasks", [["Smiling", "Smiling"], ["Smiling"], ["Smiling", "Bald"], 3]),
+    ("epochs[0].ucr[0].tasks", [["Young", "Young"], None]),
+    ("status", ["running", None]), ("settings.tasks", [[], "Smiling", [3], None]),
+    ("results.retrieval", [[], 3]), ("results.parameters", [[3]]), ("run.milliseconds", [3]),
+    ("epochs", [{}, 3]), ("results", [[], None]),
+])
+def test_a_figure_that_cannot_be_is_refused_with_its_place(record, path, values):
+    for value in values:
+        broken = deepcopy(record)
+        holder, key = at(broken, path)
+        holder[key] = value
+        with pytest.raises(ModlibError) as caught:
+            check_record(broken)
+        said = str(caught.value)
+        assert said.startswith(f"record {record['name']}: {path} is {value}; allowed: "), said
+
+
+@pytest.mark.parametrize(("path", "value", "place"), [
+    ("results.parameters.total", 11, "results.parameters.total is 11; allowed: the sum"),
+    ("epochs[0].ucr_batches", 4, r"epochs\[0\].ucr\[0\] is \[1, 2, 0\]; allowed: a sum of 4"),
+    ("results.test_accuracy", {"Smiling": 1.0}, "results.test_accuracy is .*one share for each of"),
+    ("results.retrieval", {"Bald": {}}, "results.retrieval.Bald is"),
+    ("settings.epochs", 3, "epochs is 2 of them; allowed: 3, as the settings say"),
+    ("epochs[0]", None, r"epochs\[0\] is None; allowed: an epoch"),
+])
+def test_figures_that_do_not_fit_each_other_are_refused(record, path, value, place):
+    holder, key = at(record, path)
+    holder[key] = value
+    with pytest.raises(ModlibError, match=place):
+        check_record(record)
+
+
+def test_a_pair_that_is_counted_twice_is_refused(record):
+    [pair] = record["epochs"][0]["ucr"]
+    record["epochs"][0]["ucr"].append(pair | {"tasks": pair["tasks"][::-1]})
+    with pytest.raises(ModlibError, match=r"ucr is 2 pairs; allowed: each pair of tasks once"):
+        check_record(record)
+
+
+@pytest.mark.parametrize("changes", [{"margin": 0.3}, {"seed": 4}, {"tasks": ["Smiling", "Bald"]}])
+def test_a_record_whose_settings_were_changed_is_refused(record, changes):
+    record["settings"] |= changes
+    with pytest.raises(ModlibError, match=f"{record['name']}: by its settings and data its name"):
+        check_name(record, Settings)
+
+
+def test_a_record_whose_data_was_changed_is_refused(record):
+    record["data"]["fingerprint"] = "other"
+    with pytest.raises(ModlibError, match="by its settings and data its name is"):
+        check_name(record, Settings)
+
+
+@pytest.mark.parametrize("changes", [{"margn": 0.2}, {"system": "gone"}, {"margin": 9.0}])
+def test_a_record_whose_settings_no_longer_exist_is_refused(record, changes):
+    record["settings"] |= changes
+    with pytest.raises(ModlibError, match="its settings are none of this modlib's"):
+        check_name(record, Settings)
+
+
+def test_a_record_older_than_a_setting_keeps_its_name(record):
+    del record["settings"]["final_probes"]
+    check_name(record, Settings)
+
+
+# Those that are committed
+
+
+def kind_of(record: dict) -> type:
+    """The dataclass of a record's settings, by what stands in its name after the profile."""
+    rest = record["name"].removeprefix(f"{record['settings']['profile']}-")
+    return next(kind for kind in sorted(KINDS, key=lambda one: -len(one.kind))
+                if rest.startswith(kind.kind))
+
+
+@cache
+def read(path: Path) -> dict:
+    return (read_record(path, signed=True) if "-seed" in path.stem
+            else read_with_keys(path, KEYS, signed=True))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_committed_record_is_signed_and_can_be(path):
+    """Where this fails for want of a digest: python tools/sign_records.py"""
+    record = read(path)
+    if RECORD_KEYS[1] in record:
+        check_record(record)
+        assert record["name"] == path.stem
+        check_name(record, kind_of(record))
+
+
+def test_records_are_committed():
+    assert len(COMMITTED) >= 100
