@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from modlib.machine import processor
-from modlib.results import read_with_keys, resolve, write_json
+from modlib.results import read_with_keys, resolve, write_record
 from modlib.tables import short_commit
 
 FOLDER = "book/results/soak"
+NAME = "soak.json"
 RECORD_VERSION = 1
 KEYS = ("version", "kills", "full_disks", "cases", "passed", "seconds", "processor", "git_commit")
 
@@ -26,8 +27,8 @@ def write_soak(
         seconds: that all of it took.
         commit: what was tested, as :func:`modlib.machine.git_commit` gives it.
     """
-    path = resolve(folder) / "soak.json"
-    write_json(path, {
+    path = resolve(folder) / NAME
+    write_record(path, {
         "version": RECORD_VERSION, "kills": kills, "full_disks": full_disks, "cases": cases,
         "passed": passed, "seconds": seconds, "processor": processor(), "git_commit": commit})
     return path
@@ -35,8 +36,8 @@ def write_soak(
 
 def last_soak(folder: str | Path = FOLDER) -> dict[str, Any] | None:
     """The record of the last ``make soak``, or None where there is none."""
-    path = resolve(folder) / "soak.json"
-    return read_with_keys(path, KEYS) if path.exists() else None
+    path = resolve(folder) / NAME
+    return read_with_keys(path, KEYS, signed=True) if path.exists() else None
 
 
 def soak_sentence(folder: str | Path = FOLDER) -> str:

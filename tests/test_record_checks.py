@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from modlib import soak, speed
 from modlib.adaptive_branching import BranchingSettings
 from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.record_checks import check_name, check_record
 from modlib.results import RECORD_KEYS, plain, read_record, read_with_keys
 from modlib.settings import Settings
-from modlib.speed import KEYS
 from modlib.task_readers import ReaderSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,10 +175,13 @@ def kind_of(record: dict) -> type:
                 if rest.startswith(kind.kind))
 
 
+OF_NO_RUN = {"benchmark.json": speed.KEYS, "soak.json": soak.KEYS}
+
+
 @cache
 def read(path: Path) -> dict:
     return (read_record(path, signed=True) if "-seed" in path.stem
-            else read_with_keys(path, KEYS, signed=True))
+            else read_with_keys(path, OF_NO_RUN[path.name], signed=True))
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
