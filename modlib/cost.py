@@ -69,7 +69,8 @@ def forward_operations(settings: Settings) -> float:
     """
     if settings.batching == "triplets":
         settings = replace(settings, system="fully_shared", trunk_system="branches",
-                           trunk_tasks=(), regulariser_weight=0.0)
+                           trunk_tasks=(), regulariser_weight=0.0, embedding_norm_weight=0.0,
+                           mask_norm_weight=0.0)
     return _forward_operations(replace(settings, seed=0))
 
 

@@ -139,8 +139,10 @@ def settings_of(record: Mapping[str, Any]) -> Settings | ClassifierSettings:
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def verify(record: Mapping[str, Any]) -> tuple[bool, list[Difference]]:
