@@ -18,6 +18,7 @@ import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.results import project_root, read_record, resolve
+from modlib.whole_files import written_whole
 
 COPIES = "runs"  # executed copies lie here, each beside its log
 LOG_SECONDS = "5"  # between two lines of a progress bar in a log
@@ -86,8 +87,18 @@ def run_notebook(
                     print(line, end="", file=place, flush=True)
         except KeyboardInterrupt:
             papermill.communicate()  # it was interrupted too, and keeps what was done
+            _mark_stopped(copy)
             raise
     return papermill.returncode == 0
+
+
+def _mark_stopped(copy: Path) -> None:
+    """Say so in the copy: papermill does not, and ends an interrupted copy as it ends any."""
+    if copy.exists():
+        content = json.loads(copy.read_text("utf8"))
+        content["metadata"]["modlib"] = {"stopped": True}
+        with written_whole(copy, "the executed copy") as file:
+            file.write(json.dumps(content, indent=1).encode())
 
 
 def _within(path: Path) -> str:
@@ -121,7 +132,7 @@ def _status(copy: Path) -> dict[str, Any]:
     error = next((output for output in outputs if output["output_type"] == "error"), None)
     return {
         "notebook": notebook, "settings": settings,
-        "state": _state(error, content["metadata"].get("papermill", {}).get("end_time")),
+        "state": _state(error, content["metadata"]),
         "runs done": str(len(records)) if names else "",
         "runs left": str(len(names) - len(records)) if names else "",
         "minutes": f"{seconds / 60:.1f}" if names else "",
@@ -131,10 +142,13 @@ def _status(copy: Path) -> dict[str, Any]:
     }
 
 
-def _state(error: Mapping[str, str] | None, ended: str | None) -> str:
+def _state(error: Mapping[str, str] | None, metadata: Mapping[str, Any]) -> str:
+    stopped = error and error["ename"] in ("Stopped", "KeyboardInterrupt")
+    if stopped or metadata.get("modlib", {}).get("stopped"):
+        return "stopped"
     if error:
-        return "stopped" if error["ename"] in ("Stopped", "KeyboardInterrupt") else "failed"
-    return "done" if ended else "not finished"
+        return "failed"
+    return "done" if metadata.get("papermill", {}).get("end_time") else "not finished"
 
 
 def _print_status(copies: Sequence[Path]) -> None:

@@ -164,7 +164,7 @@ def test_an_archive_writes_nothing_outside_the_cache(tmp_path):
     before = {path for path in tmp_path.rglob("*")}
     load_celeba(out / "a.zip", image_size=16, cache_dir=tmp_path / "cache", progress=False)
     new = {path for path in tmp_path.rglob("*")} - before
-    assert new == {tmp_path / "cache", *(tmp_path / "cache").glob("celeba-*.images")}
+    assert new == {tmp_path / "cache", *(tmp_path / "cache").glob("celeba-*.images*")}
 
 
 def test_a_file_that_would_unpack_to_gigabytes_is_refused_unread(tmp_path, monkeypatch):
@@ -250,8 +250,9 @@ def test_a_folders_name_is_a_name_and_no_command(checkout, name):  # noqa: F811
     (checkout / "data" / name).mkdir(parents=True)
     process, calls = make(checkout, "run", "NB=02", f"DATA=data/{name}", f"RESULTS={name}")
     assert process.returncode == 0, process.stderr
-    assert f"-r data_root data/{name} -r results_dir {name} notebooks/02" in calls[-1]
-    assert not (checkout / "mark").exists()
+    assert calls[-1].endswith(f"--data data/{name} --results {name}")
+    process, calls = make(checkout, "data", f"NAME={name}", f"DATA=data/{name}", f"MIRROR={name}")
+    assert calls[-1] == f"-m modlib.download {name} data/{name} --mirror {name}"
     process, calls = make(checkout, "bench", f"DATA=data/{name}")
     assert calls[-1] == f"benchmarks/run.py --data data/{name}"
     assert not (checkout / "mark").exists()
@@ -275,7 +276,7 @@ def test_variables_of_the_environment_are_no_commands_either(checkout):  # noqa:
     environment = {key: value for key, value in os.environ.items() if key not in OUTER}
     subprocess.run(["make", "PYTHON=./stand-in", "run", "NB=02"], cwd=checkout, check=True,
                    env=environment | {"DATA": name}, capture_output=True)
-    assert f"-r data_root {name} " in (checkout / "calls").read_text()
+    assert f"--data {name}\n" in (checkout / "calls").read_text()
     assert not (checkout / "mark").exists()
 
 

@@ -11,7 +11,7 @@ from modlib import verify as module
 from modlib.arrays import from_json, to_json
 from modlib.errors import ModlibError
 from modlib.experiments import run
-from modlib.results import read_records, resolve, write_json
+from modlib.results import read_records, resolve, write_record
 from modlib.verify import (
     COUNT_TOLERANCE,
     FOLDER,
@@ -152,7 +152,7 @@ def test_the_sample_is_written_from_a_clean_commit_alone(tmp_path, monkeypatch):
 def test_the_command_exits_with_1_where_a_record_was_altered(
         altered, tmp_path, monkeypatch, capsys, change, code):
     altered["epochs"][0]["loss"] += change
-    write_json(tmp_path / "one.json", altered)
+    write_record(tmp_path / "one.json", altered)
     monkeypatch.setattr(sys, "argv", ["verify", "--folder", str(tmp_path)])
     with pytest.raises(SystemExit) as exit_:
         module.main()

@@ -1,6 +1,5 @@
 """An address, once there is one, reaches every page's buttons and every notebook's first cell."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,15 +87,15 @@ def run_cell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = []
 
-    def system(command: str) -> int:
+    def run(command: list[str], check: bool) -> None:
+        assert check
         given.append(command)
-        if command.startswith("git clone"):
+        if command[:2] == ["git", "clone"]:
             (tmp_path / "project/modlib").mkdir(parents=True)
-        return 0
 
-    monkeypatch.setattr(os, "system", system)
+    monkeypatch.setattr(subprocess, "run", run)
 
-    def run_cell(address: str) -> list[str]:
+    def run_cell(address: str) -> list[list[str]]:
         text = notebook_with(NOTEBOOKS[0].read_text("utf8"), address)
         first = next(cell for cell in nbformat.reads(text, 4).cells if cell.cell_type == "code")
         exec(first.source, {})
@@ -111,8 +110,8 @@ def test_elsewhere_than_on_colab_the_cell_does_nothing(run_cell, tmp_path):
 
 def test_on_colab_the_cell_fetches_the_project_once(run_cell, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    fetched = [f"git clone --depth 1 {ADDRESS} project",
-               f"{sys.executable} -m pip install --quiet -e ."]
+    fetched = [["git", "clone", "--depth", "1", ADDRESS, "project"],
+               [sys.executable, "-m", "pip", "install", "--quiet", "-e", "."]]
     assert run_cell(ADDRESS) == fetched
     assert Path.cwd() == tmp_path / "project"
     assert run_cell(ADDRESS) == fetched  # run again, it finds all there

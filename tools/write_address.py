@@ -16,14 +16,15 @@ CELL_ID = "on-colab"
 CELL = """\
 # On Google Colab: fetch the project and what it needs. Anywhere else this does nothing.
 import os
+import subprocess
 import sys
 
 if "google.colab" in sys.modules and not os.path.isdir("modlib"):
     address = "{address}"  # written by tools/write_address.py
     assert address, "no public address yet: upload the project, %cd into it, %pip install -e ."
-    assert os.system(f"git clone --depth 1 {{address}} project") == 0
+    subprocess.run(["git", "clone", "--depth", "1", address, "project"], check=True)
     os.chdir("project")
-    assert os.system(f"{{sys.executable}} -m pip install --quiet -e .") == 0"""
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "."], check=True)"""
 
 
 def config_with(config: str, address: str, branch: str = "main") -> str:
