@@ -37,6 +37,7 @@ COLOURS = ("blue", "brown", "iridescent", "purple", "rufous", "grey", "yellow", 
 CLASSES = len(COLOURS) + 1  # the last one: unknown
 NOT_VISIBLE = 1  # a certainty, of 1 to 4
 VALID_SHARE = 0.1
+MOST_FIELDS = 7  # of a row of the attribute labels, which should have 5
 SIGMA = 3.0  # pixels, of the Gaussian around a marked point
 
 
@@ -187,9 +188,14 @@ def _table(root: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
                     raise ValueError(f"{column} in line {1 + int(bad.argmax())} is missing, or is "
                                      "there twice")
             return table
-        # Some rows of the attribute labels have fields too many, at their ends.
-        table = pd.read_csv(StringIO(text), sep=r"\s+", header=None, usecols=range(len(columns)),
-                            names=columns, dtype=float, engine="c")
+        # Some rows of the attribute labels have fields too many, at their ends; no row has as many
+        # as two rows in one, which pandas refuses but for the first.
+        lines = text.splitlines()
+        if lines and len(lines[0].split()) > MOST_FIELDS:
+            raise ValueError(f"line 1 has more than {MOST_FIELDS} fields")
+        table = pd.read_csv(StringIO("\n".join(lines)), sep=r"\s+", header=None, engine="c",
+                            names=[*columns, *range(MOST_FIELDS - len(columns))], dtype=float,
+                            index_col=False)[columns]
         if table.isna().any(axis=None):
             raise ValueError(f"line {1 + int(table.isna().any(axis=1).argmax())} has too few "
                              "numbers")

@@ -29,7 +29,7 @@ def text_of(root: Path, names: Sequence[str]) -> str:
     if not found:
         raise ModlibError(f"{' or '.join(names)} is missing in {root}")
     try:
-        text = found[0].read_text("utf8")
+        text = found[0].read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ModlibError(f"{found[0]} is no text: {error}") from error
     if "\0" in text:
