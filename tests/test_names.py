@@ -22,7 +22,8 @@ COMMON_WORDS = {"mAP": "map"}  # is a word of its own
 SYSTEMS = [label for label, *_ in VARIANTS if re.fullmatch("[a-z]+ [a-z]+", label)]
 NOT_PROSE = re.compile(
     r"\A---\n.*?\n---\n|```.*?```|`[^`]*`|<!--.*?-->|^(?: {4}|\t).*?$"  # front matter, code, notes
-    r"|\]\([^)]*\)|\{[\w:]+\}|https?://\S+", re.DOTALL | re.MULTILINE)  # addresses, roles
+    r"|\]\([^)]*\)|\{[\w:]+\}|https?://\S+"  # addresses, roles
+    r"|\bmodlib\.\w+", re.DOTALL | re.MULTILINE)  # a module has a name of its own
 
 
 def prose(path: Path) -> str:
