@@ -37,7 +37,7 @@ COLOURS = ("blue", "brown", "iridescent", "purple", "rufous", "grey", "yellow", 
 CLASSES = len(COLOURS) + 1  # the last one: unknown
 NOT_VISIBLE = 1  # a certainty, of 1 to 4
 VALID_SHARE = 0.1
-MOST_FIELDS = 7  # of a row of the attribute labels, which should have 5
+MOST_FIELDS = 8  # of a row of the attribute labels, which should have 5; two rows have 9 or 10
 SIGMA = 3.0  # pixels, of the Gaussian around a marked point
 
 
@@ -124,14 +124,13 @@ def _colours(root: Path, images_N: np.ndarray) -> np.ndarray:
     """Every part's colour on every image: int64 (N, all parts), ``CLASSES`` − 1 for unknown."""
     names = _table(root, ["attributes/attributes.txt", "attributes.txt", "../attributes.txt"],
                    ["attribute", "name"]).set_index("attribute").name
-    lacking = [f"{kind}::{colour}" for kind, _ in PARTS.values() for colour in COLOURS
-               if f"{kind}::{colour}" not in set(names)]
+    of = names.str.partition("::")
+    lacking = [kind for kind, _ in PARTS.values() if kind not in set(of[0])]
     if lacking:
         raise ModlibError(f"attributes.txt in {root} lacks {lacking[0]}")
     marked = _table(root, ["attributes/image_attribute_labels.txt"],
                     ["image", "attribute", "present", "certainty"])
     marked = marked[(marked.present == 1) & (marked.certainty > NOT_VISIBLE)]
-    of = names.str.partition("::")
     marked = marked.assign(kind=marked.attribute.map(of[0]), colour=marked.attribute.map(of[2]))
     marked = marked[marked.colour.isin(COLOURS)]
     surest = marked.sort_values("certainty", ascending=False, kind="stable").drop_duplicates(
@@ -188,8 +187,8 @@ def _table(root: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
                     raise ValueError(f"{column} in line {1 + int(bad.argmax())} is missing, or is "
                                      "there twice")
             return table
-        # Some rows of the attribute labels have fields too many, at their ends; no row has as many
-        # as two rows in one, which pandas refuses but for the first.
+        # Some rows of the attribute labels have fields too many, at their ends. Of more than
+        # MOST_FIELDS, as where a line's end was lost, pandas refuses all rows but the first.
         lines = text.splitlines()
         if lines and len(lines[0].split()) > MOST_FIELDS:
             raise ValueError(f"line 1 has more than {MOST_FIELDS} fields")

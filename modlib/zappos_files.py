@@ -117,9 +117,10 @@ def read_categories(
         if _plain(wanted) not in columns:
             raise unknown_name("column", wanted, columns.values(), name)
     cells = {row[columns["cid"]].strip(): row for row in rows}
-    if len(cells) != len(rows):
-        raise ModlibError(f"{name} has {len(rows)} rows of {len(cells)} images: some CID is there "
-                          "twice; remove one of the rows")
+    for row in rows:
+        if row != cells[row[columns["cid"]].strip()]:
+            raise ModlibError(f"{name} has two rows for CID {row[columns['cid']]} that differ; "
+                              "remove one of them")
     cids = [PurePosixPath(one).stem.replace(".", "-") for one in ids]
     if not any(cid in cells for cid in cids):
         raise ModlibError(f"{name} has a row for none of the images, such as CID {cids[0]!r}")

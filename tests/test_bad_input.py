@@ -82,7 +82,7 @@ def test_a_line_of_a_list_that_is_not_three_plain_numbers(tmp_path, line):
     ('"Leather;Suede",Round', "Leather,Suede,Round", r"line 2: not 9 fields"),
     (',"Leather;Suede",Round', "", "line 2: not 9 fields"),
     ("Round", '"Round', "unexpected end of data"),
-    ("100007-1", "100000-0", "some CID is there twice"),
+    ("100007-1", "100000-0", "two rows for CID 100000-0 that differ"),
     ("SubCategory", "Category", "two columns of one name"),
 ])
 def test_a_table_of_categories_that_does_not_fit_itself(old, new, message):
@@ -139,18 +139,23 @@ def test_scenes_nested_beyond_any_depth(clevr):
     ("train_test_split.txt", "3 1\n", "3 2\n", "must have one row of 0 or 1"),
     ("train_test_split.txt", "3 1\n", "2 1\n", "image in line 3 is missing, or is there twice"),
     ("images.txt", "3 001", "2 001", "image in line 3"),
-    ("attributes/attributes.txt", "2 has_wing_color::blue\n", "", "lacks has_wing_color::blue"),
     ("attributes/attributes.txt", "2 has", "1 has", "attribute in line 2"),
     ("parts/parts.txt", "14 tail\n", "", "lacks 'tail'"),
     ("parts/part_locs.txt", "1 2 0.0 0.0 0\n", "1 1 0.0 0.0 0\n", "has a part of an image twice"),
     ("attributes/image_attribute_labels.txt", "1 15 1 3", "1 15\n1 15 1 3", "too few numbers"),
     ("attributes/image_attribute_labels.txt", "1 15", "1\0 15", "is no text"),
-    ("attributes/image_attribute_labels.txt", "7.5\n1 2", "7.5 1 2", "more than 7 fields"),
-    ("attributes/image_attribute_labels.txt", "7.5\n1 13", "7.5 1 13", "Expected 7 fields"),
+    ("attributes/image_attribute_labels.txt", "7.5\n1 2", "7.5 1 2", "more than 8 fields"),
+    ("attributes/image_attribute_labels.txt", "7.5\n1 13", "7.5 1 13", "Expected 8 fields"),
 ])
 def test_a_table_of_cub_that_does_not_fit_the_others(birds, name, old, new, message):  # noqa: F811
     replace(birds, name, old, new)
     with pytest.raises(ModlibError, match=message):
+        load_cub_200.__wrapped__(birds, tuple(PARTS), 16, str(birds / "cache"))
+
+
+def test_attributes_without_a_part(birds):  # noqa: F811
+    replace(birds, "attributes/attributes.txt", "has_wing_color", "has_wng_color", -1)
+    with pytest.raises(ModlibError, match="lacks has_wing_color"):
         load_cub_200.__wrapped__(birds, tuple(PARTS), 16, str(birds / "cache"))
 
 

@@ -1,6 +1,5 @@
 """Systems that answer every task: their data, records and maps."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, run_many
 from modlib.reading import load_tasks, run_reader, shown_maps, top_down_maps, trained_reader
-from modlib.results import comparable
+from modlib.results import comparable, read_record
 from modlib.task_readers import ReaderSettings
 
 TINY = ReaderSettings(train_images=60, test_images=20, batch_size=16, epochs=2, seed=1)
@@ -34,7 +33,7 @@ def test_a_record_is_written_once_and_read_after_that(system, places, monkeypatc
     settings = replace(TINY, system=system, epochs=1)
     record = run_reader(settings, places)
     [path] = Path(places.results_dir).glob("*.json")
-    assert json.loads(path.read_text()) == record
+    assert read_record(path, signed=True) == record
     assert record["results"]["test_accuracy"].keys() == {"LU", "RL"}
     assert record["data"]["images"] == {"train": 60, "valid": 20, "test": 20}
     assert ("maps" in record["results"]) == (system == "top_down")
