@@ -148,7 +148,7 @@ def left_by(of_kind, data, places) -> tuple[dict, list, dict]:
     load_from(data)
     record = comparable(runner(settings, places))
     networks = {path.name: torch.load(path, weights_only=True)["network"]
-                for path in Path(places.checkpoint_dir).iterdir()}
+                for path in Path(places.checkpoint_dir).glob("*.pt")}
     return networks, record["epochs"], record["results"]
 
 

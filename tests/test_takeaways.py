@@ -91,7 +91,7 @@ def test_what_is_proposed_is_accepted_by_its_notebook(page):
     [changes] = re.findall(r'-y "([^"]+)"', call)
     [cell] = [cell for cell in nbformat.read(ROOT / notebook, 4).cells
               if "parameters" in cell.metadata.get("tags", [])]
-    own = {node.targets[0].id: ast.literal_eval(node.value)
+    own = {node.target.id: ast.literal_eval(node.value)
            for node in ast.parse(cell.source).body}
     changes = yaml.safe_load(changes)
     assert changes.keys() <= own.keys()
