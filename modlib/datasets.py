@@ -79,7 +79,8 @@ def load_celeba(
         tasks: the attributes wanted, in the order wanted; None: all of the file. Or tasks of
             several categories, some of ``FACE_CATEGORIES``.
         image_size: side in pixels, 16 to 1024; the centre square of each image is resized to it.
-        cache_dir: folder of the cache; None: $MODLIB_CACHE_DIR, or else ~/.cache/modlib.
+        cache_dir: folder of the cache; None: what ``MODLIB_CACHE_DIR`` names in
+            the environment, or else ~/.cache/modlib.
         workers: decoding threads; None: one a core.
         skip_broken: leave out images that cannot be decoded, with a warning that names them.
         progress: show a progress bar while decoding.
