@@ -114,10 +114,15 @@ def load_celeba(
     return AttributeImages(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
         fingerprint=fingerprint_of(packed.pixel_digest, labels_NT, tasks, split_N, ids),
-        source=f"CelebA ({root.name}), {len(ids):,} images at {image_size}×{image_size}"
-        f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; "
+        source=f"CelebA ({root.name}), {images_of_size(len(ids), image_size, crop)}; "
         f"{packed.notes['split']}",
     )
+
+
+def images_of_size(count: int, image_size: int, crop: float) -> str:
+    """How many images there are and what is seen of each, in words, for ``source``."""
+    seen = "" if crop == 1 else f" of the middle {crop:.0%} of their centre square"
+    return f"{count:,} images at {image_size}×{image_size}{seen}"
 
 
 def load_toy_faces(

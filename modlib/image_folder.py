@@ -18,6 +18,7 @@ from modlib.datasets import (
     checked_source,
     checked_tasks,
     fingerprint_of,
+    images_of_size,
 )
 from modlib.errors import ModlibError
 from modlib.image_cache import open_or_pack, pack_images
@@ -86,8 +87,7 @@ def load_image_folder(
     return AttributeImages(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
         fingerprint=fingerprint_of(packed.pixel_digest, labels_NT, tasks, split_N, ids),
-        source=f"{root.name} ({table.name}), {len(ids):,} images at {image_size}×{image_size}"
-        f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; {note}"
+        source=f"{root.name} ({table.name}), {images_of_size(len(ids), image_size, crop)}; {note}"
         f"{'; all tasks taken as categories' if categories else ''}",
     )
 

@@ -21,6 +21,7 @@ from modlib.datasets import (
     checked_source,
     checked_tasks,
     fingerprint_of,
+    images_of_size,
 )
 from modlib.errors import ModlibError, unknown_name
 from modlib.image_cache import open_or_pack, pack_images
@@ -106,9 +107,8 @@ def load_zappos(
         packed.images_NCHW, labels_NT, tasks, split_N, ids,
         fingerprint=fingerprint_of(
             packed.pixel_digest, labels_NT, tasks, split_N, ids, triplets),
-        source=f"UT-Zappos50K ({root.name}), {len(ids):,} images at {image_size}×{image_size}"
-        f"{'' if crop == 1 else f' of the middle {crop:.0%} of their centre square'}; splits and "
-        f"triplets of the CSN lists; {note}",
+        source=f"UT-Zappos50K ({root.name}), {images_of_size(len(ids), image_size, crop)}; splits "
+        f"and triplets of the CSN lists; {note}",
         triplets=triplets,
     )
 
