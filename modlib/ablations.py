@@ -15,6 +15,7 @@ from scipy import stats
 from modlib.arrays import from_json
 from modlib.gradients import Ratio, update_compliance_ratio, wilson
 from modlib.intervals import difference
+from modlib.probes import DRAWN, JOINT
 from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, percent, points
@@ -28,17 +29,23 @@ PAPER_NAMES = {
     SHARED: "FSN", "independent": "ITN", "CSN": "CSN", "from block 5": "Ours block5+",
     OURS: "Ours block4+", "from block 3": "Ours block3+", "from block 2": "Ours block2+",
     "projection": "channel-wise projection"}
-STUDY = Study("ablations", {
+ONE_RATE = "from block 4, one rate"
+ROWS = {
     OURS: {"system": "modulated"},
     SHARED: {"system": "fully_shared"},
     "from block 5": {"system": "modulated", "modulate_from": 5},
     "from block 3": {"system": "modulated", "modulate_from": 3},
     "from block 2": {"system": "modulated", "modulate_from": 2},
+    # Matrices learn at the network's rate. They are judged against scales that do so too.
     "projection": {"system": "projection"},
+    ONE_RATE: {"system": "modulated", "scale_rate_factor": 1.0},
     "signed scales": {"system": "modulated", "signed_scales": True},
     "CSN": {"system": "csn"},
     "independent": {"system": "independent"},
-})
+}
+# Scales and masks have ten times the network's rate: at the same rate they hardly move.
+STUDY = Study("ablations", {
+    name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()})
 
 
 def paper_table(number: int) -> dict[str, Any]:
@@ -142,7 +149,11 @@ def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
 
 
 def probe_table(rows: Rows) -> pd.DataFrame:
-    """What each way to probe the trained network says, and how often its sign is the joint one."""
+    """What each way to probe the trained network says, and how often its signs are another's.
+
+    The last two columns: the signs of the joint batch, and those of drawn triplets in it, from
+    which *drawn triplets, own batch* differs by batch norm alone.
+    """
     lines = []
     for name in (OURS, SHARED):
         for record in rows[name]:
@@ -151,16 +162,21 @@ def probe_table(rows: Rows) -> pd.DataFrame:
                 counts_2TT = from_json(found["counts"])
                 pairs = np.triu_indices(counts_2TT.shape[-1], 1)
                 positive, negative = (counts_TT[pairs].sum() for counts_TT in counts_2TT)
-                every, agree = probes["batches"] * len(pairs[0]), found["agreement"]
+                every = probes["batches"] * len(pairs[0])
                 lines.append({
                     "system": name, "probe": mode, "UCR %": 100 * positive / every,
                     "zeros %": 100 * (1 - (positive + negative) / every),
                     "UCR % without zeros": 100 * positive / max(1, positive + negative),
-                    "same sign as the joint batch, %": np.nan if agree is None else 100 * agree})
+                } | {_same_sign(other): np.nan if found["agreement"][other] is None
+                     else 100 * found["agreement"][other] for other in (JOINT, DRAWN)})
     if not lines:
         return pd.DataFrame(columns=["UCR %", "zeros %", "UCR % without zeros",
-                                     "same sign as the joint batch, %"])
+                                     _same_sign(JOINT), _same_sign(DRAWN)])
     return pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
+
+
+def _same_sign(mode: str) -> str:
+    return f"same sign as {mode}, %"
 
 
 def ucr_sentence(rows: Rows) -> str:
@@ -177,11 +193,14 @@ def ucr_sentence(rows: Rows) -> str:
 def takeaway(rows: Rows) -> str:
     """What the records say of the paper's claims about seven attributes, as Markdown."""
     lines = []
-    for name, text in (("from block 5", "after the last block alone"),
-                       ("from block 3", "from block 3"), ("from block 2", "from block 2"),
-                       ("projection", "matrices in the place of scales"),
-                       ("signed scales", "scales without the ReLU")):
-        if rows[name] and rows[OURS]:
-            lines.append(f"- Modulating {text}, against *from block 4*, in points: "
-                         f"**{points(*difference(rows[name], rows[OURS]))}**.")
+    for name, text, other in (
+            ("from block 5", "Modulating after the last block alone", OURS),
+            ("from block 3", "Modulating from block 3", OURS),
+            ("from block 2", "Modulating from block 2", OURS),
+            (ONE_RATE, "Scales at the network's learning rate", OURS),
+            ("projection", "Matrices at that rate in the place of scales", ONE_RATE),
+            ("signed scales", "Scales without the ReLU", OURS)):
+        if rows[name] and rows[other]:
+            lines.append(f"- {text}, against *{other}*, in points: "
+                         f"**{points(*difference(rows[name], rows[other]))}**.")
     return "\n".join([*lines, f"- {ucr_sentence(rows)}"])

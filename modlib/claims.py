@@ -174,11 +174,13 @@ def _of_tables_4_and_5(rows: Rows) -> list[Claim]:
             ("from block 3", "from block 4", "Modulating block 3 as well is better"),
             ("from block 2", "from block 3", "Block 2 as well brings little or nothing: it "
                                              "saturates"),
-            ("projection", "from block 4", "Matrices bring little or nothing over scales"),
+            ("projection", ablations.ONE_RATE, "Matrices bring little or nothing over scales that "
+                                               "learn at the same rate"),
             ("from block 4", "independent", "With 7 tasks modulation is level with a network "
                                             "each, or better")):
         claims.append(of_verdict("4.2, Table 5", _better(
-            rows, text, better, worse, printed[names[better]] - printed[names[worse]]), page,
+            rows, text, better, worse,
+            printed[names[better]] - printed[names.get(worse, names[ablations.OURS])]), page,
             folder, LITTLE if "little" in text else NO_WORSE if "level" in text else BETTER))
     return claims
 

@@ -97,7 +97,7 @@ def answers() -> str:
     ]
     lines += [f"- **Against {name}:** {against(name)}."
               for name in ("branches, 25", "branches, 256", "CSN") if rows[name]]
-    later = later_tasks.takeaway(later_tasks.STUDY.published("celeba_cpu_20"))
+    later = later_tasks.takeaway(later_tasks.published("celeba_cpu_20"))
     commit = short_commit(ours[0]["run"]["git_commit"])
     return "\n".join([*lines, later if later.startswith("-") else "",
                       f"\nRecords of commit `{commit}`, {len(ours)} seeds."])

@@ -2,10 +2,14 @@
 
 The trunk is that of a network trained on other tasks (``trunk_tasks``). Batch norm stays in eval
 mode, so tasks that are added together do not see each other: it is nearly as if each came alone
-(the others only choose which images are in the batch).
+(the others only choose which images are in the batch). What is added has an epoch of its own for
+each epoch of the trunk, in which twice as many images of a batch are drawn for each task as where
+all twenty are trained together.
 """
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +19,12 @@ from modlib import twenty_attributes
 from modlib.errors import ModlibError
 from modlib.intervals import difference
 from modlib.modulation import ChannelScale
+from modlib.results import check_table
+from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, points
 from modlib.task_networks import SharedTrunkNetwork
-from modlib.twenty_attributes import TASKS
+from modlib.twenty_attributes import OURS, TASKS
 
 KEPT, HELD_OUT = TASKS[::2], TASKS[1::2]  # as many: each network sees as many images a batch
 BEFORE, ADDED, TOGETHER = "before", "added later", "trained with the rest"
@@ -26,8 +32,31 @@ STUDY = Study("later_tasks", {
     BEFORE: {"system": "modulated", "tasks": KEPT},
     ADDED: {"system": "mask_only", "tasks": HELD_OUT, "trunk_system": "modulated",
             "trunk_tasks": KEPT},
-    TOGETHER: {"system": "modulated", "tasks": (*KEPT, *HELD_OUT)},
-})
+    TOGETHER: {"system": "modulated", "tasks": TASKS},
+}, tuned=("learning_rate", "margin"))
+
+
+def lay_out(
+    parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, list[Settings]], Places]:
+    """The runs: each row has what was chosen for the modulated network of twenty attributes.
+
+    So the row that is trained together is the modulated network of Table 3, to the last setting.
+    See :meth:`Study.lay_out`.
+    """
+    return STUDY.lay_out(parameters, dict.fromkeys(STUDY.rows, tuned.get(OURS, {})))
+
+
+def published(profile: str) -> Rows:
+    """The committed records of a profile; those trained together may lie among Table 3's.
+
+    Raises:
+        ModlibError: see :meth:`Study.published`; or the rows differ in more than their tasks.
+    """
+    rows = STUDY.published(profile)
+    rows[TOGETHER] = rows[TOGETHER] or twenty_attributes.STUDY.published(profile)[OURS]
+    check_table(rows, Settings, {"seed", *STUDY.telling}, f"book/results/{STUDY.folder}")
+    return rows
 
 
 def with_added_tasks(

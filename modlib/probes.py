@@ -49,8 +49,8 @@ def probe_modes(
 
     Returns:
         for a record: ``batches``, for each mode the ``counts`` of positive and of negative inner
-        products, packed int32 (2, T, T), and the ``agreement``: among the pairs and batches where
-        neither product is 0, the share whose sign is that of the joint batch (None: there is none).
+        products, packed int32 (2, T, T), and the ``agreement`` with each mode: among the pairs and
+        batches where neither product is 0, the share of the same sign (None: there is none).
     """
     probed = replace(settings, batching="shared", batch_images="triplets",
                      batches_per_epoch=settings.final_probes)
@@ -62,17 +62,18 @@ def probe_modes(
         for mode, gramian_TT in _gramians(network, frozen, *batch, probed):
             signs.setdefault(mode, []).append(gramian_TT.sign().cpu().numpy())
     pairs = np.triu_indices(len(settings.tasks), 1)
-    joint_NP = np.stack(signs[JOINT])[:, *pairs]
+    of_pairs = {mode: np.stack(found)[:, *pairs] for mode, found in signs.items()}
     return {"batches": settings.final_probes, "modes": {
         mode: {"counts": to_json(np.stack([(np.stack(found) > 0).sum(0),
                                            (np.stack(found) < 0).sum(0)]).astype(np.int32)),
-               "agreement": _agreement(np.stack(found)[:, *pairs], joint_NP)}
+               "agreement": {other: _agreement(of_pairs[mode], of_pairs[other])
+                             for other in of_pairs}}
         for mode, found in signs.items()}}
 
 
-def _agreement(signs_NP: np.ndarray, joint_NP: np.ndarray) -> float | None:
-    both_NP = (signs_NP != 0) & (joint_NP != 0)
-    return float((signs_NP == joint_NP)[both_NP].mean()) if both_NP.any() else None
+def _agreement(signs_NP: np.ndarray, others_NP: np.ndarray) -> float | None:
+    both_NP = (signs_NP != 0) & (others_NP != 0)
+    return float((signs_NP == others_NP)[both_NP].mean()) if both_NP.any() else None
 
 
 def _gramians(

@@ -54,7 +54,7 @@ def still_open(claims: list[Claim]) -> str:
 
 def _of_later_tasks() -> list[Claim]:
     """Not a claim of the paper, but the question of the page."""
-    rows = later_tasks.STUDY.published("celeba_cpu_20")
+    rows = later_tasks.published("celeba_cpu_20")
     level = Verdict("A task that comes later is level with one that was there from the start",
                     *difference(rows[ADDED], rows[TOGETHER], HELD_OUT), None)
     return [of_verdict("", level, "09_add_a_task_later", later_tasks.STUDY.folder, NO_WORSE)]

@@ -8,6 +8,7 @@ import pytest
 from study_records import record, wide_record
 
 from modlib.ablations import (
+    ONE_RATE,
     OURS,
     PAPER_NAMES,
     SHARED,
@@ -25,6 +26,7 @@ from modlib.ablations import (
     ucr_table,
 )
 from modlib.arrays import to_json
+from modlib.probes import DRAWN, JOINT
 from modlib.twenty_attributes import differences
 
 NOTHING = {row: [] for row in STUDY.rows}
@@ -64,6 +66,21 @@ def with_probes(**shares) -> dict:
 def test_every_row_is_told_from_every_other():
     records = {row: record(STUDY, row) for row in STUDY.rows}
     assert STUDY.by_row(list(records.values())) == {row: [one] for row, one in records.items()}
+
+
+def test_scales_have_ten_times_the_networks_rate_but_where_the_row_is_about_it():
+    runs, _ = STUDY.lay_out({"dataset": "celeba", "tasks": list(TASKS), "scale_rate_factor": 5.0})
+    rates = {row: one.scale_rate_factor for row, [one] in runs.items()}
+    assert rates == dict.fromkeys(STUDY.rows, 10.0) | {ONE_RATE: 1.0}
+
+
+def test_matrices_are_judged_against_scales_of_the_same_rate():
+    rows = STUDY.by_row([wide_record(STUDY, row, dict.fromkeys(TASKS, accuracy), seed)
+                         for row, accuracy in ((OURS, 80), (ONE_RATE, 70), ("projection", 72))
+                         for seed in (0, 1)])
+    assert [line.split(" [")[0] for line in takeaway(rows).splitlines()[:-1]] == [
+        f"- Scales at the network's learning rate, against *{OURS}*, in points: **-10.00",
+        f"- Matrices at that rate in the place of scales, against *{ONE_RATE}*, in points: **+2.00"]
 
 
 def test_each_of_the_papers_systems_is_one_of_our_rows():
@@ -204,35 +221,38 @@ def test_records_without_stages_have_none():
     assert ucr_by_stage([staged()]) == {}
 
 
-PROBED = ["UCR %", "zeros %", "UCR % without zeros", "same sign as the joint batch, %"]
+PROBED = ["UCR %", "zeros %", "UCR % without zeros", "same sign as joint batch, %",
+          "same sign as drawn triplets, joint batch, %"]
 
 
 def probed_at_the_end(batches: int, **modes) -> dict:
-    """By mode: the positive and the negative counts of three pairs, and the agreement."""
+    """By mode: the positive and the negative counts of three pairs, and the two agreements."""
     found = {}
-    for mode, (positive, negative, agreement) in modes.items():
+    for mode, (positive, negative, *agreement) in modes.items():
         counts_2TT = np.full((2, 3, 3), 99, np.int32)
         counts_2TT[0][np.triu_indices(3, 1)] = positive
         counts_2TT[1][np.triu_indices(3, 1)] = negative
-        found[mode] = {"counts": to_json(counts_2TT), "agreement": agreement}
+        found[mode] = {"counts": to_json(counts_2TT),
+                       "agreement": dict(zip((JOINT, DRAWN), agreement, strict=True))}
     return {"results": {"probes": {"batches": batches, "modes": found}}}
 
 
 def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
     table = probe_table(NOTHING | {
-        OURS: [probed_at_the_end(10, joint=((10, 5, 0), (0, 5, 10), 1.0),
-                                 own=((3, 3, 3), (7, 1, 1), 0.5)),
-               probed_at_the_end(10, joint=((10, 10, 1), (0, 0, 9), 1.0),
-                                 own=((0, 0, 0), (2, 2, 2), 0.7))],
-        SHARED: [probed_at_the_end(4, joint=((4, 4, 4), (0, 0, 0), 1.0),
-                                   own=((0, 0, 0), (0, 0, 0), None)), {"results": {}}]})
+        OURS: [probed_at_the_end(10, joint=((10, 5, 0), (0, 5, 10), 1.0, 0.25),
+                                 own=((3, 3, 3), (7, 1, 1), 0.5, 0.75)),
+               probed_at_the_end(10, joint=((10, 10, 1), (0, 0, 9), 1.0, 0.25),
+                                 own=((0, 0, 0), (2, 2, 2), 0.75, 0.25))],
+        SHARED: [probed_at_the_end(4, joint=((4, 4, 4), (0, 0, 0), 1.0, None),
+                                   own=((0, 0, 0), (0, 0, 0), None, 0.5)), {"results": {}}]})
     assert list(table) == PROBED
     lines = {place: tuple(line) for place, *line in table.itertuples()}
     assert lines == {
-        (OURS, "joint"): (60, 0, 60, 100),
+        (OURS, "joint"): (60, 0, 60, 100, 25),
         # 9 of 18 that are not zero among 30, and 0 of 6.
-        (OURS, "own"): (15, 60, 25, 60), (SHARED, "joint"): (100, 0, 100, 100),
-        (SHARED, "own"): (0, 100, 0, pytest.approx(np.nan, nan_ok=True))}
+        (OURS, "own"): (15, 60, 25, 62.5, 50),
+        (SHARED, "joint"): (100, 0, 100, 100, pytest.approx(np.nan, nan_ok=True)),
+        (SHARED, "own"): (0, 100, 0, pytest.approx(np.nan, nan_ok=True), 50)}
 
 
 def test_without_probes_their_table_is_empty_and_has_its_columns():
@@ -296,7 +316,7 @@ def test_the_takeaway_has_a_line_for_each_change_that_was_run(rows):
     assert [line.split(" [")[0] for line in changes] == [
         "- Modulating after the last block alone, against *from block 4*, in points: **-10.00",
         "- Modulating from block 3, against *from block 4*, in points: **+1.00",
-        "- Modulating scales without the ReLU, against *from block 4*, in points: **+10.00"]
+        "- Scales without the ReLU, against *from block 4*, in points: **+10.00"]
     value, low, high = differences(rows, OURS)["from block 5"]
     assert changes[0].endswith(f": **{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]**.")
     assert ucr == f"- {ucr_sentence(rows)}"

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from slow_networks import small
-from study_records import record, wide_record
+from study_records import publish, record, wide_record
 
 from modlib import twenty_attributes
 from modlib.errors import ModlibError
@@ -19,12 +19,16 @@ from modlib.later_tasks import (
     TOGETHER,
     accuracies,
     added_table,
+    lay_out,
+    published,
     takeaway,
     with_added_tasks,
 )
 from modlib.networks import take_trunk
 from modlib.settings import Settings
+from modlib.twenty_attributes import TASKS
 
+FACES = {"dataset": "celeba"}
 OLD, NEW = ("Smiling", "Bald", "Bangs"), ("Young", "Goatee")
 NOTHING = {row: [] for row in STUDY.rows}
 TABLE = ["added later", "trained with the rest", "difference"]
@@ -66,7 +70,7 @@ def test_the_added_tasks_start_from_the_run_that_never_saw_them():
 def test_the_tasks_are_the_papers_twenty():
     assert sorted((*KEPT, *HELD_OUT)) == sorted(twenty_attributes.TASKS)
     assert len(KEPT) == len(HELD_OUT) == 10
-    assert STUDY.changes(TOGETHER)["tasks"] == (*KEPT, *HELD_OUT)
+    assert STUDY.changes(TOGETHER)["tasks"] == twenty_attributes.TASKS
 
 
 def test_the_trunk_and_what_is_added_to_it_see_as_many_triplets_a_task_and_batch():
@@ -74,6 +78,44 @@ def test_the_trunk_and_what_is_added_to_it_see_as_many_triplets_a_task_and_batch
     for before, added in zip(runs[BEFORE], runs[ADDED], strict=True):
         assert before.triplets_per_task == added.triplets_per_task == 6
         assert added.trunk_from == before
+
+
+def test_the_row_trained_together_is_table_3s_modulated_network():
+    parameters = FACES | {"seeds": [2], "scale_rate_factor": 10.0}
+    tuned = {twenty_attributes.OURS: {"learning_rate": 4e-3, "margin": 0.4},
+             "mask only": {"learning_rate": 1e-3}}
+    runs, _ = lay_out(parameters, tuned)
+    _, table_3, _ = twenty_attributes.lay_out(parameters | {"tasks": list(TASKS)}, tuned)
+    assert runs[TOGETHER] == table_3[twenty_attributes.OURS]
+    assert {(one.learning_rate, one.margin) for [one] in runs.values()} == {(4e-3, 0.4)}
+    assert runs[ADDED][0].trunk_from == runs[BEFORE][0]
+
+
+def publish_rows(monkeypatch, tmp_path, **of_rows):
+    """Records of one profile, of each row as many seeds as there are changes, where the book
+    looks for them; what was trained together lies in Table 3's folder."""
+    monkeypatch.setattr("modlib.results.project_root", lambda start=None: tmp_path)
+    for row, changes in of_rows.items():
+        study, name, values = ((STUDY, BEFORE, {"tasks": KEPT}) if row == "before" else
+                               (twenty_attributes.STUDY, twenty_attributes.OURS, {"tasks": TASKS}))
+        publish(tmp_path / f"book/results/{study.folder}", [
+            wide_record(study, name, dict.fromkeys(values["tasks"], 80), seed,
+                        profile="celeba_cpu_20", scale_rate_factor=10.0, **more)
+            for seed, more in enumerate(changes)])
+
+
+def test_what_was_trained_together_is_read_from_table_3(monkeypatch, tmp_path):
+    publish_rows(monkeypatch, tmp_path, before=[{}], together=[{}, {}])
+    rows = published("celeba_cpu_20")
+    assert {name: len(records) for name, records in rows.items()} == {
+        BEFORE: 1, ADDED: 0, TOGETHER: 2}
+    assert rows[TOGETHER] == twenty_attributes.STUDY.published("celeba_cpu_20")["modulated"]
+
+
+def test_table_3_of_another_margin_is_no_comparison(monkeypatch, tmp_path):
+    publish_rows(monkeypatch, tmp_path, before=[{}], together=[{"margin": 0.4}])
+    with pytest.raises(ModlibError, match="differ in margin"):
+        published("celeba_cpu_20")
 
 
 def test_every_row_is_told_from_every_other():

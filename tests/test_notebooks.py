@@ -190,6 +190,21 @@ def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, pro
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
 
+@pytest.mark.parametrize("profile", ["celeba_cpu_20_paper", "celeba_gpu"])
+@pytest.mark.parametrize("notebook", [one for one in NOTEBOOKS if one.stem[:2] in ("03", "04")],
+                         ids=lambda path: path.stem)
+def test_the_papers_recipe_takes_images_as_they_are_and_all_its_test_triplets(notebook, profile):
+    """Whatever the notebook's own parameters are."""
+    [path] = [one for one in PROFILES if one.stem == profile]
+    values = own_parameters(notebook) | yaml.safe_load(path.read_text("utf8"))
+    runs = (twenty_attributes.lay_out(values, {})[1] if notebook.stem[:2] == "03"
+            else ablations.STUDY.lay_out(values)[0])
+    for one in (one for of_row in runs.values() for one in of_row):
+        assert (one.shift, one.zoom, one.colour_jitter, one.horizontal_flip) == (0, 0, 0, False)
+        assert (one.optimiser, one.batching) == ("adagrad", "triplets")
+        assert one.test_triplets == 10_000
+
+
 @pytest.mark.parametrize("profile", [one for one in PROFILES if TABLE_1 in TAKERS[one]],
                          ids=lambda path: path.stem)
 def test_every_profile_lays_out_table_1(profile):

@@ -173,10 +173,11 @@ def test_every_mode_counts_the_signs_of_plain_backward_passes(system, settings, 
         assert counts_2TT.dtype == np.int32
         assert counts_2TT[0].tolist() == (signs_NTT == 1).sum(0).tolist(), mode
         assert counts_2TT[1].tolist() == (signs_NTT == -1).sum(0).tolist(), mode
-        same = [signs_NTT[n, i, j] == expected[JOINT][n, i, j]
-                for n in range(PROBES) for i, j in ((0, 1), (0, 2), (1, 2))
-                if signs_NTT[n, i, j] and expected[JOINT][n, i, j]]
-        assert given["modes"][mode]["agreement"] == pytest.approx(np.mean(same))
+        for other, others_NTT in expected.items():
+            same = [signs_NTT[n, i, j] == others_NTT[n, i, j]
+                    for n in range(PROBES) for i, j in ((0, 1), (0, 2), (1, 2))
+                    if signs_NTT[n, i, j] and others_NTT[n, i, j]]
+            assert given["modes"][mode]["agreement"][other] == pytest.approx(np.mean(same))
 
 
 def test_counts_and_agreement_by_hand(settings, planted, monkeypatch):
@@ -199,15 +200,16 @@ def test_counts_and_agreement_by_hand(settings, planted, monkeypatch):
     positive, negative = from_json(found[OWN]["counts"]).tolist()
     assert positive == [[3, 2, 1], [2, 3, 0], [1, 0, 3]]
     assert negative == [[0, 1, 1], [1, 0, 2], [1, 2, 0]]
-    assert found[JOINT]["agreement"] == 1
-    assert found[OWN]["agreement"] == pytest.approx(4 / 7)  # two of nine are 0
+    assert found[JOINT]["agreement"] == {JOINT: 1, OWN: pytest.approx(4 / 7)}  # two of nine are 0
+    assert found[OWN]["agreement"] == {JOINT: pytest.approx(4 / 7), OWN: 1}
 
 
 def test_there_is_no_agreement_where_every_product_is_zero(settings, planted, monkeypatch):
     monkeypatch.setattr(probes, "_gramians", lambda *_: [
         (JOINT, torch.eye(3)), (OWN, torch.ones(3, 3))])
     found = probed(network_for(settings), planted, replace(settings, final_probes=1))["modes"]
-    assert (found[JOINT]["agreement"], found[OWN]["agreement"]) == (None, None)
+    assert found[OWN]["agreement"] == {JOINT: None, OWN: 1}
+    assert found[JOINT]["agreement"] == {JOINT: None, OWN: None}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -215,7 +217,7 @@ def test_the_joint_batch_agrees_with_itself_in_both_precisions(precision, settin
     settings = replace(settings, precision=precision, final_probes=2)
     found = probed(network_for(settings), planted, settings)["modes"]
     assert tuple(found) == MODES
-    assert found[JOINT]["agreement"] == 1
+    assert found[JOINT]["agreement"][JOINT] == 1
     for mode in MODES:
         counts_2TT = from_json(found[mode]["counts"])
         assert counts_2TT.shape == (2, 3, 3)
