@@ -7,7 +7,7 @@ Shapes: N images, T tasks, D embedding, Q queries, K neighbours.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -99,12 +99,14 @@ def retrieval_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def precision_by_task(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Mean average precision of every task in %, a column a row; and what guessing would give."""
+def scores_by_task(
+    rows: Mapping[str, list[dict[str, Any]]], measure: Literal["mAP", "recall@1"] = "mAP"
+) -> pd.DataFrame:
+    """A measure of every task in %, a column a row; and what guessing would give."""
     columns: dict[str, dict[str, str]] = {}
     for name, records in rows.items():
         for task in records[0]["settings"]["tasks"] if records else ():
-            found = [record["results"]["retrieval"][task]["mAP"] for record in records]
+            found = [record["results"]["retrieval"][task][measure] for record in records]
             if None not in found:
                 columns.setdefault(name, {})[task.replace("_", " ")] = f"{100 * np.mean(found):.1f}"
     some = next((records[0] for records in rows.values() if records), None)
@@ -126,19 +128,3 @@ def _share_alike(labels_N: np.ndarray) -> float:
     if len(queried) == 0:
         return np.nan
     return float(queried @ (queried - 1) / queried.sum() / (members.sum() - 1))
-
-
-def mean_precision(record: Mapping[str, Any]) -> float:
-    """Mean average precision in %, averaged over the tasks that have queries."""
-    return 100 * float(np.mean([score["mAP"] for score in record["results"]["retrieval"].values()
-                                if score["queries"]]))
-
-
-def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
-    """How the modulated network's search compares with CSN's, as Markdown."""
-    means = {name: float(np.mean([mean_precision(record) for record in rows[name]]))
-             for name in ("modulated", "CSN") if rows[name]}
-    if len(means) < 2:
-        return "Not run yet on real faces."
-    return (f"- Mean average precision over the attributes: modulated **{means['modulated']:.1f} "
-            f"%**, CSN **{means['CSN']:.1f} %**.")

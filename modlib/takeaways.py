@@ -4,9 +4,10 @@ Sources: Zhao et al., ECCV 2018; Levi and Ullman, 2020; Lu et al., CVPR 2017.
 """
 
 from modlib import branching_study, claims_page, later_tasks, three_views, top_down_study
-from modlib.claims import NO_WORSE, Claim, all_claims, of_verdict
+from modlib.claims import all_claims
 from modlib.errors import unknown_name
 from modlib.intervals import difference
+from modlib.judged_claims import NO_WORSE, Claim, of_verdict
 from modlib.later_tasks import ADDED, HELD_OUT, TOGETHER
 from modlib.verdicts import Verdict
 

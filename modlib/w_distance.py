@@ -116,6 +116,26 @@ def rank_agreement(
     return value, float(low), float(high)
 
 
+def rank_correlation(
+    first_T: np.ndarray, second_T: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's rank correlation of two figures of each task.
+
+    Returns:
+        the correlation and its 95 % percentile interval, from drawing tasks again; nan where a
+        figure is the same for all tasks, or unknown.
+    """
+    if not (np.ptp(first_T) and np.ptp(second_T)):
+        return float("nan"), float("nan"), float("nan")
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(draws):
+        tasks = rng.integers(0, len(first_T), len(first_T))
+        if np.ptp(first_T[tasks]) and np.ptp(second_T[tasks]):
+            drawn.append(stats.spearmanr(first_T[tasks], second_T[tasks]).statistic)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(stats.spearmanr(first_T, second_T).statistic), float(low), float(high)
+
+
 def agreement_table(
     tables: Mapping[str, np.ndarray], against: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 from modlib.arrays import to_json
 from modlib.evaluation import TEST_SEED, triplets_digest
 from modlib.results import plain, write_record
+from modlib.retrieval import MEASURES
 from modlib.settings import Settings
 from modlib.studies import Study
 from modlib.triplets import fixed_triplets
@@ -42,8 +43,8 @@ def record(study: Study, row: str, seed: int = 0, accuracy: int = 80, valid: flo
             "test_accuracy": {"Smiling": accuracy / 100, "Young": (accuracy - 10) / 100},
             "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(LABELS),
                               "digest": triplets_digest(TRIPLETS)},
-            "retrieval": {"Smiling": {"queries": 12, "mAP": accuracy / 100},
-                          "Young": {"queries": 0, "mAP": None}},
+            "retrieval": {"Smiling": {"queries": 12} | dict.fromkeys(MEASURES, accuracy / 100),
+                          "Young": {"queries": 0} | dict.fromkeys(MEASURES)},
             "parameters": parameters},
         "epochs": [
             *({"epoch": n, "ucr": [], "valid_accuracy": dict.fromkeys(TASKS, 0.99)}
@@ -71,7 +72,7 @@ def wide_record(study: Study, row: str, accuracy: Mapping[str, int], seed: int =
     triplets = fixed_triplets(labels_NT, np.arange(IMAGES), tasks, COUNT, TEST_SEED)
     one["results"] |= {
         "test_accuracy": {task: right / 100 for task, right in accuracy.items()},
-        "retrieval": {task: {"queries": 12, "mAP": right / 100}
+        "retrieval": {task: {"queries": 12} | dict.fromkeys(MEASURES, right / 100)
                       for task, right in accuracy.items()},
         "test_triplets": {"correct": to_json(correct_TK), "labels": to_json(labels_NT),
                           "digest": triplets_digest(triplets)}}

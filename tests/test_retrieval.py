@@ -13,10 +13,9 @@ from modlib.arrays import to_json
 from modlib.errors import ModlibError
 from modlib.retrieval import (
     nearest_neighbours,
-    precision_by_task,
     retrieval_scores,
     retrieval_table,
-    takeaway,
+    scores_by_task,
 )
 
 TASKS = ("Smiling", "Young", "Bald")
@@ -244,8 +243,8 @@ def test_a_row_without_any_query_has_no_figures():
     assert retrieval_table({"one": [record()]}).loc["one"].tolist() == ["–"] * 4
 
 
-def test_precision_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
-    table = precision_by_task(ROWS)
+def test_scores_by_task_is_a_mean_over_seeds_beside_what_guessing_gives():
+    table = scores_by_task(ROWS)
     assert list(table) == ["modulated", "CSN", "guessing"]  # no column of nothing
     assert table["CSN"].to_dict() == {"Smiling": "10.0", "Young": "30.0", "Bald": "80.0"}
     assert table["guessing"].to_dict() == {"Smiling": "25.0", "Young": "50.0", "Bald": "75.0"}
@@ -258,7 +257,7 @@ def test_guessing_among_categories_finds_the_share_of_the_querys_own():
     one = record(("Bald",), Bald=scores(0.1, 0.1, 0.1, 0.1))
     one["results"]["test_triplets"]["labels"] = to_json(labels_N1)
     expected = 100 * (3 * 2 / 4 + 2 * 1 / 4) / 5
-    assert precision_by_task({"CSN": [one]})["guessing"].to_dict() == {"Bald": f"{expected:.1f}"}
+    assert scores_by_task({"CSN": [one]})["guessing"].to_dict() == {"Bald": f"{expected:.1f}"}
 
 
 def test_guessing_finds_the_share_of_holders():
@@ -271,7 +270,7 @@ def test_guessing_finds_the_share_of_holders():
     one["settings"]["tasks"] = ["Bald"]
     one["results"] = {"retrieval": {"Bald": found},
                       "test_triplets": {"labels": to_json(labels_N1.numpy())}}
-    guessed, measured = (float(precision_by_task({"random": [one]}).loc["Bald", name])
+    guessed, measured = (float(scores_by_task({"random": [one]}).loc["Bald", name])
                          for name in ("guessing", "random"))
     assert measured == pytest.approx(guessed, abs=1.5)
 
@@ -280,19 +279,14 @@ def test_names_of_tasks_are_written_with_spaces():
     one = record(("Bald",), Bald=scores(0, 0, 0, 0.5))
     one["settings"]["tasks"], one["results"]["retrieval"] = ["Wavy_Hair"], {
         "Wavy_Hair": scores(0, 0, 0, 0.5)}
-    assert precision_by_task({"one": [one]}).loc["Wavy Hair"].tolist() == ["50.0", "75.0"]
+    assert scores_by_task({"one": [one]}).loc["Wavy Hair"].tolist() == ["50.0", "75.0"]
 
 
 def test_precision_of_no_records_is_empty():
-    assert precision_by_task({"modulated": [], "CSN": []}).empty
+    assert scores_by_task({"modulated": [], "CSN": []}).empty
 
 
-def test_the_takeaway_compares_with_csn_and_names_no_winner_among_many():
-    rows = ROWS | {"branches": [record(Smiling=scores(0, 0, 0, 0.9))]}
-    assert takeaway(rows) == (
-        "- Mean average precision over the attributes: modulated **40.0 %**, CSN **40.0 %**.")
-
-
-@pytest.mark.parametrize("missing", ["modulated", "CSN"])
-def test_the_takeaway_needs_both_systems(missing):
-    assert takeaway(ROWS | {missing: []}) == "Not run yet on real faces."
+def test_recall_at_1_by_task_is_that_of_the_records():
+    table = scores_by_task(ROWS, "recall@1")
+    assert table["modulated"].dropna().to_dict() == {"Smiling": "30.0", "Young": "50.0"}
+    assert table["guessing"].equals(scores_by_task(ROWS)["guessing"])

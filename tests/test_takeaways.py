@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from modlib import ablations, any_network, branching_study, takeaways, three_attributes
-from modlib.claims import Claim
 from modlib.errors import ModlibError
+from modlib.judged_claims import Claim
 from modlib.takeaways import PARTS, claims_of, settled, still_open
 
 ROOT = Path(__file__).resolve().parents[1]

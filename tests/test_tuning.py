@@ -175,9 +175,11 @@ def test_table_3_is_run_with_what_was_chosen(rows):
 
 
 @pytest.mark.parametrize(("best", "said"), [
-    (0, "better: modulated (0.001)."), (7, "better: modulated (0.008)."),
-    (2, "No system is at its best")])
-def test_a_best_rate_at_the_edge_of_the_grid_is_named(best, said):
+    (0, "By learning rate: modulated (0.001). By margin: none."),
+    (7, "By learning rate: modulated (0.008). By margin: modulated (0.4)."),
+    (5, "By learning rate: none. By margin: modulated (0.4)."),
+    (2, "By learning rate: none. By margin: none.")])
+def test_a_best_candidate_at_the_edge_of_the_grid_is_named(best, said):
     valid = [70.0] * 8
     valid[best] = 75.0
     assert said in edge_sentence(STUDY.by_row(of("modulated", valid)))

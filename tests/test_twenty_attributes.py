@@ -378,31 +378,19 @@ def test_without_a_cost_of_any_row_the_frontier_is_empty(rows):
 
 
 def test_the_takeaway_sorts_the_claims_by_what_became_of_them(rows):
-    rows = rows | {"fully shared": [one | {"epochs": [{"valid_accuracy": {"Smiling": 0.97}}]}
-                                    for one in rows["fully shared"]]}  # whatever the test says
     assert takeaway(rows).splitlines() == [
         '- "Modulated is better than …" **held** for: fully shared.',
         '- "Modulated is better than …" **did not hold** for: independent.',
         '- "Modulated is better than …" **not decided** for: branches, 25.',
-        '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.',
-        "- With at most 128,000 extra parameters, the best of the 4 systems here by validation is "
-        "**fully shared**: 55.0 % on the test split, with 0 of them."]
+        '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.']
 
 
 def test_the_takeaway_of_all_records_leaves_nothing_unsaid(all_rows):
-    said = takeaway(all_rows)
-    assert "not run yet" not in said
-    assert f"of the {len(STUDY.rows) - 1} systems here by validation is **" in said
-
-
-def test_the_takeaway_without_ours_decides_no_claim(rows):
-    first, last = takeaway(rows | {OURS: []}).splitlines()
-    assert first.startswith('- "Modulated is better than …" **not run yet** for: independent;')
-    assert "best of the 3 systems here by validation is **" in last
+    assert "not run yet" not in takeaway(all_rows)
 
 
 @pytest.mark.parametrize("few", [{}, {OURS: [record(STUDY, OURS)]}])
-def test_the_takeaway_of_fewer_than_two_systems_names_no_best(few):
+def test_the_takeaway_of_fewer_than_two_systems_decides_nothing(few):
     [line] = takeaway(NOTHING | few).splitlines()
     assert line == ('- "Modulated is better than …" **not run yet** for: independent; '
                     "branches, 256; mask only; branches, 25; CSN; fully shared.")

@@ -1,0 +1,140 @@
+"""Do updates that agree explain the accuracy? What probed trainings say of the paper's reason.
+
+The paper holds that modulation works because it lets the tasks' updates agree: the update
+compliance ratio (UCR) rises with the accuracy, and training makes the angles between the tasks'
+gradients smaller.
+
+Source: Zhao et al., ECCV 2018, sections 3.1 and 3.2.
+Shapes: T tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from modlib.ablations import ucr_matrix
+from modlib.comparison_figures import spread_apart
+from modlib.figures import BLUE, GREY
+from modlib.tables import points
+from modlib.verdicts import Verdict, over_seeds, seed_verdict
+from modlib.w_distance import rank_correlation
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def probed(records: Records) -> bool:
+    """Whether there are records, and their trainings were probed."""
+    return bool(records) and all(
+        epoch["ucr"] for record in records for epoch in record["epochs"])
+
+
+def mean_ucr(record: Mapping[str, Any]) -> float:
+    """The UCR of a training in %, averaged over all pairs of tasks."""
+    matrix_TT = ucr_matrix([record])
+    return float(matrix_TT[np.triu_indices(len(matrix_TT), 1)].mean())
+
+
+def compliance_verdict(claim: str, ours: Records, shared: Records) -> Verdict:
+    """Whether the updates of the first system agree more often, over all pairs, seed by seed."""
+    if not (probed(ours) and probed(shared)):
+        return over_seeds(claim, [])
+    by_seed = [{record["settings"]["seed"]: mean_ucr(record) for record in records}
+               for records in (ours, shared)]
+    return seed_verdict(claim, *by_seed, None)
+
+
+def gains_by_task(ours: Records, shared: Records) -> pd.DataFrame:
+    """What each task has gained: accuracy, and the mean UCR of its pairs with all others.
+
+    Args:
+        ours, shared: probed records of two systems, of the same tasks.
+
+    Returns:
+        columns ``accuracy`` and ``ucr``, both in points, a line a task; empty where one system
+        has no probed records.
+    """
+    if not (probed(ours) and probed(shared)):
+        return pd.DataFrame(columns=["accuracy", "ucr"])
+    tasks = ours[0]["settings"]["tasks"]
+    accuracy, ucr = ([measure(records, tasks) for records in (ours, shared)]
+                     for measure in (_accuracies, _compliances))
+    return pd.DataFrame({"accuracy": accuracy[0] - accuracy[1], "ucr": ucr[0] - ucr[1]},
+                        index=list(tasks))
+
+
+def _accuracies(records: Records, tasks: Sequence[str]) -> np.ndarray:
+    return 100 * np.mean([[record["results"]["test_accuracy"][task] for task in tasks]
+                          for record in records], axis=0)
+
+
+def _compliances(records: Records, tasks: Sequence[str]) -> np.ndarray:
+    """Of each task with all others."""
+    matrix_TT = ucr_matrix(list(records))
+    return (matrix_TT.sum(1, where=~np.eye(len(tasks), dtype=bool))) / (len(tasks) - 1)
+
+
+def tasks_verdict(claim: str, ours: Records, shared: Records) -> Verdict:
+    """Whether the tasks that gained more accuracy gained more UCR, as a rank correlation.
+
+    The interval comes from drawing tasks again.
+    """
+    gained = gains_by_task(ours, shared)
+    if gained.empty:
+        return over_seeds(claim, [])
+    return Verdict(claim, *rank_correlation(gained.accuracy.to_numpy(), gained.ucr.to_numpy()),
+                   None)
+
+
+def mean_cosines(record: Mapping[str, Any]) -> list[float]:
+    """The cosine of two tasks' gradients, averaged over all pairs, epoch by epoch."""
+    return [float(np.mean([pair["mean_cosine"] for pair in epoch["ucr"]]))
+            for epoch in record["epochs"]]
+
+
+def angles_verdict(claim: str, records: Records) -> Verdict:
+    """Whether cosines between the tasks' gradients rise in training, from first epoch to last."""
+    if not probed(records):
+        return over_seeds(claim, [])
+    courses = [mean_cosines(record) for record in records]
+    return over_seeds(claim, [course[-1] - course[0] for course in courses if len(course) > 1])
+
+
+def compliance_table(ours: Records, shared: Records) -> pd.DataFrame:
+    """The same reason asked in three ways, for people."""
+    ucr = compliance_verdict("", ours, shared)
+    rank = tasks_verdict("", ours, shared)
+    angles = [angles_verdict("", records) for records in (ours, shared)]
+    return pd.DataFrame([
+        {"": "UCR over all pairs, modulated − fully shared, points",
+         "measured": points(ucr.difference, ucr.low, ucr.high)},
+        {"": "tasks that gain more accuracy gain more UCR: rank correlation",
+         "measured": points(rank.difference, rank.low, rank.high)},
+        {"": "cosine of two tasks' gradients, last epoch − first, modulated",
+         "measured": points(angles[0].difference, angles[0].low, angles[0].high)},
+        {"": "cosine of two tasks' gradients, last epoch − first, fully shared",
+         "measured": points(angles[1].difference, angles[1].low, angles[1].high)},
+    ]).set_index("").rename_axis(None)
+
+
+def draw_gains(ax: Axes, gained: pd.DataFrame) -> Axes:
+    """A named point for each line of :func:`gains_by_task`; the names stand beside the points."""
+    gained = gained.sort_values("accuracy", ascending=False)
+    ax.plot(gained.ucr, gained.accuracy, "o", color=BLUE, markersize=7)
+    low, high = gained.accuracy.agg(["min", "max"])
+    margin = 0.06 * max(high - low, 1.0)
+    low, high = low - margin, high + margin
+    heights = spread_apart([(value - low) / (high - low) for value in gained.accuracy],
+                           gap=min(0.062, 1 / len(gained)))
+    for (task, one), height in zip(gained.iterrows(), heights, strict=True):
+        ax.annotate(task.replace("_", " "), (one.ucr, one.accuracy), (1.03, height),
+                    textcoords="axes fraction", va="center", fontsize=8.5,
+                    arrowprops={"arrowstyle": "-", "color": GREY, "alpha": 0.6, "linewidth": 0.7,
+                                "linestyle": ":"})
+    ax.axvline(0, color=GREY, linewidth=1, linestyle="--")
+    ax.set_ylim(low, high)
+    ax.set_xlabel("gain in UCR with all other tasks, points")
+    ax.set_ylabel("gain in accuracy, points")
+    return ax

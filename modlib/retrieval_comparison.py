@@ -1,0 +1,62 @@
+"""Two systems compared by their searches, with intervals over the seeds.
+
+Source: Zhao et al., ECCV 2018, Figure 4.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modlib.retrieval import MEASURES
+from modlib.tables import points
+from modlib.verdicts import Verdict, seed_verdict
+
+
+def mean_score(record: Mapping[str, Any], measure: str = "mAP") -> float:
+    """One of ``MEASURES`` in %, averaged over the tasks that have queries."""
+    return 100 * float(np.mean([score[measure] for score in record["results"]["retrieval"].values()
+                                if score["queries"]]))
+
+
+def retrieval_verdict(
+    claim: str, better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]],
+    measure: str = "mAP",
+) -> Verdict:
+    """Whether one system's searches are better than another's by a measure, seed by seed."""
+    return seed_verdict(claim, *(
+        {record["settings"]["seed"]: mean_score(record, measure) for record in records}
+        for records in (better, worse)), None)
+
+
+def difference_table(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], first: str = "modulated"
+) -> pd.DataFrame:
+    """One row's scores minus each other's, in points with Student's interval over the seeds."""
+    lines = []
+    for name, records in rows.items():
+        if name != first and records and rows[first]:
+            found = {measure: retrieval_verdict("", rows[first], records, measure)
+                     for measure in MEASURES}
+            lines.append({"": f"{first} − {name}"} | {
+                measure: points(one.difference, one.low, one.high)
+                for measure, one in found.items()})
+    if not lines:
+        return pd.DataFrame(columns=list(MEASURES))
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """How the modulated network's search compares with CSN's, by every measure, as Markdown."""
+    if not (rows["modulated"] and rows["CSN"]):
+        return "Not run yet on real faces."
+    lines = []
+    for measure in MEASURES:
+        ours, csn = (float(np.mean([mean_score(record, measure) for record in rows[name]]))
+                     for name in ("modulated", "CSN"))
+        word = retrieval_verdict("", rows["modulated"], rows["CSN"], measure).word
+        said = {"held": "better", "did not hold": "**worse**"}.get(word, "not decidedly apart")
+        lines.append(f"- {measure} over the attributes: modulated **{ours:.1f} %**, CSN "
+                     f"**{csn:.1f} %**: {said}.")
+    return "\n".join(lines)

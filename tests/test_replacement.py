@@ -1,0 +1,77 @@
+"""What should replace the module: chosen by validation, judged by the test split's interval."""
+
+import pytest
+from study_records import record
+
+from modlib import replacement
+from modlib.replacement import answer, challengers, chosen, times_in_use
+from modlib.results import write_record
+from modlib.twenty_attributes import OURS, STUDY
+
+NOTHING = {row: [] for row in STUDY.rows}
+SIGNED = "signed scales"
+
+
+def rows_of(**rows) -> dict:
+    """By row, (accuracy, validation accuracy) in % of each of two seeds."""
+    named = {"ours": OURS, "signed": SIGNED, "shared": "fully shared", "projection": "projection"}
+    return NOTHING | {named[name]: [record(STUDY, named[name], seed, accuracy + seed, valid)
+                                    for seed in (0, 1)]
+                      for name, (accuracy, valid) in rows.items()}
+
+
+@pytest.fixture
+def times(monkeypatch):
+    monkeypatch.setattr(replacement, "times_in_use", lambda: {OURS: 1.1, SIGNED: 2.2})
+
+
+def test_validation_chooses_whatever_the_test_split_says():
+    assert chosen(rows_of(ours=(80, 70), signed=(60, 71), shared=(90, 60))) == SIGNED
+    assert chosen(rows_of(ours=(80, 70))) is None
+    assert answer(NOTHING) == "- What should replace it: not run yet."
+
+
+def test_what_costs_more_than_the_budget_is_no_candidate():
+    rows = rows_of(ours=(80, 70), projection=(90, 90), signed=(60, 60))
+    for one in rows["projection"]:
+        one["results"]["parameters"]["task"] = 128_001
+    assert chosen(rows) == OURS
+    assert "best of the 2 systems here" in answer(rows)
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [
+    (95, "so it is what should replace the module"), (60, "so it should not replace the module"),
+    (80, "which decides nothing")])
+def test_the_word_follows_from_the_interval_on_the_test_split(times, accuracy, word):
+    said = answer(rows_of(ours=(80, 70), signed=(accuracy, 80)))
+    assert f"**{SIGNED}**: {accuracy - 4.5:.1f} % on the test split, with 40 of them" in said
+    assert f"Against the module: {accuracy - 80:+.2f} [" in said and word in said
+    assert said.count("times the module's time in use") == 1
+    assert "It takes 2.00 times" in said
+
+
+def test_while_challengers_wait_it_is_said_that_they_do():
+    said = answer(rows_of(ours=(80, 90), signed=(80, 80)))
+    assert "Not run yet, so this may change: modulated, one rate; scales from block 3; " in said
+    assert "nothing here should replace" not in said
+
+
+def test_where_all_ran_and_the_module_is_best_nothing_should_replace_it():
+    every = {row: [record(STUDY, row, seed, 80, 90 if row == OURS else 80) for seed in (0, 1)]
+             for row in STUDY.rows}
+    assert answer(every).endswith("So nothing here should replace the paper's module.")
+
+
+def test_challengers_are_modules_and_no_other_steps():
+    named = challengers(NOTHING)
+    assert SIGNED in named and "projection" in named
+    assert not {OURS, "CSN", "fully shared, PCGrad"} & set(named)
+
+
+def test_times_in_use_are_the_benchmarks(tmp_path, monkeypatch):
+    monkeypatch.setattr("modlib.results.project_root", lambda start=None: tmp_path)
+    assert times_in_use() == {}
+    write_record(tmp_path / "book/results/speed/benchmark.json", {
+        "version": 1, "curves": [], "run": {}, "rows": [
+            {"key": "in use: CSN", "value": 1.5}, {"key": "another", "value": 3}]})
+    assert times_in_use() == {"CSN": 1.5}
