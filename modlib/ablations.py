@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from modlib import twenty_attributes
 from modlib.arrays import from_json
 from modlib.gradients import Ratio, update_compliance_ratio, wilson
 from modlib.intervals import difference
-from modlib.probes import DRAWN, JOINT
+from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
 from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, percent, points
@@ -64,11 +65,16 @@ def accuracy_table(rows: Rows) -> pd.DataFrame:
         results = records[0]["results"] if records else {}
         line["extra parameters"] = f"{extra_parameters(records[0]):,}" if records else ""
         line["dead scales"] = (
-            f"{np.mean([one['results']['dead_scales'] for one in records]):.0f}"
-            if "dead_scales" in results else "")
+            f"{np.mean([one['results']['dead_scales'] for one in records]):.0f} of "
+            f"{results['parameters']['task']:,}" if "dead_scales" in results else "")
         line["paper"] = f"{paper[PAPER_NAMES[name]]:.2f}" if name in PAPER_NAMES else "–"
         lines.append(line)
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def attribute_table(rows: Rows) -> pd.DataFrame:
+    """Table 5's cells: every attribute and row, the paper's figure in brackets."""
+    return twenty_attributes.attribute_table(rows, PAPER_NAMES, paper_table(5)["rows"])
 
 
 def ucr_matrix(records: list[dict[str, Any]], with_zeros: bool = True) -> np.ndarray:
@@ -173,6 +179,22 @@ def probe_table(rows: Rows) -> pd.DataFrame:
         return pd.DataFrame(columns=["UCR %", "zeros %", "UCR % without zeros",
                                      _same_sign(JOINT), _same_sign(DRAWN)])
     return pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
+
+
+def probe_sentence(rows: Rows) -> str:
+    """What the mode of batch norm, and the cheap probe, do to the answer, as Markdown."""
+    table, said = probe_table(rows), []
+    for name in dict.fromkeys(place for place, _ in table.index):
+        of = table.loc[name]
+        ratios = of["UCR %"]
+        said.append(
+            f"- *{name}*: by mode the ratio lies from {ratios.min():.0f} % ({ratios.idxmin()}) to "
+            f"{ratios.max():.0f} % ({ratios.idxmax()}). Batch norm alone, on the same drawn "
+            f"triplets, leaves **{of.loc[OWN, _same_sign(DRAWN)]:.0f} %** of the signs as they "
+            f"were, frozen statistics {of.loc[FROZEN, _same_sign(JOINT)]:.0f} %. The cheap probe "
+            f"of the trunk's output has {of.loc[TRUNK, _same_sign(JOINT)]:.0f} % of the signs of "
+            "the exact one; guessing has 50.")
+    return "\n".join(said) or "Not run yet."
 
 
 def _same_sign(mode: str) -> str:

@@ -104,14 +104,22 @@ def mean_table(rows: Rows) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def attribute_table(rows: Rows) -> pd.DataFrame:
-    """Every attribute and system: the mean over seeds, and the paper's figure in brackets."""
-    measured, paper = accuracies(rows), paper_table()["rows"]
+def attribute_table(
+    rows: Rows, names: Mapping[str, str] = PAPER_NAMES,
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Every attribute and system: the mean over seeds, and the paper's figure in brackets.
+
+    Args:
+        names: our rows and the paper's systems.
+        paper: by the paper's system, % of each attribute; None: Table 3's.
+    """
+    measured, paper = accuracies(rows), paper or paper_table()["rows"]
     means = measured.groupby(["task", "row"]).accuracy.mean()
     tasks = list(dict.fromkeys(measured.task)) or list(TASKS)
     columns = {}
-    for name in (name for name in PAPER_NAMES if name in rows):
-        printed = paper[PAPER_NAMES[name]]
+    for name in (name for name in names if name in rows):
+        printed = paper[names[name]]
         columns[name] = [
             (f"{means[task, name]:.1f}" if (task, name) in means.index else "not run yet")
             + (f" ({printed[task]:.1f})" if task in printed else "") for task in tasks]
