@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from modlib.ablations import ucr_by_stage
+from modlib.arrays import from_json
 from modlib.errors import ModlibError
 from modlib.record_checks import check_record
 from modlib.results import read_record, resolve, ucr_counts
+from modlib.speed import read_benchmark
 
 TIDY = ["study", "profile", "system", "seed", "changed", "task", "measure", "value", "record"]
 
@@ -20,8 +24,9 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
 
     Returns:
         columns study, profile, system, seed, changed (the settings that tell this run from others
-        of its study and profile, as JSON), task (or pair of tasks with "/" between; empty where it
-        is of the whole run), measure, value and record. Shares are from 0 to 1.
+        of its study and profile, as JSON; of a benchmark its unit), task (or pair of tasks with "/"
+        between; empty where it is of the whole run), measure, value and record. Shares are from 0
+        to 1.
 
     Raises:
         ModlibError: there is no such folder, or a record in it cannot be read or holds a figure
@@ -49,7 +54,16 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
                                             if key in varied - {"system", "seed"}})}
             lines += [about | {"task": task, "measure": measure, "value": value}
                       for task, measure, value in _measurements(record)]
-    return pd.DataFrame(lines, columns=TIDY)
+    return pd.DataFrame([*lines, *_benchmark(root)], columns=TIDY)
+
+
+def _benchmark(root: Path) -> Iterator[dict[str, Any]]:
+    """The benchmark's rows, which are of no run: the median over repeats, and its unit."""
+    benchmark = read_benchmark(root)
+    for row in benchmark["rows"] if benchmark else ():
+        yield {"study": "speed", "profile": "", "system": "", "seed": "", "task": "",
+               "record": "benchmark", "changed": json.dumps({"unit": row["unit"]}),
+               "measure": row["question"], "value": row["value"]}
 
 
 def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
@@ -75,10 +89,28 @@ def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]
         for pair in epochs[-1].get("ucr") or []:
             counts = ucr_counts([record], tuple(pair["tasks"]))
             yield "/".join(pair["tasks"]), "ucr", counts["positive"] / sum(counts.values())
+    yield from _of_updates(record)
     yield from (("", f"milliseconds_{name}", value)
                 for name, value in record["run"].get("milliseconds", {}).items())
     if "training_seconds" in record["run"]:
         yield "", "training_seconds", record["run"]["training_seconds"]
+
+
+def _of_updates(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """What probes said: by stage of the trunk, epoch by epoch, and in each mode at the end."""
+    yield from (("", f"ucr of {stage}", ratio.value)
+                for stage, ratio in ucr_by_stage([record]).items())
+    for epoch in record["epochs"]:
+        cosines = [pair["mean_cosine"] for pair in epoch.get("ucr") or [] if "mean_cosine" in pair]
+        if cosines:
+            yield "", f"mean cosine in epoch {epoch['epoch']}", sum(cosines) / len(cosines)
+    probes = record["results"].get("probes", {"modes": {}})
+    for mode, found in probes["modes"].items():
+        positive_TT = from_json(found["counts"])[0]
+        pairs = np.triu_indices(len(positive_TT), 1)
+        yield "", f"ucr, {mode}", float(positive_TT[pairs].mean() / probes["batches"])
+        yield from (("", f"same sign: {mode} and {other}", share)
+                    for other, share in found["agreement"].items() if share is not None)
 
 
 def main() -> None:

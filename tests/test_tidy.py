@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from modlib.results import RECORD_VERSION, write_record
+from modlib.arrays import to_json
+from modlib.results import RECORD_VERSION, read_record, write_record
 from modlib.tidy import TIDY, main, tidy_table
 
 
 @pytest.fixture
 def two_runs(tmp_path):
-    """A folder with a run of two tasks, one of which has no queries, and a benchmark's record."""
+    """A folder with two runs of two tasks, one of which has no queries."""
     for seed, share in ((0, 0.5), (1, 0.75)):
         name = f"mine-modulated-2tasks-seed{seed}-abc"
         write_record(tmp_path / "study/inner" / f"{name}.json", {
@@ -29,8 +31,35 @@ def two_runs(tmp_path):
                 "test_triplets": {"digest": "0"},
                 "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
                               "Bald": {"queries": 0, "mAP": None}}}})
-    write_record(tmp_path / "speed/benchmark.json", {"version": 1})
     return tmp_path
+
+
+def test_what_probes_say_is_there_by_stage_epoch_and_mode(two_runs):
+    [path, _] = sorted(two_runs.rglob("*.json"))
+    record = read_record(path)
+    for epoch, cosine in zip(record["epochs"], (0.1, 0.3), strict=True):
+        epoch["ucr"][0]["mean_cosine"] = cosine
+        counts_2STT = np.zeros((2, 1, 2, 2), np.int32)
+        counts_2STT[0, 0, 0, 1] = counts_2STT[0, 0, 1, 0] = 1
+        epoch["ucr_stages"] = {"stages": ["fc"], "counts": to_json(counts_2STT)}
+    counts_2TT = np.full((2, 2, 2), 3, np.int32)
+    record["results"]["probes"] = {"batches": 4, "modes": {"joint": {
+        "counts": to_json(counts_2TT), "agreement": {"joint": 1.0, "own": None}}}}
+    write_record(path, record)
+    table = tidy_table(two_runs).query("seed == 0")
+    found = dict(zip(table.measure, table.value, strict=True))
+    assert (found["mean cosine in epoch 1"], found["mean cosine in epoch 2"]) == (0.1, 0.3)
+    assert found["ucr of fc"] == pytest.approx(2 / 8)  # of the probes of both epochs, 3 and 5
+    assert found["ucr, joint"] == 3 / 4
+    assert found["same sign: joint and joint"] == 1 and "same sign: joint and own" not in found
+
+
+def test_the_benchmark_is_there_with_its_units(two_runs):
+    write_record(two_runs / "speed/benchmark.json", {
+        "version": 1, "curves": [], "run": {}, "rows": [
+            {"question": "how fast", "value": 2.5, "unit": "s"}]})
+    [line] = tidy_table(two_runs).query("study == 'speed'").to_dict("records")
+    assert (line["measure"], line["value"], line["changed"]) == ("how fast", 2.5, '{"unit": "s"}')
 
 
 def test_every_measurement_is_a_line(two_runs):
@@ -52,7 +81,8 @@ def test_the_ratio_of_a_pair_is_over_all_epochs(two_runs):
 def test_what_tells_runs_apart_is_said(two_runs):
     table = tidy_table(two_runs).query("measure == 'training_seconds'")
     assert [json.loads(changed) for changed in table.changed] == [{"rank": 0}, {"rank": 1}]
-    assert set(tidy_table(two_runs / "speed").columns) == set(TIDY)
+    (two_runs / "empty").mkdir()
+    assert set(tidy_table(two_runs / "empty").columns) == set(TIDY)
 
 
 def test_the_command_writes_a_csv_that_holds_the_table(two_runs, monkeypatch, capsys):
