@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_celeba
 import torch
 
 from modlib import branching_runs
@@ -236,6 +237,17 @@ def test_run_many_trains_each_run_once_and_first_what_others_start_from(settings
     assert [record["settings"]["system"] for record in records] == [
         "shuffled", "branched", "thin", "retrained", "wide"]
     assert len(list(Path(places.results_dir).iterdir())) == 5
+
+
+def test_runs_on_files_are_done_side_by_side_too(settings, places, tmp_path):
+    root = small_celeba.write(tmp_path / "celeba", small_celeba.official())
+    settings = replace(settings, dataset="celeba", tasks=tuple(small_celeba.ATTRIBUTES[:2]),
+                       system="thin", scales=True, epochs=1, batches_per_epoch=1, ucr_every=1)
+    records = run_many([settings, settings.wide], replace(places, data_root=str(root), workers=2),
+                       runner=run_branching)
+    assert [one["settings"]["system"] for one in records] == ["thin", "wide"]
+    assert records[0]["results"]["trunk_from"] == records[1]["name"]
+    assert records[0]["data"]["images"] == {"train": 12, "valid": 6, "test": 6}
 
 
 def test_a_record_enters_the_table_of_all_measurements(settings, places):

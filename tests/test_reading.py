@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_multi_mnist import write_part
 
 from modlib import reading
 from modlib.arrays import from_json
@@ -48,6 +49,20 @@ def test_run_many_runs_readers_and_the_same_settings_give_the_same_record(places
     elsewhere = replace(places, results_dir=str(tmp_path / "x"), checkpoint_dir=str(tmp_path / "y"))
     assert comparable(run_reader(settings[1], elsewhere)) == comparable(records[1])
     assert records[0]["epochs"][0]["loss"] != records[1]["epochs"][0]["loss"]
+
+
+def test_real_digits_are_read_side_by_side_too(places, tmp_path):
+    write_part(tmp_path / "mnist", "t10k", 100)
+    settings = replace(TINY, dataset="mnist", system="uniform", epochs=1)
+    beside, here = (replace(places, data_root=str(tmp_path / "mnist"), workers=workers,
+                            results_dir=str(tmp_path / f"records{workers}"),
+                            checkpoint_dir=str(tmp_path / f"checkpoints{workers}"))
+                    for workers in (1, 0))
+    told = []
+    records = run_many([settings], beside, None, lambda *epoch: told.append(epoch),
+                       runner=run_reader, load=load_tasks)
+    assert told == [(settings, epoch) for epoch in records[0]["epochs"]]
+    assert comparable(records[0]) == comparable(run_reader(settings, here))
 
 
 def test_the_kept_maps_are_those_of_the_trained_network(places, data):
