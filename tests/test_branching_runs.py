@@ -88,9 +88,10 @@ def test_a_run_writes_the_record_that_it_returns(settings, places, planted):
     assert tuple(record) == RECORD_KEYS
     assert told == [(settings, epoch) for epoch in record["epochs"]]
     results = record["results"]
-    assert set(results) == {"trunk_from", "somp_errors", "test_accuracy", "test_auc", "top_recall",
-                            "affinity", "groups", "parameters"}
+    assert set(results) == {"trunk_from", "somp_errors", "random_errors", "test_accuracy",
+                            "test_auc", "top_recall", "affinity", "groups", "parameters"}
     assert list(results["groups"]) == list(results["somp_errors"]) == list(LAYERS)
+    assert list(results["random_errors"]) == list(LAYERS)
     rounds = [one for epoch in record["epochs"] for one in epoch["rounds"]]
     assert len(rounds) == 2
     assert all(results["groups"][one["layer"]] == one["groups"] for one in rounds)
@@ -192,7 +193,7 @@ def test_a_thin_network_starts_from_the_trained_wide_one(settings, places, plant
 
 def test_without_somp_no_wide_network_is_trained(settings, places):
     record = run_branching(replace(settings, system="thin", somp=False), places)
-    assert not {"trunk_from", "somp_errors"} & set(record["results"])
+    assert not {"trunk_from", "somp_errors", "random_errors"} & set(record["results"])
     assert len(list(Path(places.results_dir).iterdir())) == 1
 
 
