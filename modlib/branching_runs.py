@@ -136,7 +136,8 @@ def _untrained_network(settings, places, data, get_images) -> tuple[BranchingVgg
         origin["trunk_from"] = before["name"]
     if settings.wide:
         wide = trained_network(settings.wide, places, data, get_images)
-        origin["somp_errors"] = start_from_wide(network, wide)
+        origin["somp_errors"], origin["random_errors"] = start_from_wide(
+            network, wide, settings.seed)
     if settings.system in REGROWN:
         network.take_groups(_tree(before, settings))
     return network, origin

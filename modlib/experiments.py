@@ -214,6 +214,7 @@ def run_many(
     on_epoch: Callable[[RunSettings, dict[str, Any]], None] | None = None,
     on_done: Callable[[RunSettings, dict[str, Any]], None] | None = None,
     runner: Callable[..., dict[str, Any]] = run,
+    load: Callable[[Any, Places], Any] = load_data,
 ) -> list[dict[str, Any]]:
     """Do several runs; each comes after the one that it starts from.
 
@@ -225,6 +226,7 @@ def run_many(
         on_epoch: see :func:`run`; not called for runs on a given executor.
         on_done: called with the settings and the record of each run as it ends.
         runner: what does one run: :func:`run`, or another module's function with its arguments.
+        load: from a run's settings and the places to the data that ``runner`` loads.
 
     Returns:
         the records, in the order of ``settings``.
@@ -242,7 +244,7 @@ def run_many(
         sizes = {(one.image_size, one.crop): one for one in settings
                  if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
-            load_data(one, places)
+            load(one, places)
         in_own_pools(rounds, threads=max(1, available_cores() // places.workers))
     else:
         for number in chain.from_iterable(numbers):

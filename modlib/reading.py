@@ -29,6 +29,7 @@ from modlib.task_readers import ReaderSettings, all_streams, build_reader
 from modlib.top_down import TopDownNetwork, count_weights
 
 SHOWN = 4  # test images whose top-down maps a record keeps
+PIXELS = ("own digit", "other digits", "background")  # of an image, as a task sees it
 
 
 def load_tasks(settings: ReaderSettings, places: Places) -> TaskImages:
@@ -62,6 +63,44 @@ def top_down_maps(
                          ).cpu().numpy()
 
 
+def gate_sums(maps_TBHW: np.ndarray, places_BTHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each task's map over its own digit's pixels, the other digits' and the rest.
+
+    A pixel where digits overlap belongs to each task's own.
+
+    Args:
+        maps_TBHW: float.
+        places_BTHW: 1 on the pixels of each task's own digit, else 0.
+
+    Returns:
+        the sums, float (T, 3), and how many pixels they are over, int (T, 3); in the order of
+        ``PIXELS``.
+    """
+    own_TBHW = places_BTHW.transpose(1, 0, 2, 3) > 0
+    background_TBHW = np.broadcast_to(~own_TBHW.any(0), own_TBHW.shape)
+    parts = (own_TBHW, ~own_TBHW & ~background_TBHW, background_TBHW)
+    return (np.stack([(maps_TBHW * part).sum((1, 2, 3), dtype=np.float64) for part in parts], 1),
+            np.stack([part.sum((1, 2, 3)) for part in parts], 1))
+
+
+def gate_means(
+    model: TopDownNetwork, data: TaskImages, get_images: GetImages, images_at_once: int = 500
+) -> dict[str, dict[str, float]]:
+    """The mean of the gate σ(Z) over each kind of ``PIXELS`` in the test split, by task.
+
+    Args:
+        data: with ``places`` of 0 and 1.
+    """
+    indices, sums_T3, counts_T3 = data.indices("test"), 0.0, 0
+    for start in range(0, len(indices), images_at_once):
+        part = indices[start:start + images_at_once]
+        more = gate_sums(top_down_maps(model, data, part, get_images), data.places(part))
+        sums_T3, counts_T3 = sums_T3 + more[0], counts_T3 + more[1]
+    return {task: {pixels: float(total / count) for pixels, total, count in
+                   zip(PIXELS, sums_3, counts_3, strict=True) if count}
+            for task, sums_3, counts_3 in zip(data.tasks, sums_T3, counts_T3, strict=True)}
+
+
 def run_reader(
     settings: ReaderSettings,
     places: Places,
@@ -79,7 +118,7 @@ def run_reader(
                 on_epoch(settings, metrics)
         return epochs, {"test_accuracy": accuracy(model, data, "test", get_images),
                         "parameters": {"weights": count_weights(model)},
-                        **_kept_maps(model, data, get_images)}
+                        **_of_top_down(model, data, get_images)}
 
     return kept_record(settings, places, data, work)
 
@@ -119,10 +158,14 @@ def _as_bytes(shares: np.ndarray) -> np.ndarray:
     return np.round(255 * shares).astype(np.uint8)
 
 
-def _kept_maps(model: nn.Module, data: TaskImages, get_images: GetImages) -> dict[str, Any]:
-    """Some test images and their maps for the record; only of digits, which are small and free."""
+def _of_top_down(model: nn.Module, data: TaskImages, get_images: GetImages) -> dict[str, Any]:
+    """Where a top-down network looks, for its record; only on digits, whose pixels are known.
+
+    The means of its gates, and some test images with their maps: digits are small and free.
+    """
     if not isinstance(model, TopDownNetwork) or data.images_NCHW.shape[1] > 1:
         return {}
     indices = data.indices("test")[:SHOWN]
     maps_TBHW = _as_bytes(top_down_maps(model, data, indices, get_images))
-    return {"maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}
+    return {"gates": gate_means(model, data, get_images),
+            "maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}

@@ -5,11 +5,14 @@ and Algorithm 2: simultaneous orthogonal matching pursuit (Tropp, Gilbert and St
 Shapes: F filters, I inputs of a filter, T tasks.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modlib.errors import ModlibError
 from modlib.thin_vgg import LAYERS, BranchingVgg
+
+PICKS = 20  # choices at random that SOMP's is compared with
 
 
 def select_filters(weight_FI: Tensor, count: int) -> list[int]:
@@ -57,8 +60,18 @@ def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
     return float((weight_FI - mix_CF.T @ basis_FI).norm() / weight_FI.norm())
 
 
+def random_error(weight_FI: Tensor, count: int, seed: int, picks: int = PICKS) -> float:
+    """The mean :func:`reconstruction_error` of some choices at random, the same for a seed."""
+    rng = np.random.default_rng(seed)
+    return float(np.mean([
+        reconstruction_error(weight_FI, rng.permutation(len(weight_FI))[:count].tolist())
+        for _ in range(picks)]))
+
+
 @torch.no_grad()
-def start_from_wide(thin: BranchingVgg, wide: BranchingVgg) -> dict[str, float]:
+def start_from_wide(
+    thin: BranchingVgg, wide: BranchingVgg, seed: int = 0
+) -> tuple[dict[str, float], dict[str, float]]:
     """Give a thin network the chosen filters of a trained wide one, layer by layer (Algorithm 2).
 
     Each chosen filter brings its batch norm along, and keeps of its inputs those that were chosen
@@ -67,9 +80,11 @@ def start_from_wide(thin: BranchingVgg, wide: BranchingVgg) -> dict[str, float]:
     Args:
         thin: changed in place.
         wide: the same layers and tasks, none of them narrower.
+        seed: of the random choices that SOMP's are compared with.
 
     Returns:
-        the relative reconstruction error of each layer.
+        the relative reconstruction error of each layer, and the mean of as many filters of it at
+        random.
 
     Raises:
         ModlibError: a network with branches, of other tasks or another image size, or a layer that
@@ -81,7 +96,7 @@ def start_from_wide(thin: BranchingVgg, wide: BranchingVgg) -> dict[str, float]:
         raise ModlibError(
             f"thin and wide must be for the same tasks and image size; given {thin.num_tasks} and "
             f"{wide.num_tasks} tasks, {thin.side} and {wide.side} pixels before fc6")
-    errors, kept = {}, torch.arange(3)  # the inputs of conv1_1 are the three colours
+    errors, by_chance, kept = {}, {}, torch.arange(3)  # the inputs of conv1_1 are the three colours
     for name, [branch], [of_wide] in zip(LAYERS, thin.layers, wide.layers, strict=True):
         state, given = of_wide.state_dict(), branch.state_dict()
         for key, value in state.items():
@@ -90,13 +105,14 @@ def start_from_wide(thin: BranchingVgg, wide: BranchingVgg) -> dict[str, float]:
                 weight = value[:, inputs]
                 chosen = select_filters(weight.flatten(1), len(given[key]))
                 errors[name] = reconstruction_error(weight.flatten(1), chosen)
+                by_chance[name] = random_error(weight.flatten(1), len(chosen), seed)
                 kept, state[key] = torch.tensor(chosen), weight[chosen]
             elif value.ndim == 1:
                 state[key] = value[kept]
         branch.load_state_dict(state)
     thin.output.weight.copy_(wide.output.weight[:, kept])
     thin.output.bias.copy_(wide.output.bias)
-    return errors
+    return errors, by_chance
 
 
 def _inputs(channels: Tensor, places: int) -> Tensor:

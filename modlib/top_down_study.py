@@ -4,7 +4,7 @@ Source: Levi and Ullman, Tables 1 to 5.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,20 @@ LENET_WEIGHTS = 24_250  # of a LeNet with one classifier, without biases: the pa
 WIDTHS = (10, 6, 2, 1)
 NOT_USED = ("toy_images", "width", "ucr_every", "test_triplets", "precision")  # in smoke.yml
 
-TABLE_1 = {f"{count} tasks, {label}": {"system": system, "tasks": CORNERS[:count]}
-           for count in (2, 3, 4) for system, label in SYSTEMS.items()}
+FAST = ", scales at 20 times the rate"  # of a row of channel modulation; at 1 they hardly move
+COUNTS = (2, 3, 4)
+CHANNELS, FAST_CHANNELS, OURS = (
+    {count: f"{count} tasks, {label}" for count in COUNTS}
+    for label in (SYSTEMS["channel"], SYSTEMS["channel"] + FAST, SYSTEMS["top_down"]))
+TABLE_1 = {name: changes for count in COUNTS for name, changes in (
+    *((f"{count} tasks, {label}", {"system": system, "tasks": CORNERS[:count]})
+      for system, label in SYSTEMS.items()),
+    (FAST_CHANNELS[count],
+     {"system": "channel", "tasks": CORNERS[:count], "scale_rate_factor": 20.0}))}
 ABLATIONS = {  # Table 2, a to d
     "a": {
         "channels alone, image seen": FOUR | {"spatial": False},
         "places, image not seen": FOUR | {"image_aware": False},
-        "channel modulation, scales at 20 times the rate":
-            FOUR | {"system": "channel", "scale_rate_factor": 20.0},
     },
     "b": {f"top-down maps of {width}": TWO | {"td_channels": width} for width in WIDTHS},
     "c": {
@@ -54,8 +60,10 @@ ABLATIONS = {  # Table 2, a to d
         "with both losses": TWO | {"bu1_weight": 1.0, "td_weight": 1.0},
     },
 }
-OURS_2, OURS_4, CHANNEL_4 = "2 tasks, top-down", "4 tasks, top-down", "4 tasks, channel modulation"
-REFERENCES = {"a": (CHANNEL_4, OURS_4), "b": (OURS_2,), "c": (OURS_2,), "d": (OURS_2,)}
+OURS_2, OURS_4 = OURS[2], OURS[4]
+REFERENCES = {"a": (CHANNELS[4], FAST_CHANNELS[4], OURS_4),
+              "b": (OURS_2,), "c": (OURS_2,), "d": (OURS_2,)}
+OWN_REFERENCE = {*ABLATIONS["b"], *ABLATIONS["d"]}  # rows whose tables print another OURS_2
 
 MULTI_MNIST = Study("top_down", TABLE_1 | {
     name: changes for part in ABLATIONS.values() for name, changes in part.items()},
@@ -80,9 +88,13 @@ CLAIMS = {
           for system, what in (("single", "networks of their own"),
                                ("channel", "channel modulation"), ("uniform", "uniform scaling"),
                                ("moo", "MOO"))
-          for count in (2, 3, 4)),
-        ("Seeing the image adds to channel modulation", "channels alone, image seen", CHANNEL_4),
-        ("Modulating places adds to channel modulation", "places, image not seen", CHANNEL_4),
+          for count in COUNTS),
+        *((f"Top-down modulation passes channel modulation{FAST}, {count} tasks", OURS[count],
+           FAST_CHANNELS[count]) for count in COUNTS),
+        *((f"{what} adds to channel modulation{said}", row, rows[4])
+          for said, rows in (("", CHANNELS), (FAST, FAST_CHANNELS))
+          for what, row in (("Seeing the image", "channels alone, image seen"),
+                            ("Modulating places", "places, image not seen"))),
         ("Seeing the image adds to modulating places", OURS_4, "places, image not seen"),
         ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
         *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
@@ -124,9 +136,20 @@ def lay_out(
         {name: value for name, value in parameters.items() if name not in NOT_USED})
 
 
-def paper_rows(folder: str) -> dict[str, dict[str, Any]]:
-    """What the paper prints of each row: ``accuracy`` in % by task, and ``multiple``."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["top_down"][folder]
+def paper_rows(folder: str, beside: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """What the paper prints of each row: ``accuracy`` in % by task, and ``multiple``.
+
+    It names no rate for the scales of channel modulation, so both of our rows stand beside its one.
+
+    Args:
+        beside: rows of the same table; Tables 2b and 2d print a top-down network of their own.
+    """
+    printed = json.loads(resolve("book/paper_tables.json").read_text())["top_down"][folder]
+    if folder == MULTI_MNIST.folder:
+        printed |= {FAST_CHANNELS[count]: printed[CHANNELS[count]] for count in COUNTS}
+        if OWN_REFERENCE & set(beside):
+            printed[OURS_2] = printed["2 tasks, top-down, in Tables 2b and 2d"]
+    return printed
 
 
 def weight_table() -> pd.DataFrame:
@@ -165,7 +188,7 @@ def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFram
 
     Weights are multiples of one LeNet where the images are digits, else counts in millions.
     """
-    printed, table = paper_rows(folder), accuracies(rows)
+    printed, table = paper_rows(folder, names), accuracies(rows)
     tasks = list(dict.fromkeys(table[table.row.isin(names)].task)) or list(CORNERS[:2])
     lines = []
     for name in names:
@@ -184,11 +207,27 @@ def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFram
 
 def verdicts(rows: Rows, folder: str) -> list[Verdict]:
     """The paper's claims about a data set, each judged seed by seed; one seed is one repetition."""
-    printed = paper_rows(folder)
-    return [
-        seed_verdict(claim, by_seed(rows, better), by_seed(rows, worse),
-                     _mean(printed[better]) - _mean(printed[worse]))
-        for claim, better, worse in CLAIMS[folder]]
+    judged = []
+    for claim, better, worse in CLAIMS[folder]:
+        printed = paper_rows(folder, (better, worse))
+        judged.append(seed_verdict(claim, by_seed(rows, better), by_seed(rows, worse),
+                                   _mean(printed[better]) - _mean(printed[worse])))
+    return judged
+
+
+def weight_sentence(rows: Rows) -> str:
+    """Whether top-down modulation has fewer weights than networks of their own, as Markdown."""
+    both = [(count, *(records[0]["results"]["parameters"]["weights"] / LENET_WEIGHTS
+                      for records in (rows[OURS[count]], rows[f"{count} tasks, single task"])))
+            for count in COUNTS
+            if rows.get(OURS[count]) and rows.get(f"{count} tasks, single task")]
+    if not both:
+        return "Whether it has fewer weights than networks of their own, records will tell."
+    listed = "; ".join(f"×{ours:.2f} against ×{single:.2f} for {count} tasks"
+                       for count, ours, single in both)
+    fewer = sum(ours < single for _, ours, single in both)
+    return ("The paper also claims that top-down modulation has fewer weights than networks of "
+            f"their own: so it is in {fewer} of {len(both)} cases ({listed}).")
 
 
 def curves(rows: Rows, names: Sequence[str]) -> dict[str, list[list[float]]]:

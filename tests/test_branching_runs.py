@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_celeba
 import torch
 
 from modlib import branching_runs
@@ -87,9 +88,10 @@ def test_a_run_writes_the_record_that_it_returns(settings, places, planted):
     assert tuple(record) == RECORD_KEYS
     assert told == [(settings, epoch) for epoch in record["epochs"]]
     results = record["results"]
-    assert set(results) == {"trunk_from", "somp_errors", "test_accuracy", "test_auc", "top_recall",
-                            "affinity", "groups", "parameters"}
+    assert set(results) == {"trunk_from", "somp_errors", "random_errors", "test_accuracy",
+                            "test_auc", "top_recall", "affinity", "groups", "parameters"}
     assert list(results["groups"]) == list(results["somp_errors"]) == list(LAYERS)
+    assert list(results["random_errors"]) == list(LAYERS)
     rounds = [one for epoch in record["epochs"] for one in epoch["rounds"]]
     assert len(rounds) == 2
     assert all(results["groups"][one["layer"]] == one["groups"] for one in rounds)
@@ -191,7 +193,7 @@ def test_a_thin_network_starts_from_the_trained_wide_one(settings, places, plant
 
 def test_without_somp_no_wide_network_is_trained(settings, places):
     record = run_branching(replace(settings, system="thin", somp=False), places)
-    assert not {"trunk_from", "somp_errors"} & set(record["results"])
+    assert not {"trunk_from", "somp_errors", "random_errors"} & set(record["results"])
     assert len(list(Path(places.results_dir).iterdir())) == 1
 
 
@@ -236,6 +238,17 @@ def test_run_many_trains_each_run_once_and_first_what_others_start_from(settings
     assert [record["settings"]["system"] for record in records] == [
         "shuffled", "branched", "thin", "retrained", "wide"]
     assert len(list(Path(places.results_dir).iterdir())) == 5
+
+
+def test_runs_on_files_are_done_side_by_side_too(settings, places, tmp_path):
+    root = small_celeba.write(tmp_path / "celeba", small_celeba.official())
+    settings = replace(settings, dataset="celeba", tasks=tuple(small_celeba.ATTRIBUTES[:2]),
+                       system="thin", scales=True, epochs=1, batches_per_epoch=1, ucr_every=1)
+    records = run_many([settings, settings.wide], replace(places, data_root=str(root), workers=2),
+                       runner=run_branching)
+    assert [one["settings"]["system"] for one in records] == ["thin", "wide"]
+    assert records[0]["results"]["trunk_from"] == records[1]["name"]
+    assert records[0]["data"]["images"] == {"train": 12, "valid": 6, "test": 6}
 
 
 def test_a_record_enters_the_table_of_all_measurements(settings, places):

@@ -117,7 +117,7 @@ def test_the_settings_file_fits_and_ends_the_rounds_before_the_rate_falls():
     path = resolve("notebooks/settings/celeba_cpu_branching.yml")
     values = yaml.safe_load(path.read_text("utf8"))
     runs, places = STUDY.lay_out(values)
-    assert places.workers == 2 and len(runs[LOW]) == 3
+    assert places.workers == 2 and len(runs[LOW]) == 5
     one = runs[LOW][0]
     assert len(one.tasks) == 40 and (one.image_size, one.precision) == (64, "bfloat16")
     assert len(LAYERS) * one.round_batches <= one.epochs * one.batches_per_epoch / 3
@@ -192,13 +192,15 @@ def test_tasks_that_gain_and_lose_are_counted_seed_by_seed(rows):
 
 def test_every_claim_is_judged(rows):
     words = [one.word for one in verdicts(rows)]
-    assert words == ["held", "held", "held", "not decided", "did not hold", "did not hold", "held",
-                     "did not hold"]
-    first, _, more, level = verdicts(rows)[:4]
+    assert words == ["held", "held", "held", "held", "not decided", "not decided", "did not hold",
+                     "did not hold", "held", "did not hold"]
+    first, _, recalled, more, level, recall_level = verdicts(rows)[:6]
     half = 4.303 * 0.1 / 3**0.5
     assert (first.low, first.high) == pytest.approx((3 - half, 3 + half), abs=1e-3)
     assert (first.paper, level.paper) == pytest.approx((0.78, 0.16))
     assert (more.difference, more.paper) == (1, None)
+    assert (recalled.difference, recalled.paper) == pytest.approx((3, 71.08 - 65.95))
+    assert recall_level.paper == pytest.approx(71.08 - 69.95)
 
 
 @pytest.mark.parametrize(("milliseconds", "word"), [(5.0, "held"), (20.0, "did not hold")])
@@ -241,8 +243,8 @@ def test_the_result_table_has_the_papers_rows_beside_ours(rows):
 
 def test_the_takeaway_counts_the_verdicts(rows):
     said = takeaway(rows)
-    assert "**6 of 10 claims held**" in said and "**3 of 10 claims did not hold**" in said
-    assert "**1 of 10 claims not decided**" in said and "**+3.00 [+2.75, +3.25]** points" in said
+    assert "**7 of 12 claims held**" in said and "**3 of 12 claims did not hold**" in said
+    assert "**2 of 12 claims not decided**" in said and "**+3.00 [+2.75, +3.25]** points" in said
 
 
 @pytest.mark.parametrize("missing", list(STUDY.rows))
@@ -265,6 +267,16 @@ def test_learning_curves_are_the_validation_accuracy_of_every_epoch(rows):
     curves = learning_curves(rows | {THIN: []}, (THIN, LOW))
     assert list(curves) == [LOW]
     assert curves[LOW][1] == pytest.approx([55, 83])
+
+
+def test_what_kept_filters_cannot_explain_is_told_by_layer(rows):
+    for seed, one in enumerate(rows[THIN]):
+        one["results"] |= {"somp_errors": {name: 0.2 + seed / 10 for name in LAYERS},
+                           "random_errors": dict.fromkeys(LAYERS, 0.5)}
+    table = branching_study.somp_table(rows[THIN])
+    assert list(table.index) == list(LAYERS)
+    assert table.loc["fc7"].tolist() == ["30.0 ± 10.0", "50.0 ± 0.0"]
+    assert set(branching_study.somp_table([]).SOMP) == {"not run yet"}
 
 
 def test_rounds_and_split_layers_are_told_in_order():

@@ -6,13 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_multi_mnist import write_part
 
 from modlib import reading
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, run_many
-from modlib.reading import load_tasks, run_reader, shown_maps, top_down_maps, trained_reader
+from modlib.reading import (
+    PIXELS,
+    gate_means,
+    gate_sums,
+    load_tasks,
+    run_reader,
+    shown_maps,
+    top_down_maps,
+    trained_reader,
+)
 from modlib.results import comparable, read_record
 from modlib.task_readers import ReaderSettings
 
@@ -36,7 +46,8 @@ def test_a_record_is_written_once_and_read_after_that(system, places, monkeypatc
     assert read_record(path, signed=True) == record
     assert record["results"]["test_accuracy"].keys() == {"LU", "RL"}
     assert record["data"]["images"] == {"train": 60, "valid": 20, "test": 20}
-    assert ("maps" in record["results"]) == (system == "top_down")
+    for kept in ("maps", "gates"):
+        assert (kept in record["results"]) == (system == "top_down")
     monkeypatch.setattr(reading, "train_reader", None)
     assert run_reader(settings, places) == record
 
@@ -48,6 +59,20 @@ def test_run_many_runs_readers_and_the_same_settings_give_the_same_record(places
     elsewhere = replace(places, results_dir=str(tmp_path / "x"), checkpoint_dir=str(tmp_path / "y"))
     assert comparable(run_reader(settings[1], elsewhere)) == comparable(records[1])
     assert records[0]["epochs"][0]["loss"] != records[1]["epochs"][0]["loss"]
+
+
+def test_real_digits_are_read_side_by_side_too(places, tmp_path):
+    write_part(tmp_path / "mnist", "t10k", 100)
+    settings = replace(TINY, dataset="mnist", system="uniform", epochs=1)
+    beside, here = (replace(places, data_root=str(tmp_path / "mnist"), workers=workers,
+                            results_dir=str(tmp_path / f"records{workers}"),
+                            checkpoint_dir=str(tmp_path / f"checkpoints{workers}"))
+                    for workers in (1, 0))
+    told = []
+    records = run_many([settings], beside, None, lambda *epoch: told.append(epoch),
+                       runner=run_reader, load=load_tasks)
+    assert told == [(settings, epoch) for epoch in records[0]["epochs"]]
+    assert comparable(records[0]) == comparable(run_reader(settings, here))
 
 
 def test_the_kept_maps_are_those_of_the_trained_network(places, data):
@@ -69,6 +94,45 @@ def test_shown_maps_are_the_kept_ones_or_those_of_the_checkpoint(places):
     again = shown_maps(TINY, places, record)
     for one, other in zip(kept, again, strict=True):
         assert one.dtype == np.uint8 and np.array_equal(one, other)
+
+
+# Gates
+
+
+def test_gates_are_summed_over_own_other_and_empty_pixels():
+    maps_TBHW = np.array([[[[1, 2], [3, 4]]], [[[5, 6], [7, 8]]]], np.float32)
+    places_BTHW = np.array([[[[1, 1], [0, 0]], [[0, 1], [1, 0]]]], np.float32)
+    sums_T3, counts_T3 = gate_sums(maps_TBHW, places_BTHW)
+    assert sums_T3.tolist() == [[1 + 2, 3, 4], [6 + 7, 5, 8]]
+    assert counts_T3.tolist() == [[2, 1, 1], [2, 1, 1]]
+
+
+def test_gate_means_are_those_of_the_whole_test_split(places, data, monkeypatch):
+    """By hand-made maps: high on a task's own pixels, and a little higher with every image."""
+    def of_data(_, data, indices, __):
+        own_TBHW = data.places(indices).transpose(1, 0, 2, 3)
+        return 0.5 * own_TBHW + 0.01 * (indices - 80)[None, :, None, None]
+
+    monkeypatch.setattr(reading, "top_down_maps", of_data)
+    test = data.indices("test")
+    assert test.tolist() == list(range(80, 100))
+    own_TBHW = data.places(test).transpose(1, 0, 2, 3) > 0
+    expected = {}
+    for task, own_BHW, other_BHW in zip(data.tasks, own_TBHW, own_TBHW[::-1], strict=True):
+        kinds = (own_BHW, other_BHW & ~own_BHW, ~own_BHW & ~other_BHW)
+        expected[task] = {
+            name: pytest.approx((np.arange(20) * kind.sum((1, 2))).sum() / kind.sum() / 100
+                                + (0.5 if name == "own digit" else 0))
+            for name, kind in zip(PIXELS, kinds, strict=True)}
+    assert gate_means(None, data, None, images_at_once=7) == expected
+
+
+def test_a_record_keeps_the_gates_of_its_network(places, data):
+    record = run_reader(TINY, places)
+    again = gate_means(trained_reader(TINY, places), data,
+                       image_getter(data, torch.device("cpu")))
+    assert record["results"]["gates"] == {task: pytest.approx(of) for task, of in again.items()}
+    assert all(0 < value < 1 for of_task in again.values() for value in of_task.values())
 
 
 def test_real_digits_need_a_folder(places):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modlib.errors import ModlibError
-from modlib.somp import reconstruction_error, select_filters, start_from_wide
+from modlib.somp import random_error, reconstruction_error, select_filters, start_from_wide
 from modlib.thin_vgg import LAYERS, BranchingVgg, thin_widths
 
 FILTERS, INPUTS, RANK = 24, 40, 10
@@ -84,6 +84,17 @@ def test_the_error_is_what_lies_outside_the_span():
     assert reconstruction_error(weight, [0, 1]) == pytest.approx(0, abs=1e-12)
 
 
+def test_chance_is_the_mean_of_choices_that_a_seed_decides():
+    weight = torch.tensor([[3.0, 0, 0], [0, 4, 0], [0, 0, 0]])
+    of_each = [4 / 5, 3 / 5, 1.0]  # what one row alone cannot explain
+    few = random_error(weight, 1, seed=2, picks=1)
+    assert min(abs(few - one) for one in of_each) < 1e-9
+    assert random_error(weight, 1, seed=2, picks=600) == pytest.approx(0.8, abs=0.03)
+    assert random_error(weights(), 5, seed=2) == random_error(weights(), 5, seed=2)
+    assert random_error(weights(), 5, seed=2) != random_error(weights(), 5, seed=3)
+    assert random_error(weights(), FILTERS, seed=2) < 1e-6
+
+
 @pytest.mark.parametrize("count", [0, FILTERS + 1])
 def test_a_count_out_of_range_is_refused(count):
     with pytest.raises(ModlibError, match=f"count must be from 1 to 24 filters; given {count}"):
@@ -106,16 +117,17 @@ def network(thinness: int, seed: int = 0, tasks: int = 5, image_size: int = 64) 
 def test_a_network_of_the_same_width_computes_what_the_wide_one_does():
     """All filters are chosen, in another order, and every layer follows it."""
     thin, wide = network(6, 1).eval(), network(6).eval()
-    errors = start_from_wide(thin, wide)
+    errors, by_chance = start_from_wide(thin, wide)
     pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(thin(pixels), wide(pixels), rtol=1e-4, atol=1e-5)
     assert not torch.equal(thin.layers[3][0][0].weight, wide.layers[3][0][0].weight)
     assert list(errors) == list(LAYERS) and max(errors.values()) < 1e-6
+    assert max(by_chance.values()) < 1e-6  # all filters at random are all filters
 
 
 def test_a_thin_networks_filters_are_the_wide_ones_with_their_inputs_cut():
     thin, wide = network(4, 1), network(8)
-    errors = start_from_wide(thin, wide)
+    errors, by_chance = start_from_wide(thin, wide, seed=5)
     first = select_filters(wide.layers[0][0][0].weight.flatten(1), 4)
     cut = wide.layers[1][0][0].weight[:, first]
     second = select_filters(cut.flatten(1), 4)
@@ -123,6 +135,8 @@ def test_a_thin_networks_filters_are_the_wide_ones_with_their_inputs_cut():
     assert torch.equal(thin.layers[1][0][0].weight, cut[second])
     assert torch.equal(thin.layers[1][0][1].running_mean, wide.layers[1][0][1].running_mean[second])
     assert errors["conv1_2"] == pytest.approx(reconstruction_error(cut.flatten(1), second))
+    assert by_chance["conv1_2"] == random_error(cut.flatten(1), 4, seed=5) > errors["conv1_2"]
+    assert list(by_chance) == list(LAYERS)
     assert thin.output.weight.shape == (5, 8)
 
 

@@ -76,6 +76,16 @@ def test_weights_are_those_of_table_5(system, of_all, each, tasks):
     assert count_weights(model) == of_all + each * len(tasks)
 
 
+def test_no_number_of_scales_a_task_gives_the_papers_multiples():
+    """Page 10 says so; it prints ×1.002, ×1.005 and ×1.007 for two, three and four tasks."""
+    def fits(scales, tasks, printed):
+        return abs(scales * tasks / 24_250 - (printed - 1)) <= 0.0005
+
+    printed = {2: 1.002, 3: 1.005, 4: 1.007}
+    assert [tasks for tasks, one in printed.items() if fits(10 + 20, tasks, one)] == [2]
+    assert not any(all(fits(scales, *one) for one in printed.items()) for scales in range(500))
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_task_of_every_image_is_answered_and_all_weights_are_trained(system, images_B1HW):
     model = build_reader(ReaderSettings(system=system, tasks=FOUR), 10)

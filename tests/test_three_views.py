@@ -6,6 +6,7 @@ from math import isnan
 import numpy as np
 import pytest
 import yaml
+from study_records import publish
 
 from modlib import w_distance
 from modlib.adaptive_branching import BranchingSettings
@@ -17,6 +18,7 @@ from modlib.three_views import (
     DIFFERENCES,
     FOUND,
     FOUND_SCALES,
+    NOT_PROBED,
     SCALES,
     STUDY,
     THIN,
@@ -54,7 +56,8 @@ def record(row, seed=0, accuracy=80.0, positive=(5, 4, 3, 2, 1, 0), affinity=Non
     """A hand-made record; of five probed batches so many had positive inner products, by pair."""
     settings = BranchingSettings(**{
         "profile": "mine", "tasks": TASKS, "seed": seed, "thinness": 4, "wide_thinness": 8,
-        "scale_rate_factor": 10.0, "ucr_every": 15} | STUDY.changes(row))
+        "epochs": 1, "scale_rate_factor": 10.0, "ucr_every": 15} | STUDY.changes(row)
+        | NOT_PROBED.get(row, {}))
     groups = {name: [list(TASKS)] for name in LAYERS}
     if settings.system == "retrained":
         groups["fc7"] = [["Smiling", "Young"], ["Bald", "Bangs"]]
@@ -74,7 +77,8 @@ def record(row, seed=0, accuracy=80.0, positive=(5, 4, 3, 2, 1, 0), affinity=Non
         "data": {"fingerprint": "data", "source": "photographs of a test",
                  "images": {"train": 1000, "valid": 200, "test": 300}},
         "results": results,
-        "epochs": [{"epoch": 1, "images": 640, "rounds": [], "ucr_batches": 5, "ucr": ucr}],
+        "epochs": [{"epoch": 1, "images": 640, "rounds": [], "ucr_batches": 5 * (row == SCALES),
+                    "ucr": ucr if row == SCALES else []}],
         "run": {"training_seconds": 90.0, "device": "a test's device",
                 "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"},
     }
@@ -123,7 +127,10 @@ def test_without_somp_thin_networks_start_from_nothing():
 def test_the_settings_file_is_the_papers_attributes_and_probes_a_hundred_batches():
     path = resolve("notebooks/settings/celeba_cpu_three_views.yml")
     values = yaml.safe_load(path.read_text("utf8"))
-    one = STUDY.lay_out(values)[0][FOUND_SCALES][2]
+    runs, _ = STUDY.lay_out(values, NOT_PROBED)
+    assert {name: of_row[0].ucr_every for name, of_row in runs.items()} == {
+        THIN: 0, SCALES: 30, FOUND: 0, FOUND_SCALES: 0}
+    one = runs[SCALES][2]
     assert one.tasks == PAPERS and (one.scale_rate_factor, one.seed) == (10.0, 2)
     assert one.epochs * len(range(0, one.batches_per_epoch, one.ucr_every)) == 102
     branching = yaml.safe_load(
@@ -133,6 +140,17 @@ def test_the_settings_file_is_the_papers_attributes_and_probes_a_hundred_batches
                                  if key not in own | {"seeds", "workers"}})
             for one in (values, branching)]
     assert runs[0] == runs[1]
+
+
+def test_rows_that_are_not_probed_stand_in_one_table_with_the_one_that_is(
+        rows, tmp_path, monkeypatch):
+    (tmp_path / "modlib").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
+    publish(tmp_path / "book/results/three_views", [one for of_row in rows.values()
+                                                    for one in of_row])
+    published = STUDY.published("mine")
+    assert {name: len(of_row) for name, of_row in published.items()} == dict.fromkeys(rows, 3)
 
 
 @pytest.mark.parametrize(("wrong", "said"), [

@@ -1,19 +1,23 @@
 """The top-down study: its runs on each data set, what is published, what tables say."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
 
 from modlib import top_down_study
 from modlib.comparison_figures import maps_over_images
 from modlib.errors import ModlibError
-from modlib.results import plain, write_record
+from modlib.results import plain, resolve, write_record
 from modlib.task_readers import ReaderSettings
 from modlib.top_down_study import (
     CLAIMS,
     CLEVR,
     CUB_200,
     MULTI_MNIST,
+    OURS,
     OURS_2,
     STUDIES,
     accuracy_table,
@@ -23,6 +27,7 @@ from modlib.top_down_study import (
     lay_out,
     paper_rows,
     verdicts,
+    weight_sentence,
     weight_table,
 )
 from modlib.verdicts import table_of
@@ -30,7 +35,8 @@ from modlib.verdicts import table_of
 CHANNEL_2 = "2 tasks, channel modulation"
 
 
-def record(row: str, seed: int, accuracy: float, study=MULTI_MNIST, **changes) -> dict:
+def record(row: str, seed: int, accuracy: float, study=MULTI_MNIST, weights: int = 31_525,
+           **changes) -> dict:
     """A hand-made record with that accuracy in % on its first task, and one point less on each
     one that follows; on the validation split half of it."""
     settings = ReaderSettings(**{"profile": "mine", "dataset": "mnist", "seed": seed}
@@ -41,7 +47,7 @@ def record(row: str, seed: int, accuracy: float, study=MULTI_MNIST, **changes) -
         "settings": plain(settings.as_dict()),
         "data": {"fingerprint": "data", "source": "digits of a test",
                  "images": {"train": 2000, "valid": 100, "test": 100}},
-        "results": {"test_accuracy": test, "parameters": {"weights": 31_525}},
+        "results": {"test_accuracy": test, "parameters": {"weights": weights}},
         "epochs": [{"epoch": n + 1, "valid_accuracy": {task: v / 2 for task, v in test.items()}}
                    for n in range(settings.epochs)],
         "run": {"training_seconds": 90.0, "device": "a test's device",
@@ -70,7 +76,7 @@ def test_the_embedded_digits_get_the_five_systems_on_two_tasks():
 
 
 @pytest.mark.parametrize(("dataset", "count", "folder"), [
-    ("mnist", 30, "top_down"), ("clevr", 12, "top_down_clevr"), ("cub_200", 7, "top_down_cub_200")])
+    ("mnist", 32, "top_down"), ("clevr", 12, "top_down_clevr"), ("cub_200", 7, "top_down_cub_200")])
 def test_each_data_set_has_its_study_and_all_its_rows_are_valid_runs(dataset, count, folder):
     study, runs, places = lay_out({"dataset": dataset, "seeds": [1]})
     assert places.results_dir.endswith(f"/{folder}")
@@ -86,7 +92,6 @@ def test_the_ablations_change_what_their_names_say():
     assert changed == {
         "channels alone, image seen": {"spatial": False},
         "places, image not seen": {"image_aware": False},
-        "channel modulation, scales at 20 times the rate": {"scale_rate_factor": 20.0},
         "top-down maps of 10": {"td_channels": 10}, "top-down maps of 6": {"td_channels": 6},
         "top-down maps of 2": {"td_channels": 2}, "top-down maps of 1": {"td_channels": 1},
         "+ into TD, + into BU2": {"into_bu2": "add"},
@@ -96,6 +101,23 @@ def test_the_ablations_change_what_their_names_say():
         "+ into TD, ⊗ with tanh": {"into_bu2": "gate_tanh"},
         "with a loss on BU1": {"bu1_weight": 1.0}, "with a loss on TD": {"td_weight": 1.0},
         "with both losses": {"bu1_weight": 1.0, "td_weight": 1.0}}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_channel_modulation_is_run_at_both_rates(count):
+    _, runs, _ = lay_out({"dataset": "mnist"})
+    [slow], [fast] = (runs[f"{count} tasks, channel modulation{more}"] for more in (
+        "", ", scales at 20 times the rate"))
+    assert (slow.scale_rate_factor, fast.scale_rate_factor) == (1.0, 20.0)
+    assert slow == replace(fast, scale_rate_factor=1.0) and len(slow.tasks) == count
+
+
+def test_the_digits_settings_compose_as_many_images_as_the_paper_has():
+    values = yaml.safe_load(resolve("notebooks/settings/multi_mnist_cpu.yml").read_text("utf8"))
+    _, runs, places = lay_out(values)
+    assert {(one.train_images, one.batch_size, one.epochs, one.batches_per_epoch)
+            for of_row in runs.values() for one in of_row} == {(60_000, 128, 12, 156)}
+    assert {len(of_row) for of_row in runs.values()} == {5} and places.workers == 2
 
 
 @pytest.mark.parametrize(("parameters", "said"), [
@@ -128,6 +150,28 @@ def test_every_claim_is_about_rows_of_its_study_that_the_paper_prints():
     (CUB_200, "top-down + localisation", "bill", 75.61)])
 def test_the_papers_figures_are_where_they_belong(study, row, task, printed):
     assert paper_rows(study.folder)[row]["accuracy"][task] == printed
+
+
+def test_tables_2b_and_2d_have_a_reference_of_their_own():
+    own = pytest.approx((97.09 + 96.11) / 2)
+    for part, reference in (("b", own), ("d", own), ("c", pytest.approx((97.16 + 96.19) / 2))):
+        rows = [OURS_2, *top_down_study.ABLATIONS[part]]
+        assert np.mean(list(paper_rows("top_down", rows)[OURS_2]["accuracy"].values())) == reference
+    shown = accuracy_table({}, [OURS_2, "with a loss on BU1"], "top_down")["paper's mean"]
+    assert shown.tolist() == ["96.6", "96.2"]
+    printed = {one.claim: one.paper for one in verdicts({}, "top_down")}
+    assert printed["Top-down maps of 6 lose accuracy"] == pytest.approx(96.6 - (96.88 + 96.05) / 2)
+    assert printed["Without auxiliary losses it is better than with both losses"] == (
+        pytest.approx(96.6 - (96.84 + 95.53) / 2))
+
+
+def test_both_rates_are_judged_by_the_one_figure_that_the_paper_prints():
+    printed = {one.claim: one.paper for one in verdicts({}, "top_down")}
+    for claim, slow in printed.items():
+        if "passes channel modulation, " in claim and "20" not in claim:
+            fast = claim.replace("modulation, ", "modulation, scales at 20 times the rate, ")
+            assert printed[fast] == slow > 0
+    assert len([claim for claim in printed if "20 times the rate" in claim]) == 3 + 2
 
 
 def test_the_papers_rows_have_the_tasks_of_ours():
@@ -187,6 +231,15 @@ def test_verdicts_compare_seed_by_seed_with_students_interval(rows):
     one_seed = judged["Top-down modulation passes uniform scaling, 2 tasks"]
     assert one_seed.word == "not decided" and one_seed.difference == pytest.approx(-0.5)
     assert judged["Top-down modulation passes MOO, 2 tasks"].word == "not run yet"
+
+
+def test_fewer_weights_than_networks_of_their_own_is_told_from_the_records(rows):
+    assert weight_sentence(rows).endswith("records will tell.")
+    rows["2 tasks, single task"] = [record("2 tasks, single task", 0, 90, weights=48_500)]
+    assert "in 1 of 1 cases (×1.30 against ×2.00 for 2 tasks)" in weight_sentence(rows)
+    rows[OURS[3]] = [record(OURS[3], 0, 90, weights=80_000)]
+    rows["3 tasks, single task"] = [record("3 tasks, single task", 0, 90, weights=72_750)]
+    assert "in 1 of 2 cases" in weight_sentence(rows)
 
 
 def test_curves_are_mean_validation_accuracy_by_epoch_and_seed(rows):
