@@ -52,13 +52,24 @@ def run_facts(
         "training_seconds": training_seconds,
         "last_session_seconds": seconds,
         "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-                  f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
+        "device": device_name(device),
         "processor": processor(),
-        "versions": {"python": platform.python_version()} | {
-            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
+        "versions": versions(),
         "git_commit": commit,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads of how many cores a CPU has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)"
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of what results rest on."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")}
 
 
 def processor() -> str:
