@@ -122,12 +122,29 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch's or Python's says that memory has run out, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))  # on a CPU
+
+
+def _with_less_memory(batch_size: int, smallest: int) -> str:
+    """What a training that ran out of memory can try."""
+    half = max(smallest, batch_size // 2)
+    if half >= batch_size:
+        return (f"its batch_size of {batch_size} is the smallest for its tasks, so try a smaller "
+                "image_size or width, which is another run, or a device that nothing else uses")
+    return (f"try batch_size={half} in the place of {batch_size}, which is another run, or a "
+            "device that nothing else uses")
+
+
 @contextmanager
-def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
+def device_failures(batch_size: int, smallest: int, checkpoint: Path) -> Iterator[None]:
     """Say of a device that runs out of memory, or fails, what can be done.
 
     Args:
         batch_size: of the run in the block.
+        smallest: batch that its tasks allow.
         checkpoint: where its finished epochs are.
 
     Raises:
@@ -136,10 +153,8 @@ def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-                "can't allocate memory" in str(error)):  # torch's own words, on a CPU
-            said = (f"the device is out of memory; a smaller batch_size than {batch_size}, which "
-                    "is another run, needs less, and so does a device that nothing else uses")
+        if is_out_of_memory(error):
+            said = f"the device is out of memory; {_with_less_memory(batch_size, smallest)}"
         elif isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
             said = "the device failed; start a new process, as this one cannot use it any more"
         else:
