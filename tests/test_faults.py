@@ -6,6 +6,7 @@ The short form is a sample of what ``make soak`` does in full.
 import random
 import re
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,47 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_training(
         run(FACES, replace(places, **{name: str(tmp_path / "taken/deeper")}))
 
 
+@pytest.fixture
+def mount(tmp_path):
+    """A results folder on a mount of its own, and a function that lets it be written to or not."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def call(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        call("mount", "--bind", str(folder), str(folder))
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not mount; a file in the folder's place is tried elsewhere")
+    try:
+        yield folder, lambda how: call("mount", "-o", f"remount,bind,{how}", str(folder))
+    finally:
+        call("umount", str(folder))
+
+
+def test_a_read_only_results_folder_is_said_before_training(places, mount, monkeypatch):
+    folder, remount = mount
+    remount("ro")
+    monkeypatch.setattr(training, "training_step", None)
+    with pytest.raises(ModlibError, match=r"the folder of records .* cannot be written: .*Read-"):
+        run(FACES, replace(places, results_dir=str(folder)))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_results_folder_that_becomes_read_only_costs_no_epoch(
+        places, mount, unbroken, monkeypatch):
+    folder, remount = mount
+    places = replace(places, results_dir=str(folder))
+    with pytest.raises(ModlibError, match=r"the record .* cannot be written: .*Read-only"):
+        run(FACES, places, on_epoch=lambda *_: remount("ro"))
+    assert list(folder.iterdir()) == []
+    remount("rw")
+    monkeypatch.setattr(training, "training_step", None)  # both epochs are there
+    run(FACES, places)
+    assert records(places) == unbroken("triplets")[0]
+
+
 # Several at once
 
 
@@ -232,10 +274,10 @@ def test_a_clock_that_jumps_changes_nothing(places, unbroken, monkeypatch):
 
 @pytest.mark.parametrize(("error", "said"), [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-     "the device is out of memory; a smaller batch_size than 12"),
+     "the device is out of memory; try batch_size=6 in the place of 12"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-     "the device is out of memory; a smaller batch_size than 12"),
-    (MemoryError(), "the device is out of memory; a smaller batch_size than 12"),
+     "the device is out of memory; try batch_size=6 in the place of 12"),
+    (MemoryError(), "the device is out of memory; try batch_size=6 in the place of 12"),
     (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
      "the device failed; start a new process"),
     (RuntimeError("CUDA error: device-side assert triggered"),
