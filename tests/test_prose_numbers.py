@@ -42,6 +42,7 @@ ALLOWED = [  # (page, wording, why)
     ("how_to_run", r"They are 1\.5 GB in all", "the sum of BYTES in modlib/download.py"),
     ("how_to_run", r"70 % of the images .* 10 % for validation and 20 % for tests", DEFINED),
     ("method", r"2,955,296", COUNTED),
+    ("promises", r"at least 10,000 random cases", "a rule of this book: FLOORS in modlib/soak.py"),
     ("systems", r"are 5,120", COUNTED),
     ("systems", r"2,955,296 parameters|56\.2 million|2,952,032 weights|are 1,966,080", COUNTED),
     ("systems", r"19 times 2\.7 million", "division of what the paper prints"),

@@ -364,6 +364,24 @@ def test_the_locks_age_is_told(tmp_path):
     assert "git does not know" in statement(lock_date(tmp_path), date(2025, 3, 31))
 
 
+def test_without_git_the_locks_age_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert lock_date(tmp_path) is None
+
+
+def test_the_page_of_promises_shows_the_locks_age_and_the_command():
+    """As its cell makes it, wherever the page is built from."""
+    page = (ROOT / "book/promises.md").read_text("utf8")
+    [cell] = [cell for cell in CELL.findall(page) if "lock_age" in cell]
+    code, _, shown = python_of([cell]).rstrip().rpartition("\n\n")
+    done = subprocess.run([sys.executable, "-c", f"{code}\nprint(({shown}).data)"], check=True,
+                          cwd=ROOT / "book", env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert done.stdout.startswith("requirements.lock was resolved ")
+    assert done.stdout.endswith(f".\n\n    {AUDIT}\n\n")
+    assert "`.venv/bin/python tools/lock_age.py`" in page
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_the_locks_date_is_that_of_its_last_commit(tmp_path):
     (tmp_path / "requirements.lock").touch()

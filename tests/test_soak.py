@@ -8,7 +8,7 @@ import pytest
 
 from modlib.errors import ModlibError
 from modlib.results import write_record
-from modlib.soak import last_soak, soak_sentence, write_soak
+from modlib.soak import FLOORS, last_soak, soak_sentence, write_soak
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -50,6 +50,11 @@ def test_what_failed_is_said(tmp_path):
 def test_with_too_few_it_has_not_passed_though_every_test_did(tmp_path, changes, said):
     assert write(tmp_path, **changes)["passed"] is False
     assert said in soak_sentence(tmp_path)
+
+
+def test_the_page_of_promises_has_the_same_floors():
+    page = (soak.ROOT / "book/promises.md").read_text("utf8")
+    assert f"at least {FLOORS['kills']:,} kills, at least {FLOORS['cases']:,} random cases" in page
 
 
 def test_what_reaches_the_floors_has_passed(tmp_path):
