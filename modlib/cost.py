@@ -221,8 +221,8 @@ def no_gpu_yet(records: Iterable[Mapping[str, Any]]) -> str:
     """A Markdown box with the command where no GPU was timed; else nothing."""
     if any(cpu_threads(record["device"]) is None for record in records):
         return ""
-    return ("> **Not run yet: the speed of a GPU.** No data is needed, and a GPU takes less than "
-            f"two minutes. The next `make book` shows its hours here:\n>\n>     {MEASURE}\n")
+    return ("> **Not run yet: the speed of a GPU.** No data is needed, and each system is timed "
+            f"for a few seconds. The next `make book` shows its hours here:\n>\n>     {MEASURE}\n")
 
 
 def main() -> None:

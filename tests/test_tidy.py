@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from modlib.arrays import to_json
 from modlib.results import RECORD_VERSION, write_record
 from modlib.tidy import TIDY, main, tidy_table
 
@@ -26,7 +28,9 @@ def two_runs(tmp_path):
                          "width": 0.5, "epochs": 2, "tasks": ["Smiling", "Bald"]},
             "results": {
                 "test_accuracy": {"Smiling": share, "Bald": 1.0}, "parameters": {"total": 3},
-                "test_triplets": {"digest": "0"},
+                "test_triplets": {
+                    "correct": to_json(np.arange(4) < [[4 * share], [4]]),
+                    "labels": to_json(np.zeros((5, 2), bool)), "digest": "0"},
                 "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
                               "Bald": {"queries": 0, "mAP": None}}}})
     write_record(tmp_path / "speed/benchmark.json", {"version": 1})
