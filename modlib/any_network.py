@@ -15,7 +15,7 @@ from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
 from modlib.parameters import split_parameters
-from modlib.results import check_table, pair_ucr, read_records
+from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
 from modlib.tables import mean_and_spread, short_commit, some_not_run_yet
 from modlib.three_attributes import SHORT_NAMES
@@ -77,10 +77,12 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
     """The committed records of a profile, by system; systems without records are empty lists.
 
     Raises:
-        ModlibError: records that must not stand in one table; see :func:`check_table`.
+        ModlibError: records that must not stand in one table; see :func:`check_table`; or a record
+            of no system of the table lies in the folder.
     """
-    rows = by_system(read_records(f"book/results/{FOLDER}", profile=profile))
-    check_table(rows, ClassifierSettings, FREE, f"book/results/{FOLDER}")
+    folder = f"book/results/{FOLDER}"
+    rows = read_rows(folder, ClassifierSettings, profile, by_system)
+    check_table(rows, ClassifierSettings, FREE, folder)
     return rows
 
 

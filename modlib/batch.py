@@ -10,7 +10,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.results import project_root, read_record, resolve
-from modlib.whole_files import written_whole
+from modlib.whole_files import cannot_be_written, check_writable, written_whole
 
 COPIES = "runs"  # executed copies lie here, each beside its log
 LOG_SECONDS = "5"  # between two lines of a progress bar in a log
@@ -69,27 +70,52 @@ def run_notebook(
 
     Returns:
         whether every cell ended well.
+
+    Raises:
+        ModlibError: the folder of copies and logs is full, or cannot be written to.
     """
     root, copy = project_root(), executed_copy(notebook, settings)
-    copy.parent.mkdir(exist_ok=True)
+    check_writable(copy.parent, "the folder of executed copies")
     given = {"data_root": data, "results_dir": results}
     command = [
         sys.executable, "-m", "papermill", "-k", "python3", "--cwd", ".", "--log-output",
         "--no-progress-bar", "-f", _within(settings),
         *(part for name, value in given.items() if value for part in ("-r", name, value)),
         _within(notebook), _within(copy)]
-    with copy.with_suffix(".log").open("w", encoding="utf8") as log, subprocess.Popen(
+    with _log(copy.with_suffix(".log")) as write, subprocess.Popen(
             command, cwd=root, env={"TQDM_MININTERVAL": LOG_SECONDS} | os.environ, text=True,
             encoding="utf8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as papermill:
         try:
             for line in papermill.stdout:
-                for place in (sys.stdout, log):
-                    print(line, end="", file=place, flush=True)
+                print(line, end="", flush=True)
+                write(line)
         except KeyboardInterrupt:
             papermill.communicate()  # it was interrupted too, and keeps what was done
             _mark_stopped(copy)
             raise
     return papermill.returncode == 0
+
+
+@contextmanager
+def _log(path: Path) -> Iterator[Callable[[str], None]]:
+    """A new log; what cannot be written to it, on a disk that is full, is said by its name."""
+    try:
+        file = path.open("w", encoding="utf8")
+    except OSError as error:
+        raise cannot_be_written("the log", path, error) from error
+
+    def write(line: str) -> None:
+        try:
+            file.write(line)
+            file.flush()
+        except OSError as error:
+            raise cannot_be_written("the log", path, error) from error
+
+    try:
+        yield write
+    finally:
+        with suppress(OSError):  # of a line that was said already
+            file.close()
 
 
 def _mark_stopped(copy: Path) -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modlib.datasets import AttributeImages
-from modlib.machine import to_device
+from modlib.errors import ModlibError
+from modlib.machine import is_out_of_memory, to_device
 from modlib.packed_images import release_pages
 from modlib.settings import Settings
 from modlib.triplets import epoch_batches, given_batches
@@ -23,6 +24,9 @@ def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tenso
 
     On a GPU all images are moved there once. On a CPU they stay in their memory map, and what was
     read is let go again, so that resident memory does not grow with the number of images.
+
+    Raises:
+        ModlibError: the images do not fit into the GPU's memory.
     """
     if device.type == "cpu":
         def get_images(indices: Tensor) -> Tensor:
@@ -31,7 +35,17 @@ def image_getter(data: AttributeImages, device: torch.device) -> Callable[[Tenso
             return images_BCHW
 
         return get_images
-    images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
+    try:
+        images_NCHW = torch.from_numpy(np.array(data.images_NCHW)).to(device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        count, *_, side = data.images_NCHW.shape
+        raise ModlibError(
+            f"the {count:,} images of {side}×{side} pixels, {data.images_NCHW.nbytes / 1e9:.1f} GB "
+            f"that are moved to {device} before the training, do not fit there; no batch_size "
+            "changes that: try a smaller image_size, a part of the images, a GPU that nothing "
+            "else uses, or device='cpu', which reads them from disk") from error
     return lambda indices: images_NCHW[to_device(indices, device)]
 
 

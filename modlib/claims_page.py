@@ -10,10 +10,11 @@ import pandas as pd
 
 from modlib import later_tasks, twenty_attributes
 from modlib.claims import ONE_PASS, all_claims, gains
+from modlib.committed import is_of_a_run, read_committed
 from modlib.compliance import compliance_verdict
 from modlib.intervals import difference
 from modlib.judged_claims import WORDS, Claim
-from modlib.results import read_record, resolve
+from modlib.results import resolve
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
 from modlib.tables import points, short_commit
@@ -155,18 +156,26 @@ def _cost(ours: list[dict[str, Any]]) -> list[str]:
 
 
 def records_list() -> str:
-    """Every record of the book with its link, a table a folder, as HTML."""
+    """Every record of the book with its link, a table a folder, as HTML.
+
+    Raises:
+        ModlibError: one is not signed, cannot be, or has settings that no longer exist; see
+            :func:`modlib.committed.read_committed`.
+    """
     parts = []
     for folder in sorted(path for path in resolve("book/results").iterdir() if path.is_dir()):
-        lines = []
-        for path in sorted(folder.glob("*-seed*.json")):
-            run = read_record(path)["run"]
+        lines, others = [], ""
+        for path in sorted(folder.glob("*.json")):
+            record = read_committed(path)
+            if not is_of_a_run(path):
+                others += f"<p>{_file(folder.name, path.name)}</p>"
+                continue
+            run = record["run"]
             lines.append({"record": _file(folder.name, path.name),
                           "minutes": f"{run['training_seconds'] / 60:.1f}",
                           "commit": short_commit(run["git_commit"])})
-        table = pd.DataFrame(lines).to_html(index=False, escape=False) if lines else "".join(
-            f"<p>{_file(folder.name, path.name)}</p>" for path in sorted(folder.glob("*.json")))
-        parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3>{table}')
+        table = pd.DataFrame(lines).to_html(index=False, escape=False) if lines else ""
+        parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3>{table}{others}')
     return "\n".join(parts)
 
 

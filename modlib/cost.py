@@ -1,10 +1,15 @@
 """What the paper's tables would cost at its own scale: a calculation from measured throughput.
 
-A run's work is counted, not guessed: the operations of one forward pass are those that torch
+    python -m modlib.cost --measure
+
+times training steps of each system at the paper's size on the device that is there, and writes a
+record of it (:mod:`modlib.throughput`); hours are the images of all runs over images per second.
+Beside that a run's work is counted: the operations of one forward pass are those that torch
 dispatches for the network on images without content, a backward pass takes twice as many, and the
-images are those of all epochs. The speed comes from committed records.
+images are those of all epochs.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,15 +20,17 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from modlib import ablations, three_attributes, twenty_attributes
+from modlib import ablations, three_attributes, throughput, twenty_attributes
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
-from modlib.machine import cpu_threads
-from modlib.results import read_records
+from modlib.machine import choose_device, cpu_threads
+from modlib.results import read_records, resolve
 from modlib.settings import Settings
-from modlib.tables import not_run_yet
+from modlib.tables import short_commit
 from modlib.toy_faces import STATISTICS_PATH
 
+PROFILE = "celeba_gpu"
+MEASURE = ".venv/bin/python -m modlib.cost --measure"
 CELEBA_TRAIN = 162_770  # images of the train split in CelebA's list_eval_partition.txt
 PASSES = 3  # a forward pass, and a backward pass to the activations and to the weights
 
@@ -33,14 +40,17 @@ class Table:
     """A table of the paper.
 
     Attributes:
-        folder: of its records, below ``book/results``.
-        notebook: the number that begins the name of the notebook that makes it.
         runs: its runs at the paper's scale.
     """
 
-    folder: str
-    notebook: str
     runs: tuple[Settings, ...]
+
+
+def paper_profile() -> dict[str, Any]:
+    """The parameters of the settings file of the paper's recipe."""
+    import yaml  # comes with the notebooks, not with modlib alone
+
+    return yaml.safe_load(resolve(f"notebooks/settings/{PROFILE}.yml").read_text("utf8"))
 
 
 def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
@@ -53,12 +63,11 @@ def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
         return tuple(one for of_row in runs.values() for one in of_row)
 
     three, _ = three_attributes.study(profile)
-    study, twenty, _ = twenty_attributes.lay_out(
+    _, twenty, _ = twenty_attributes.lay_out(
         {**profile, "tasks": list(twenty_attributes.TASKS)}, {})
     seven, _ = ablations.STUDY.lay_out({**profile, "tasks": list(ablations.TASKS)})
-    return {"Table 1": Table(three_attributes.FOLDER, "02", flat(three)),
-            "Table 3": Table(study.folder, "03", flat(twenty)),
-            "Tables 4 and 5": Table(ablations.STUDY.folder, "04", flat(seven))}
+    return {"Table 1": Table(flat(three)), "Table 3": Table(flat(twenty)),
+            "Tables 4 and 5": Table(flat(seven))}
 
 
 def forward_operations(settings: Settings) -> float:
@@ -152,18 +161,85 @@ def core_hours_table(tables: Mapping[str, Table], rates: Mapping[str, float]) ->
     return table.map(lambda value: f"{value:,.0f}")
 
 
-def gpu_hours(tables: Mapping[str, Table], profile: str) -> str:
-    """GPU hours of each table as Markdown: from its records of a GPU, or how to make them."""
-    said = []
+def training_hours(settings: Settings, speeds: Mapping[str, Mapping[str, Any]]) -> float:
+    """Hours of a run's training steps at the speeds of a device; without probes or validation.
+
+    Raises:
+        ModlibError: the run's system was not timed there.
+    """
+    kind = throughput.kind(settings)
+    if kind not in speeds:
+        raise ModlibError(f"{kind!r} was not timed; timed: {', '.join(speeds)}; measure again: "
+                          f"{MEASURE}")
+    return training_images(settings) / speeds[kind]["images_per_second"] / 3600
+
+
+def probe_factor(settings: Settings) -> float:
+    """How many times longer training takes with its probes of the update compliance ratio.
+
+    A probed batch has one more backward pass for each task, and a backward pass is two of the
+    three passes of a step. Where nothing is shared and trained nothing is probed.
+    """
+    if not settings.ucr_every or settings.system in ("independent", "mask_only"):
+        return 1.0
+    return 1 + len(settings.tasks) * (PASSES - 1) / PASSES / settings.ucr_every
+
+
+def hours_table(tables: Mapping[str, Table], record: Mapping[str, Any]) -> pd.DataFrame:
+    """Every table's runs, images and hours on the device of a record, with their sum.
+
+    Args:
+        tables: as :func:`paper_tables` gives them.
+        record: as :func:`modlib.throughput.read` gives it.
+    """
+    lines = []
     for name, table in tables.items():
-        records = [record for record in read_records(f"book/results/{table.folder}",
-                                                     profile=profile)
-                   if cpu_threads(record["run"]["device"]) is None]
-        if not records:
-            said.append(f"**{name}**\n\n" + not_run_yet(profile, table.folder, table.notebook))
-            continue
-        mean = sum(record["run"]["training_seconds"] for record in records) / len(records) / 3600
-        said.append(f"**{name}**: {len(table.runs)} runs of {mean:.2f} hours on "
-                    f"{records[0]['run']['device']}, the mean of {len(records)}: "
-                    f"{len(table.runs) * mean:,.1f} GPU hours.")
-    return "\n\n".join(said)
+        hours = [training_hours(one, record["systems"]) for one in table.runs]
+        probed = [one * probe_factor(run) for one, run in zip(hours, table.runs, strict=True)]
+        lines.append({"": name, "runs": len(table.runs),
+                      "million images": sum(map(training_images, table.runs)) / 1e6,
+                      "hours": sum(hours), "hours with probes": sum(probed)})
+    table = pd.DataFrame(lines).set_index("").rename_axis(None)
+    table.loc["all"] = table.sum()
+    hours = table.columns.str.startswith("hours")
+    return table.map(lambda value: f"{value:,.0f}").where(
+        ~hours | (table >= 10), table.map(lambda value: f"{value:.1f}"))
+
+
+def speed_sentence(record: Mapping[str, Any]) -> str:
+    """What was timed on a device, and how fast it was, as Markdown."""
+    speeds = "; ".join(f"{name.replace('_', ' ')} {one['images_per_second']:,.0f}"
+                       for name, one in record["systems"].items())
+    where = record["device"] + (
+        f", {record['processor']}" if cpu_threads(record["device"]) else "")
+    return (f"**{where}**: images a second in training, {speeds}. Timed in "
+            f"{record['seconds']:.0f} seconds, torch {record['versions']['torch']}, commit "
+            f"`{short_commit(record['git_commit'])}`.")
+
+
+def no_gpu_yet(records: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown box with the command where no GPU was timed; else nothing."""
+    if any(cpu_threads(record["device"]) is None for record in records):
+        return ""
+    return ("> **Not run yet: the speed of a GPU.** No data is needed, and each system is timed "
+            f"for a few seconds. The next `make book` shows its hours here:\n>\n>     {MEASURE}\n")
+
+
+def main() -> None:
+    """Time training steps at the paper's size on this device, and write the record."""
+    parser = argparse.ArgumentParser(prog="python -m modlib.cost", description=main.__doc__)
+    parser.add_argument("--measure", action="store_true", required=True)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    parser.add_argument("--folder", default=throughput.FOLDER, help="of the record")
+    arguments = parser.parse_args()
+    runs = [run for table in paper_tables(paper_profile()).values() for run in table.runs]
+    try:
+        record = throughput.measure(runs, choose_device(arguments.device))
+        path = throughput.write(record, arguments.folder)
+    except ModlibError as error:
+        parser.exit(2, f"{error}\n")
+    print(f"{speed_sentence(record)}\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ is right; until then it is ``NAME.part``, and the next call goes on from there.
 """
 
 import argparse
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from tqdm import tqdm
 
 from modlib.errors import ModlibError
 from modlib.results import resolve
+from modlib.whole_files import cannot_be_written
 
 SILENT_SECONDS = 60  # without a byte, after which a host is given up
 NOTHING_MORE = 416  # HTTP: the range that was asked for begins where the file ends
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 BYTES = {  # of what modlib reads of CelebA
     "img_align_celeba.zip": 1_443_490_838, "list_attr_celeba.txt": 26_721_026,
@@ -91,8 +94,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
     """Fetch one file, from where an earlier call came to.
 
     Raises:
-        ModlibError: no answer, one that broke off, a web page in the place of the file, or
-            another sum.
+        ModlibError: no answer, one that broke off, a web page in the place of the file, another
+            sum, or no room for it.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -101,6 +104,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
         if error.code != NOTHING_MORE:  # which is what a part that is whole is answered
             raise ModlibError(f"{path.name}: {url} answers {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
+        if getattr(error, "errno", None) in OF_THE_DISK:  # the host's errors have no such number
+            raise cannot_be_written("the file", part, error) from error
         raise ModlibError(f"{path.name}: {url} cannot be reached, or broke off: {error}") from error
     found = calculate_md5(str(part))
     if found != md5:

@@ -7,6 +7,7 @@ Shapes: N images, T tasks, D embedding, K triplets a task.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from modlib.arrays import to_json
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError, unknown_name
+from modlib.machine import is_out_of_memory
 from modlib.modulation import ChannelScale
 from modlib.retrieval import retrieval_scores
 from modlib.settings import Settings
 from modlib.task_networks import Network, count_parameters
 
 TEST_SEED = 2  # of the benchmark's triplets; the validation split has a seed of its own
+FEW_IMAGES = 16  # at a time, below which no smaller batch is tried
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -35,6 +38,9 @@ def embed_images(
 ) -> Tensor:
     """Embed images for every task in eval mode; each image goes through the trunk once.
 
+    Where the device has too little memory for a batch, half as many images are tried, and so on:
+    in eval mode an image's embedding does not depend on the others, but for rounding.
+
     Args:
         network: its mode is restored afterwards.
         get_images: from int64 indices to a batch of pixels on the network's device.
@@ -43,6 +49,9 @@ def embed_images(
 
     Returns:
         embeddings_TND, float32, on the network's device.
+
+    Raises:
+        ModlibError: no such precision, no images, or too little memory even for few of them.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
@@ -50,14 +59,31 @@ def embed_images(
         raise ModlibError("indices must name at least one image; given none")
     was_training = network.training
     network.eval()
-    parts = []
     try:
-        for start in range(0, len(indices), batch_size):
-            images_BCHW = get_images(indices[start:start + batch_size])
-            with torch.autocast(images_BCHW.device.type, torch.bfloat16, precision == "bfloat16"):
-                parts.append(network.embed_all_tasks(images_BCHW))
+        while True:
+            try:
+                return _embed(network, get_images, indices, precision, batch_size)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if batch_size <= FEW_IMAGES:
+                    raise ModlibError(
+                        f"the device is out of memory for embeddings of {len(indices):,} images, "
+                        f"{batch_size} at a time, whatever the batch_size of the training: try a "
+                        "device that nothing else uses, or a smaller image_size or width, which "
+                        "is another run") from error
+                clear_frames(error.__traceback__)  # they hold what did not fit
+            batch_size //= 2
     finally:
         network.train(was_training)
+
+
+def _embed(network, get_images, indices, precision: str, batch_size: int) -> Tensor:
+    parts = []
+    for start in range(0, len(indices), batch_size):
+        images_BCHW = get_images(indices[start:start + batch_size])
+        with torch.autocast(images_BCHW.device.type, torch.bfloat16, precision == "bfloat16"):
+            parts.append(network.embed_all_tasks(images_BCHW))
     return torch.cat(parts, dim=1)
 
 

@@ -131,7 +131,8 @@ def kept_record(
             return _kept(path, settings)
         remove_abandoned(checkpoint)
         remove_abandoned(path)
-        with device_failures(settings.batch_size, checkpoint):
+        smallest = 3 * len(settings.tasks) if isinstance(settings, Settings) else 1
+        with device_failures(settings.batch_size, smallest, checkpoint):
             record = _new_record(settings, places, data, work, checkpoint, path.stem)
         write_record(path, record)
         return record

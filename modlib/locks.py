@@ -2,8 +2,11 @@
 
 On one machine the kernel holds the lock (``flock``), and a process that is killed lets go of it.
 On a network file system it holds between machines where the server passes locks on: NFS from
-version 4, Lustre mounted with ``flock``. Where it holds within each machine only, or nowhere, two
-machines may do the same run; then each writes whole files of its own, and the last one stays.
+version 4, Lustre mounted with ``flock``. Where it holds within each machine only, two machines may
+do the same run; then each writes whole files of its own, and the last one stays. Where the file
+system refuses locks nothing fails: a warning says so, and even two processes of one machine may do
+the same run, with the same outcome. Where it does not know ``flock`` at all, filelock warns and
+takes a file that is there for a lock: of a killed holder's, remove the ``.lock`` by hand.
 """
 
 import warnings

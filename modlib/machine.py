@@ -52,13 +52,24 @@ def run_facts(
         "training_seconds": training_seconds,
         "last_session_seconds": seconds,
         "images_per_second": sum(epoch["images"] for epoch in epochs) / training_seconds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-                  f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)",
+        "device": device_name(device),
         "processor": processor(),
-        "versions": {"python": platform.python_version()} | {
-            name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")},
+        "versions": versions(),
         "git_commit": commit,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads of how many cores a CPU has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)"
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of what results rest on."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "modlib")}
 
 
 def processor() -> str:
@@ -111,12 +122,29 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch's or Python's says that memory has run out, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))  # on a CPU
+
+
+def _with_less_memory(batch_size: int, smallest: int) -> str:
+    """What a training that ran out of memory can try."""
+    half = max(smallest, batch_size // 2)
+    if half >= batch_size:
+        return (f"its batch_size of {batch_size} is the smallest for its tasks, so try a smaller "
+                "image_size or width, which is another run, or a device that nothing else uses")
+    return (f"try batch_size={half} in the place of {batch_size}, which is another run, or a "
+            "device that nothing else uses")
+
+
 @contextmanager
-def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
+def device_failures(batch_size: int, smallest: int, checkpoint: Path) -> Iterator[None]:
     """Say of a device that runs out of memory, or fails, what can be done.
 
     Args:
         batch_size: of the run in the block.
+        smallest: batch that its tasks allow.
         checkpoint: where its finished epochs are.
 
     Raises:
@@ -125,10 +153,8 @@ def device_failures(batch_size: int, checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-                "can't allocate memory" in str(error)):  # torch's own words, on a CPU
-            said = (f"the device is out of memory; a smaller batch_size than {batch_size}, which "
-                    "is another run, needs less, and so does a device that nothing else uses")
+        if is_out_of_memory(error):
+            said = f"the device is out of memory; {_with_less_memory(batch_size, smallest)}"
         elif isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
             said = "the device failed; start a new process, as this one cannot use it any more"
         else:

@@ -1,7 +1,10 @@
 """What the figures of a record can be: a record that says something else is not shown.
 
 Shares are from 0 to 1; the counts behind a UCR (Zhao et al., ECCV 2018, section 3.1) add up to the
-probes; epochs are numbered from 1; times and network sizes are above 0.
+probes; the share of right triplets is the accuracy; epochs are numbered from 1; times and network
+sizes are above 0.
+
+Shapes: T tasks, K triplets a task, N images of the test split, S stages of the trunk.
 """
 
 import math
@@ -9,9 +12,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from modlib.arrays import from_json
 from modlib.errors import ModlibError
 
 INFINITY, LARGEST = math.inf, sys.float_info.max
+ROUNDING = 1e-6
 COSINE_LIMIT = 1.001  # what rounding in float32 may make of 1
 SHARES = ("accuracy", "auc")  # by task, of each split
 SIGNS = ("positive", "negative", "zero")
@@ -92,6 +99,45 @@ def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
         _pair(record, f"results.w_distance[{n}]", pair, tasks)
         for measure in ("mean", "variance"):
             _number(record, f"results.w_distance[{n}].{measure}", pair.get(measure), 0)
+    _check_triplets(record, results, tasks)
+    _check_probes(record, results, tasks)
+
+
+def _check_triplets(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
+    if "test_triplets" not in results:
+        return
+    kept, where = _get(results, "test_triplets", dict, record, "results."), "results.test_triplets"
+    correct_TK = _array(record, f"{where}.correct", kept.get("correct"), (len(tasks), None))
+    if correct_TK.dtype != bool or not correct_TK.size:
+        _refuse(record, f"{where}.correct", correct_TK.dtype, "bool, one triplet a task or more")
+    images = _get(record, "data", dict).get("images", {}).get("test")
+    _array(record, f"{where}.labels", kept.get("labels"), (images, len(tasks)))
+    for task, share in zip(tasks, correct_TK.mean(1), strict=True):
+        stated = (results.get("test_accuracy") or {}).get(task)
+        if stated is None or abs(stated - share) > ROUNDING:
+            _refuse(record, f"results.test_accuracy.{task}", stated,
+                    f"the share of its triplets that are correct, {share:.6f}")
+
+
+def _check_probes(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
+    if "probes" not in results:
+        return
+    probes = _get(results, "probes", dict, record, "results.")
+    _whole(record, "results.probes.batches", probes.get("batches"), 1)
+    modes = _get(probes, "modes", dict, record, "results.probes.")
+    for mode, found in modes.items():
+        where = f"results.probes.modes.{mode}"
+        if not isinstance(found, dict):
+            _refuse(record, where, found, "a mode's counts and agreement")
+        _sign_counts(record, f"{where}.counts", found.get("counts"),
+                     (2, len(tasks), len(tasks)), probes["batches"])
+        agreement = found.get("agreement")  # with the joint batch, or with each other mode
+        others = agreement if isinstance(agreement, dict) else {"": agreement}
+        for other, share in others.items():
+            if other and other not in modes:
+                _refuse(record, f"{where}.agreement", other, f"one of {', '.join(modes)}")
+            if share is not None:
+                _number(record, f"{where}.agreement{other and '.'}{other}", share, 0, 1)
 
 
 def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
@@ -133,6 +179,35 @@ def _check_ucr(record: Mapping[str, Any], where: str, epoch: Mapping[str, Any], 
                 -COSINE_LIMIT, COSINE_LIMIT)
     if len({frozenset(pair["tasks"]) for pair in pairs}) != len(pairs):
         _refuse(record, f"{where}.ucr", f"{len(pairs)} pairs", "each pair of tasks once")
+    if "ucr_stages" in epoch:
+        by_stage = _get(epoch, "ucr_stages", dict, record, f"{where}.")
+        stages = _get(by_stage, "stages", list, record, f"{where}.ucr_stages.")
+        _sign_counts(record, f"{where}.ucr_stages.counts", by_stage.get("counts"),
+                     (2, len(stages), len(tasks), len(tasks)), probes)
+
+
+def _sign_counts(record: Mapping[str, Any], where: str, found: Any, shape: tuple[int, ...],
+                 probes: int) -> None:
+    """Positive, then negative products of each pair of tasks: together at most the probes."""
+    counts = _array(record, where, found, shape)
+    if counts.dtype == bool or counts.min() < 0 or counts.sum(0).max() > probes:
+        _refuse(record, where, f"{counts.min()} to {counts.sum(0).max()} a pair",
+                f"0 to {probes}, the probes")
+
+
+def _array(record: Mapping[str, Any], where: str, found: Any,
+           shape: tuple[int | None, ...]) -> np.ndarray:
+    """A packed array of a shape; None in it stands for any length."""
+    try:
+        array = from_json(found)
+    except ModlibError as error:
+        _refuse(record, where, error, "a packed array")
+    wanted = tuple(any_of if one is None else one
+                   for one, any_of in zip(shape, array.shape, strict=False))
+    if len(array.shape) != len(shape) or array.shape != wanted:
+        _refuse(record, where, f"of shape {array.shape}",
+                f"shape {str(shape).replace('None', 'any')}")
+    return array
 
 
 def _pair(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
@@ -153,11 +228,16 @@ def _shares(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> N
 
 def _number(record, where: str, found: Any, low: float = -INFINITY, high: float = INFINITY,
             above: float = -INFINITY) -> None:
-    real = isinstance(found, int | float) and not isinstance(found, bool)
-    if not real or not -LARGEST <= found <= LARGEST or not low <= found <= high or found <= above:
+    real = is_number(found) and -LARGEST <= found <= LARGEST
+    if not real or not low <= found <= high or found <= above:
         limits = (f" above {above:g}" if above > -INFINITY else
                   f" from {low:g}" + (f" to {high:g}" if high < INFINITY else " up"))
         _refuse(record, where, found, f"a number{limits}")
+
+
+def is_number(found: Any) -> bool:
+    """Whether a value of a record is a number, and not true or false."""
+    return isinstance(found, int | float) and not isinstance(found, bool)
 
 
 def _whole(record: Mapping[str, Any], where: str, found: Any, low: int) -> None:

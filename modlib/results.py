@@ -7,7 +7,7 @@ when it is read. It guards against slips, not against someone who computes a new
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,34 @@ def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
         record for record in records
         if all(record["settings"].get(key) == value for key, value in plain(wanted).items())
     ]
+
+
+def read_rows(
+    folder: str, settings_class: type, profile: str,
+    by_row: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]],
+) -> dict[str, list[dict[str, Any]]]:
+    """A profile's records in the folder of one table, by row; no record is left out in silence.
+
+    Args:
+        folder: of the records of all the table's profiles.
+        settings_class: the dataclass of their settings.
+        by_row: sorts records into rows, and leaves out those of no row.
+
+    Raises:
+        ModlibError: a record, of whatever profile, cannot be read or shown, has settings that no
+            longer exist, or belongs to no row.
+    """
+    records = read_records(folder)
+    for record in records:
+        check_name(record, settings_class)
+    rows = by_row(records)
+    placed = {record["name"] for row in rows.values() for record in row}
+    for record in records:
+        if record["name"] not in placed:
+            raise ModlibError(
+                f"record {record['name']} in {folder} belongs to no row of its table "
+                f"({', '.join(rows)}): no page would show it; move it away, or delete it")
+    return by_row([one for one in records if one["settings"].get("profile") == profile])
 
 
 def check_table(

@@ -14,10 +14,13 @@ import numpy as np
 import pandas as pd
 
 from modlib.errors import ModlibError
+from modlib.record_checks import is_number
 from modlib.results import read_with_keys, resolve
 
 RECORD = "speed/benchmark.json"  # below the folder of results
 KEYS = ("version", "rows", "curves", "run")
+RANGE = ("low", "value", "high")  # of a row
+ABOVE_0 = ("×", "s")  # units of what is never 0: ratios of times, and times
 SHARED_BATCHING = "training: shared batching over triplets batching, task-embeddings per second"
 
 
@@ -88,10 +91,31 @@ def read_benchmark(folder: str | Path = "book/results") -> dict[str, Any] | None
     """The record of `make bench` below a folder of results; None where there is none.
 
     Raises:
-        ModlibError: it cannot be read, lacks a key, or is not what its digest says.
+        ModlibError: see :func:`read`.
     """
     path = resolve(folder) / RECORD
-    return read_with_keys(path, KEYS, signed=True) if path.exists() else None
+    return read(path) if path.exists() else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record of `make bench` in a file.
+
+    Raises:
+        ModlibError: it cannot be read, lacks a key, is not what its digest says, or holds a
+            figure that cannot be: ratios and seconds are above 0, no measure is below 0, and the
+            median lies within its range.
+    """
+    record = read_with_keys(path, KEYS, signed=True)
+    for one in record["rows"]:
+        row = one if isinstance(one, dict) else {}
+        found = [row.get(key) for key in RANGE]
+        above = row.get("unit") in ABOVE_0
+        if not all(map(is_number, found)) or not found[0] <= found[1] <= found[2] or (
+                found[0] < 0 or (above and found[0] == 0)):
+            raise ModlibError(
+                f"record {path}: {', '.join(RANGE)} of {row.get('question', one)!r} are {found}; "
+                f"allowed: numbers {'above' if above else 'from'} 0, the median within its range")
+    return record
 
 
 def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

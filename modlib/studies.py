@@ -8,7 +8,7 @@ import numpy as np
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
-from modlib.results import check_table, plain, read_records
+from modlib.results import check_table, plain, read_rows
 from modlib.settings import RANGES, Checked, Places, RunSettings, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
@@ -130,10 +130,10 @@ class Study:
 
         Raises:
             ModlibError: records of other settings or other data lie among them, or two of one row
-                and seed: they must not be averaged.
+                and seed: they must not be averaged; or a record of no row lies in the folder.
         """
         folder = f"book/results/{self.folder}"
-        rows = self.by_row(read_records(folder, profile=profile))
+        rows = read_rows(folder, self.settings, profile, self.by_row)
         check_table(rows, self.settings, {"seed", *self.telling, *self.tuned}, folder)
         for name, records in rows.items():
             check_table({name: records}, self.settings, {"seed"}, folder)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from modlib.errors import ModlibError
 from modlib.parameters import split_parameters
-from modlib.results import check_table, read_records, resolve
+from modlib.results import check_table, read_rows, resolve
 from modlib.settings import Checked, Places, Settings
 
 FOLDER = "three_attributes"  # below the folder of results
@@ -123,10 +123,11 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         ModlibError: records of other settings or other data lie among them, or two of one row
-            and seed: they must not be averaged.
+            and seed: they must not be averaged; or a record of no row lies in the folder.
     """
-    rows = by_row(read_records(f"book/results/{FOLDER}", profile=profile))
-    check_table(rows, Settings, FREE, f"book/results/{FOLDER}")
+    folder = f"book/results/{FOLDER}"
+    rows = read_rows(folder, Settings, profile, by_row)
+    check_table(rows, Settings, FREE, folder)
     return rows
 
 

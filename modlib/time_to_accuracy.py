@@ -9,7 +9,7 @@ import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
-from modlib.results import check_table, plain, read_records
+from modlib.results import check_table, plain, read_rows
 from modlib.settings import Checked, Places, Settings
 from modlib.studies import enough_for_its_tasks
 from modlib.tables import mean_and_spread
@@ -118,20 +118,29 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
     The recipe is the record that all others differ from by one variant's change.
 
     Raises:
-        ModlibError: there is no such record, or records that must not stand in one table; see
-            :func:`modlib.results.check_table`.
+        ModlibError: there is no such record in a profile of the folder, or records that must not
+            stand in one table; see :func:`modlib.results.check_table`.
     """
     folder = f"book/results/{FOLDER}"
-    records = read_records(folder, profile=profile)
-    rows = {name: [] for name in VARIANTS}
-    if records:
-        sorted_by = (by_variant(records, record["settings"]) for record in records)
-        rows = next((found for found in sorted_by if found), None)
-        if rows is None:
-            raise ModlibError(
-                f"the records of profile {profile} in {folder} are not one recipe and its variants "
-                "(modlib.time_to_accuracy.VARIANTS); keep one recipe's records there")
+    rows = read_rows(folder, Settings, profile, _by_profile_and_variant)
     check_table({name: row for name, row in rows.items() if row}, Settings, FREE, folder)
+    return rows
+
+
+def _by_profile_and_variant(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records sorted by variant, each profile's around a recipe of its own."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    for profile in sorted({record["settings"]["profile"] for record in records}):
+        of_profile = [one for one in records if one["settings"]["profile"] == profile]
+        sorted_by = (by_variant(of_profile, record["settings"]) for record in of_profile)
+        found = next((found for found in sorted_by if found), None)
+        if found is None:
+            raise ModlibError(
+                f"the records of profile {profile} in book/results/{FOLDER} are not one recipe "
+                "and its variants (modlib.time_to_accuracy.VARIANTS); keep one recipe's records "
+                "there")
+        for name, of_variant in found.items():
+            rows[name] += of_variant
     return rows
 
 

@@ -94,11 +94,13 @@ def in_own_pools(rounds: Rounds, threads: int) -> None:
 
 
 def worker_devices(places: Places, gpus: int) -> list[str]:
-    """The device of each worker: one GPU after another, or all the device that was asked for.
+    """The device of each worker: one GPU after another, or all the very device that was named.
+
+    ``"auto"`` and ``"cuda"`` name no GPU in particular, so workers are spread over all of them.
 
     Args:
         gpus: how many this machine has.
     """
-    if places.device != "auto" or gpus == 0:
+    if places.device not in ("auto", "cuda") or gpus == 0:
         return [places.device] * places.workers
     return [f"cuda:{worker % gpus}" for worker in range(places.workers)]

@@ -134,6 +134,13 @@ def test_a_record_older_than_a_setting_has_its_default(project):
     assert len(published("celeba_cpu")["branches"]) == 1
 
 
+def test_a_record_of_no_system_of_the_table_is_refused(project, monkeypatch):
+    monkeypatch.setattr(any_network, "LABELS", {"modulated": "modulated"})
+    project([record("modulated", 0, 80), record("branches", 0, 80, profile="another")])
+    with pytest.raises(ModlibError, match=r"another-classifier-branches.* belongs to no row"):
+        published("celeba_cpu")
+
+
 def test_two_records_of_one_seed_are_refused(project):
     project([record("modulated", 0, 80), record("modulated", 0, 81)])
     with pytest.raises(ModlibError, match="row modulated of profile celeba_cpu has two records"):

@@ -57,6 +57,31 @@ def called(monkeypatch, *arguments: str) -> int:
     return ended.value.code
 
 
+# Where nothing can be written
+
+
+def test_a_folder_of_copies_that_cannot_be_written_to_is_said(project, monkeypatch, capsys):
+    (project / "runs").write_text("a file in the folder's place")
+    assert called(monkeypatch, "run", "two", "--notebook", "02") == 2
+    said = capsys.readouterr().err
+    assert f"the folder of executed copies {project}/runs cannot be written: " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("full", ["open", "write"])
+def test_a_disk_that_is_full_for_the_log_is_said(project, monkeypatch, full):
+    """``/dev/full`` takes the place of the log, or the system refuses to open it."""
+    log = executed_copy(project / "notebooks/02_trains.ipynb", settings_file("two")).with_suffix(
+        ".log")
+    log.parent.mkdir()
+    if full == "open":
+        log.mkdir()
+    else:
+        log.symlink_to("/dev/full")
+    with pytest.raises(ModlibError, match=r"the log .*02_trains\.two\.log cannot be written: "):
+        run_notebook(project / "notebooks/02_trains.ipynb", settings_file("two"))
+
+
 # Which notebooks
 
 @pytest.mark.parametrize(("said", "names"), [

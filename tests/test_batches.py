@@ -18,6 +18,7 @@ from modlib.batches import (
     shuffled_batches,
     zoom_images,
 )
+from modlib.errors import ModlibError
 from modlib.packed_images import release_pages
 from modlib.triplets import epoch_batches
 
@@ -42,6 +43,26 @@ def test_pixels_moved_to_a_device_are_the_same(planted):
     get_images = image_getter(planted, torch.device("meta"))  # any that is not the CPU
     images = get_images(torch.tensor([5, 2, 5]))
     assert (images.device.type, images.shape, images.dtype) == ("meta", (3, 3, 48, 48), torch.uint8)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_images_that_do_not_fit_on_a_gpu_are_said_with_what_helps(planted, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(ModlibError, match=r"the 90 images of 48×48 pixels, 0\.0 GB .* no "
+                                          r"batch_size changes that: try a smaller image_size"):
+        image_getter(planted, torch.device("meta"))
+
+
+def test_another_error_of_the_move_stays_as_it_is(planted, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.Tensor, "to", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        image_getter(planted, torch.device("meta"))
 
 
 def mapped(images: np.ndarray, path: Path, mode: str = "r") -> np.memmap:

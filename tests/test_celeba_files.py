@@ -1,5 +1,6 @@
 """CelebA's text files as they are found, the splits, and each bad file by name."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,100 @@ def test_a_truncated_archive(tmp_path, keep):
     root = write(tmp_path, {"celeba.zip": whole[: int(keep * len(whole))]})
     with pytest.raises(ModlibError, match="not a whole zip archive"):
         read_celeba(root / "celeba.zip")
+
+
+# Rows that lie beside the wrong images
+
+ARCHIVE = Path(__file__).parents[2] / "shared/data/celeba-19k.zip"
+COUNT, MALE = 600, 1  # images of 200 people, in no order; the column of what stays
+DRAWS = np.random.default_rng(4)
+PERSON_N = DRAWS.permutation(np.repeat(np.arange(200), COUNT // 200))
+LABELS_NA = np.stack([DRAWS.random(COUNT) < 0.5, (DRAWS.random(200) < 0.4)[PERSON_N]], axis=1)
+NAMES = [f"{n:06d}.jpg" for n in range(COUNT)]
+
+
+def people(root: Path, labels_NA=LABELS_NA, names=NAMES, identity=PERSON_N) -> Path:
+    """A CelebA without pixels; ``identity`` None: without the file of identities."""
+    lines = [f"{name} " + " ".join("1" if label else "-1" for label in row)
+             for name, row in zip(names, labels_NA, strict=True)]
+    files = {"list_attr_celeba.txt": "\n".join([str(COUNT), "Smiling Male", *lines]),
+             **{f"img_align_celeba/{name}": "" for name in NAMES}}
+    if identity is not None:
+        files["identity_CelebA.txt"] = "".join(
+            f"{name} {one}\n" for name, one in zip(NAMES, identity, strict=True))
+    return write(root, {name: text.encode() for name, text in files.items()})
+
+
+def shifted(rows, by: int = 1, first: int = 0):
+    """From ``first`` on, each image has the row of the image ``by`` places before."""
+    moved = rows.copy()
+    moved[first:] = np.roll(rows, by, axis=0)[first:]
+    return moved
+
+
+SHUFFLED = [NAMES[n] for n in np.random.default_rng(5).permutation(COUNT)]
+MIXED_UP = {
+    "shifted by one": {"labels_NA": shifted(LABELS_NA)},
+    "shifted back by one": {"labels_NA": shifted(LABELS_NA, -1)},
+    "shifted from the middle on": {"labels_NA": shifted(LABELS_NA, first=COUNT // 2)},
+    "shuffled names": {"names": SHUFFLED},
+    "identities shifted": {"identity": shifted(PERSON_N)},
+}
+
+
+def test_labels_of_the_same_people_are_read(tmp_path):
+    rows, notes, _, _ = read_celeba(people(tmp_path))
+    assert np.array_equal(rows["labels"], LABELS_NA) and notes["attributes"][MALE] == "Male"
+
+
+@pytest.mark.parametrize("how", MIXED_UP)
+def test_rows_beside_the_wrong_images_are_found_out_by_identities(tmp_path, how):
+    root = people(tmp_path, **MIXED_UP[how])
+    with pytest.raises(ModlibError, match=(
+            r"^list_attr_celeba\.txt: of 400 pairs of images of one person by identity_CelebA\.txt,"
+            r" \d\d\.\d% agree in Male; by chance 5\d\.\d% would, and at least 90\.\d% are exp")):
+        read_celeba(root)
+
+
+@pytest.mark.parametrize("how", ["shifted by one", "shuffled names"])
+def test_without_identities_they_are_not_found_out(tmp_path, how):
+    """As the book's page of promises says."""
+    rows, _, _, _ = read_celeba(people(tmp_path, identity=None, **MIXED_UP[how]))
+    assert not np.array_equal(rows["labels"], LABELS_NA)
+
+
+def test_a_few_labels_that_differ_are_no_shift(tmp_path):
+    noisy = LABELS_NA.copy()
+    noisy[::50, MALE] ^= True
+    assert len(read_celeba(people(tmp_path, noisy))[0]["ids"]) == COUNT
+
+
+@pytest.mark.parametrize("undecided", [
+    {"identity": np.arange(COUNT)},  # nobody twice
+    {"identity": np.where(np.arange(COUNT) < 100, 7, np.arange(COUNT))},  # 99 pairs
+    {"labels_NA": np.ones((COUNT, 2), bool)}])  # chance alone agrees always
+def test_with_too_little_to_tell_nothing_is_refused(tmp_path, undecided):
+    assert len(read_celeba(people(tmp_path, **undecided))[0]["ids"]) == COUNT
+
+
+@pytest.mark.skipif(not ARCHIVE.exists(), reason="needs the tests' part of CelebA")
+@pytest.mark.parametrize("how", ["as it is", "shifted", "shuffled"])
+def test_real_labels_are_right_as_they_are_and_refused_when_they_are_moved(tmp_path, how):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        texts = {Path(name).name: archive.read(name) for name in archive.namelist()
+                 if name.endswith(".txt")}
+        images = [name for name in archive.namelist() if "img_align" in name]
+    count, header, *lines = texts["list_attr_celeba.txt"].decode().splitlines()
+    names, values = zip(*(line.split(maxsplit=1) for line in lines), strict=True)
+    order = np.arange(len(lines))
+    order = {"as it is": order, "shifted": np.roll(order, 1),
+             "shuffled": np.random.default_rng(6).permutation(order)}[how]
+    texts["list_attr_celeba.txt"] = "\n".join(
+        [count, header, *(f"{name} {values[n]}" for name, n in zip(names, order, strict=True))]
+    ).encode()
+    write(tmp_path, {"a.zip": zipped(texts | dict.fromkeys(images, b""))})
+    if how == "as it is":
+        assert len(read_celeba(tmp_path / "a.zip")[0]["ids"]) == len(images)
+    else:
+        with pytest.raises(ModlibError, match=r"5\d\.\d% agree in Male; .* are expected"):
+            read_celeba(tmp_path / "a.zip")

@@ -22,8 +22,9 @@ from modlib.claims_page import (
     records_list,
     summary,
 )
+from modlib.errors import ModlibError
 from modlib.judged_claims import WORDS, Claim
-from modlib.results import write_record
+from modlib.results import write_json, write_record
 from modlib.studies import Study
 from modlib.systems import extra_parameters
 from modlib.tables import points
@@ -163,6 +164,24 @@ def test_every_record_is_listed_and_every_claims_folder_has_its_place(folder):
         assert claims_table([one]).see.item().endswith(link) == (
             bool(one.folder) and one.word != "not run yet")
         assert one.folder or COUNTED in one.text
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda one: one["settings"].update(system="gone"), "its settings are none of this modlib's"),
+    (lambda one: one["settings"].update(margin=0.3), "by its settings and data its name is"),
+    (lambda one: one["results"]["parameters"].update(total=1), r"results\.parameters\.total is 1"),
+    (lambda one: one.update(name="other"), "calls itself other")])
+def test_no_record_is_listed_that_is_not_what_it_can_be(folder, change, said):
+    [one] = publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90}, seeds=(0,))
+    (folder / "twenty_attributes/0.json").unlink()
+    path = folder / "twenty_attributes" / f"{one['name']}.json"
+    change(one)
+    write_record(path, one)
+    with pytest.raises(ModlibError, match=said):
+        records_list()
+    write_json(path, one)
+    with pytest.raises(ModlibError, match="has no digest"):
+        records_list()
 
 
 def test_the_committed_records_are_copied_into_the_book():
@@ -491,7 +510,7 @@ def test_the_cost_in_time_comes_from_the_benchmark(folder):
     write_record(folder / "speed/benchmark.json", {
         "version": 1, "curves": [], "run": {}, "rows": [
             {"question": ONE_PASS, "value": 1.2, "low": 1, "high": 2},
-            {"question": ONE_BY_ONE, "value": 15, "low": 1, "high": 2}]})
+            {"question": ONE_BY_ONE, "value": 15, "low": 1, "high": 20}]})
     assert ("All 20 tasks of an image take 1.20 times the time of one, where 20 passes take 18 "
             "times.") in answers()
 

@@ -4,31 +4,41 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
-from modlib import cost
 from modlib.cost import (
     CELEBA_TRAIN,
+    MEASURE,
     PASSES,
     Table,
     core_hours_table,
     core_rate,
     forward_operations,
-    gpu_hours,
+    hours_table,
+    no_gpu_yet,
+    paper_profile,
     paper_tables,
+    probe_factor,
+    speed_sentence,
+    training_hours,
     training_images,
     training_operations,
 )
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
-from modlib.results import resolve
+from modlib.throughput import kind
 
 
 @pytest.fixture(scope="module")
 def tables():
-    return paper_tables(yaml.safe_load(
-        resolve("notebooks/settings/celeba_gpu.yml").read_text()))
+    return paper_tables(paper_profile())
+
+
+def timed(speeds: dict[str, float], device: str = "NVIDIA H200") -> dict:
+    """A hand-made record of speeds."""
+    return {"systems": {name: {"images_per_second": speed} for name, speed in speeds.items()},
+            "device": device, "processor": "a CPU", "seconds": 61.2,
+            "versions": {"torch": "2.12.0"}, "git_commit": "0123456789abcdef"}
 
 
 def record(settings, seconds: float, device: str = "cpu (2 threads of 4 cores)") -> dict:
@@ -96,7 +106,7 @@ def test_the_rate_is_operations_over_core_seconds_of_cpus(tiny):
 
 
 def test_the_table_adds_up(tiny):
-    table = Table("a", "02", (tiny, replace(tiny, seed=1)))
+    table = Table((tiny, replace(tiny, seed=1)))
     hours = core_hours_table({"one": table, "other": table}, {"here": training_operations(tiny)
                                                               / 3600 / 50})
     assert list(hours.loc["all"][["runs", "core-hours, here"]]) == ["4", "200"]
@@ -111,12 +121,49 @@ def test_the_papers_tables_are_at_its_scale(tables):
     assert len(tables["Table 3"].runs[0].tasks) == 20
 
 
-def test_gpu_hours_are_not_run_yet_or_come_from_records(tables, tiny, monkeypatch):
-    monkeypatch.setattr(cost, "read_records", lambda *_, **__: [record(tiny, 3600.0)])
-    said = gpu_hours(tables, "celeba_gpu")
-    assert said.count("Not run yet") == 3 and "make run NB=03 SETTINGS=celeba_gpu" in said
-    monkeypatch.setattr(cost, "read_records", lambda *_, **__: [
-        record(tiny, 3600.0), record(tiny, 7200.0, "NVIDIA H200"),
-        record(tiny, 3600.0, "NVIDIA H200")])
-    assert "18 runs of 1.50 hours on NVIDIA H200, the mean of 2: 27.0 GPU hours" in gpu_hours(
-        tables, "celeba_gpu")
+def test_hours_are_all_images_over_images_per_second(tiny):
+    """Two runs of 72 images each; independent networks have a speed of their own."""
+    alone = replace(tiny, system="independent")
+    record = timed({"modulated": 72 / 3600 / 20, "independent, 3 tasks": 72 / 3600 / 5})
+    assert training_hours(tiny, record["systems"]) == pytest.approx(20)
+    assert training_hours(alone, record["systems"]) == pytest.approx(5)
+    tables = {"one": Table((tiny, tiny)), "other": Table((alone,))}
+    hours = hours_table({"one": tables["one"], "other": tables["other"]}, record)
+    assert list(hours["runs"]) == ["2", "1", "3"]
+    assert list(hours["hours"]) == ["40", "5.0", "45"]
+    # Every 2nd batch is probed: 3 backward passes of two thirds of a step, so twice the time.
+    assert list(hours["hours with probes"]) == ["80", "5.0", "85"]
+
+
+def test_what_is_not_probed_costs_no_more(tiny):
+    assert probe_factor(replace(tiny, ucr_every=0)) == 1
+    assert probe_factor(replace(tiny, system="independent")) == 1
+    assert probe_factor(replace(tiny, system="mask_only")) == 1
+    assert probe_factor(replace(tiny, ucr_every=4)) == pytest.approx(1 + 3 * 2 / 3 / 4)
+
+
+def test_a_system_that_was_not_timed_is_named(tiny):
+    with pytest.raises(ModlibError, match=r"'modulated' was not timed; timed: csn; .* --measure"):
+        training_hours(tiny, timed({"csn": 1.0})["systems"])
+
+
+def test_every_run_of_the_papers_tables_can_have_hours(tables):
+    kinds = {kind(run) for table in tables.values() for run in table.runs}
+    assert len(kinds) < 12
+    assert hours_table(tables, timed(dict.fromkeys(kinds, 1000.0))).loc["all", "runs"] == "66"
+
+
+def test_where_no_gpu_was_timed_the_page_says_how():
+    cpu = timed({"csn": 1.0}, "cpu (2 threads of 4 cores)")
+    for records in ([], [cpu]):
+        assert "Not run yet" in no_gpu_yet(records) and MEASURE in no_gpu_yet(records)
+    assert no_gpu_yet([cpu, timed({"csn": 1.0})]) == ""
+
+
+def test_the_sentence_says_what_was_timed_and_where():
+    said = speed_sentence(timed({"fully_shared": 1234.5}))
+    for part in ("**NVIDIA H200**", "fully shared 1,234", "61 seconds", "2.12.0", "`0123456789`"):
+        assert part in said
+    assert "a CPU" not in said
+    assert "cpu (2 threads of 4 cores), a CPU" in speed_sentence(
+        timed({"csn": 1.0}, "cpu (2 threads of 4 cores)"))

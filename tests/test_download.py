@@ -1,6 +1,8 @@
 """A file has its name only when it is whole; what cannot be had is told with how to place it."""
 
+import errno
 import hashlib
+import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -92,6 +94,22 @@ def test_what_is_not_the_file_is_refused_and_not_kept(host, tmp_path, address, s
 def test_a_host_that_is_not_there_is_told(tmp_path):
     with pytest.raises(ModlibError, match=r"one\.zip: .* cannot be reached"):
         download([Wanted("one.zip", MD5, ("http://127.0.0.1:1/one.zip",))], tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_without_room_is_no_host_out_of_reach(host, tmp_path, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "copyfileobj", full)
+        with pytest.raises(ModlibError) as caught:
+            fetch(host.base + "one.zip", tmp_path / "one.zip", MD5)
+    said = str(caught.value)
+    assert f"{tmp_path}/one.zip.part cannot be written" in said and os.strerror(number) in said
+    assert "reached" not in said
+    fetch(host.base + "one.zip", tmp_path / "one.zip", MD5)
+    assert (tmp_path / "one.zip").read_bytes() == CONTENT
 
 
 def test_the_next_address_is_tried_and_one_file_does_not_hold_up_the_others(host, tmp_path):

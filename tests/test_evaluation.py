@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modlib.errors import ModlibError
 from modlib.evaluation import (
     embed_images,
     triplet_accuracy,
@@ -49,6 +50,42 @@ def test_embedding_in_batches_equals_one_big_batch(system, batch_size):
         expected = network.eval().embed_all_tasks(IMAGES)
     assert given.shape == (2, 7, 12)
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+
+
+def out_of_memory_above(most: int, seen: list[int]):
+    """As ``from_memory`` of 64 images, on a device with room for so many at a time."""
+    def get_images(indices: Tensor) -> Tensor:
+        seen.append(len(indices))
+        if len(indices) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return from_memory(indices % 7)
+
+    return get_images
+
+
+def test_with_too_little_memory_smaller_batches_are_embedded():
+    network, seen = small().train(), []
+    every = embed_images(network, lambda indices: from_memory(indices % 7), torch.arange(64))
+    given = embed_images(network, out_of_memory_above(20, seen), torch.arange(64), batch_size=64)
+    assert seen == [64, 32, 16, 16, 16, 16]
+    torch.testing.assert_close(given, every, rtol=1e-4, atol=1e-5)
+    assert network.training
+
+
+def test_with_too_little_for_a_few_images_it_is_said_with_what_helps():
+    network, seen = small().train(), []
+    with pytest.raises(ModlibError, match="out of memory for embeddings of 64 images, 16 at a time,"
+                                          " whatever the batch_size of the training: try a device"):
+        embed_images(network, out_of_memory_above(7, seen), torch.arange(64), batch_size=64)
+    assert seen == [64, 32, 16] and network.training
+
+
+def test_another_error_is_not_tried_again():
+    def broken(indices):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        embed_images(small(), broken, EVERY)
 
 
 def test_embeddings_follow_the_order_of_the_indices():

@@ -10,7 +10,14 @@ import torch
 
 from modlib import machine
 from modlib.errors import ModlibError
-from modlib.machine import HEAP_BYTES, choose_device, git_commit, keep_freed_memory, run_facts
+from modlib.machine import (
+    HEAP_BYTES,
+    choose_device,
+    device_failures,
+    git_commit,
+    keep_freed_memory,
+    run_facts,
+)
 
 CPU = torch.device("cpu")
 
@@ -99,6 +106,23 @@ def test_working_inside_another_repository_does_not_change_the_commit(tmp_path, 
     committed(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert git_commit() == before
+
+
+@pytest.mark.parametrize(("batch_size", "smallest", "said"), [
+    (180, 9, "try batch_size=90 in the place of 180"),
+    (61, 60, "try batch_size=60 in"),
+    (60, 60, "its batch_size of 60 is the smallest for its tasks, so try a smaller image_size"),
+    (1, 1, "its batch_size of 1 is the smallest"),
+])
+def test_out_of_memory_comes_with_a_batch_size_to_try(tmp_path, batch_size, smallest, said):
+    with (pytest.raises(ModlibError, match=f"^the device is out of memory; {said}.*goes on from"),
+          device_failures(batch_size, smallest, tmp_path)):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_an_error_that_is_a_modlib_error_already_stays(tmp_path):
+    with (pytest.raises(ModlibError, match=r"^as it was$"), device_failures(180, 3, tmp_path)):
+        raise ModlibError("as it was")
 
 
 def test_freed_memory_is_kept_once_a_process():

@@ -3,24 +3,23 @@ every committed record is signed, named by its settings and data, and holds figu
 
 import re
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from modlib import soak, speed
-from modlib.adaptive_branching import BranchingSettings
-from modlib.classifiers import ClassifierSettings
+from modlib.arrays import to_json
+from modlib.committed import all_committed, is_of_a_run, read_committed
 from modlib.errors import ModlibError
 from modlib.record_checks import check_name, check_record
-from modlib.results import RECORD_KEYS, plain, read_record, read_with_keys
+from modlib.results import plain
 from modlib.settings import Settings
-from modlib.task_readers import ReaderSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted((ROOT / "book/results").glob("*/*.json"))
-KINDS = (Settings, ClassifierSettings, BranchingSettings, ReaderSettings)
 TASKS = ("Smiling", "Young")
+SIGNS = to_json(np.array([[[3, 1], [1, 3]], [[0, 2], [2, 0]]], np.int32))  # of 3 probes
+STAGES = to_json(np.ones((2, 2, 2, 2), np.int32))
 SETTINGS = Settings(tasks=TASKS, epochs=2)
 
 
@@ -32,7 +31,8 @@ def record() -> dict:
 
     return {
         "version": 1, "name": SETTINGS.run_name("data"), "status": "done",
-        "settings": plain(SETTINGS.as_dict()), "data": {"fingerprint": "data"},
+        "settings": plain(SETTINGS.as_dict()),
+        "data": {"fingerprint": "data", "images": {"test": 5}},
         "results": {
             "test_accuracy": {"Smiling": 1.0, "Young": 0.0},
             "test_auc": dict.fromkeys(TASKS, 0.5), "top_recall": 0.25,
@@ -40,10 +40,17 @@ def record() -> dict:
                           "Young": {"queries": 0, "mAP": None, "recall@1": None}},
             "parameters": {"total": 12, "shared": 10, "task": 2, "weights": 9},
             "dead_scales": 0,
+            "test_triplets": {"correct": to_json(np.array([[True] * 4, [False] * 4])),
+                              "labels": to_json(np.zeros((5, 2), bool)), "digest": "0"},
+            "probes": {"batches": 3, "modes": {
+                "joint": {"counts": SIGNS, "agreement": None},
+                "frozen": {"counts": SIGNS, "agreement": 0.5},
+                "own": {"counts": SIGNS, "agreement": {"joint": 1.0, "frozen": None}}}},
             "w_distance": [{"tasks": ["Young", "Smiling"], "mean": 0.5, "variance": 0.0}]},
         "epochs": [
             {"epoch": 1, "loss": 0.5, "task_losses": {"Smiling": 0.0, "Young": 1.0}, "images": 9,
              "seconds": 0.1, "ucr_batches": 3, "ucr": [pair(positive=1, negative=2, zero=0)],
+             "ucr_stages": {"stages": ["one", "two"], "counts": STAGES},
              "valid_accuracy": dict.fromkeys(TASKS, 0.5)},
             {"epoch": 2, "loss": 0, "images": 9, "seconds": 2, "ucr_batches": 0, "ucr": [],
              "valid_accuracy": dict.fromkeys(TASKS, 1), "valid_auc": dict.fromkeys(TASKS, 1)}],
@@ -133,6 +140,46 @@ def test_figures_that_do_not_fit_each_other_are_refused(record, path, value, pla
         check_record(record)
 
 
+def packed(*shape: int, value: int = 1) -> dict:
+    return to_json(np.full(shape, value, np.int32))
+
+
+@pytest.mark.parametrize(("path", "value", "said"), [
+    *((path, value, said) for path, shape in (
+        ("epochs[0].ucr_stages.counts", (2, 2, 2, 2)),
+        ("results.probes.modes.own.counts", (2, 2, 2)))
+      for value, said in (
+          (packed(*shape[:-1]), "of shape"), (packed(*shape, 1), "of shape"),
+          (packed(3, *shape[1:]), "of shape"), (packed(*shape, value=-1), "-1 to"),
+          (packed(*shape, value=2), "4 a pair; allowed: 0 to 3"), (None, "cannot be read"))),
+    ("epochs[0].ucr_stages.stages", ["one"], "ucr_stages.counts is of shape"),
+    ("epochs[0].ucr_stages", [], "ucr_stages is"),
+    ("results.probes.batches", 0, "batches is 0"), ("results.probes.batches", 2, "0 to 2"),
+    ("results.probes.modes", [], "modes is"), ("results.probes.modes.own", 3, "own is 3"),
+    ("results.probes.modes.frozen.agreement", 1.5, "agreement is 1.5; allowed: a number from 0 to"),
+    ("results.probes.modes.own.agreement", {"joint": -1}, "own.agreement.joint is -1"),
+    ("results.probes.modes.own.agreement", {"gone": 1}, "agreement is gone; allowed: one of joint"),
+    ("results.test_triplets", [], "test_triplets is"),
+    ("results.test_triplets.correct", to_json(np.ones((3, 4), bool)), "of shape (3, 4)"),
+    ("results.test_triplets.correct", to_json(np.ones((2, 0), bool)), "one triplet a task"),
+    ("results.test_triplets.correct", packed(2, 4), "correct is int32"),
+    ("results.test_triplets.correct", to_json(np.ones((2, 4), bool)), "Young is 0.0; allowed: the"),
+    ("results.test_triplets.labels", to_json(np.ones((4, 2), bool)), "allowed: shape (5, 2)"),
+    ("results.test_triplets.labels", {"dtype": "object"}, "labels is a record's array cannot be"),
+])
+def test_packed_counts_and_triplets_that_cannot_be_are_refused(record, path, value, said):
+    holder, key = at(record, path)
+    holder[key] = value
+    with pytest.raises(ModlibError, match=re.escape(said)):
+        check_record(record)
+
+
+def test_the_labels_of_any_number_of_images_are_right_where_it_is_not_told(record):
+    del record["data"]["images"]
+    record["results"]["test_triplets"]["labels"] = to_json(np.zeros((9, 2), bool))
+    check_record(record)
+
+
 def test_a_pair_that_is_counted_twice_is_refused(record):
     [pair] = record["epochs"][0]["ucr"]
     record["epochs"][0]["ucr"].append(pair | {"tasks": pair["tasks"][::-1]})
@@ -167,32 +214,16 @@ def test_a_record_older_than_a_setting_keeps_its_name(record):
 
 # Those that are committed
 
-
-def kind_of(record: dict) -> type:
-    """The dataclass of a record's settings, by what stands in its name after the profile."""
-    rest = record["name"].removeprefix(f"{record['settings']['profile']}-")
-    return next(kind for kind in sorted(KINDS, key=lambda one: -len(one.kind))
-                if rest.startswith(kind.kind))
-
-
-OF_NO_RUN = {"benchmark.json": speed.KEYS, "soak.json": soak.KEYS}
-
-
-@cache
-def read(path: Path) -> dict:
-    return (read_record(path, signed=True) if "-seed" in path.stem
-            else read_with_keys(path, OF_NO_RUN[path.name], signed=True))
+PROFILES = {path.stem for path in (ROOT / "notebooks/settings").glob("*.yml")} | {"verify"}
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_committed_record_is_signed_and_can_be(path):
     """Where this fails for want of a digest: python tools/sign_records.py"""
-    record = read(path)
-    if RECORD_KEYS[1] in record:
-        check_record(record)
-        assert record["name"] == path.stem
-        check_name(record, kind_of(record))
+    record = read_committed(path)
+    if is_of_a_run(path):
+        assert record["settings"]["profile"] in PROFILES  # or no page would ask for it
 
 
 def test_records_are_committed():
-    assert len(COMMITTED) >= 100
+    assert len(all_committed()) == len(COMMITTED) >= 100

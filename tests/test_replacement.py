@@ -73,5 +73,6 @@ def test_times_in_use_are_the_benchmarks(tmp_path, monkeypatch):
     assert times_in_use() == {}
     write_record(tmp_path / "book/results/speed/benchmark.json", {
         "version": 1, "curves": [], "run": {}, "rows": [
-            {"key": "in use: CSN", "value": 1.5}, {"key": "another", "value": 3}]})
+            {"key": "in use: CSN", "value": 1.5, "low": 1, "high": 2},
+            {"key": "another", "value": 3, "low": 1, "high": 4}]})
     assert times_in_use() == {"CSN": 1.5}

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,29 +34,64 @@ from lock_age import AUDIT, lock_date, statement  # noqa: E402
 
 # The source: nothing in it runs what it reads.
 
-RUNNERS = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile", "jsonpickle"}
-CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
-         "yaml.full_load", "pd.read_pickle", "pandas.read_pickle", "shutil.unpack_archive",
-         "torch.hub.load", "torch.jit.load"}
+RUNNERS = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile", "jsonpickle",
+           "pty", "commands"}
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput",
+         "subprocess.getstatusoutput", "asyncio.create_subprocess_shell", "yaml.load",
+         "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load",
+         "yaml.full_load_all", "pandas.read_pickle", "shutil.unpack_archive", "torch.hub.load",
+         "torch.jit.load"}
+FAMILIES = ("os.exec", "os.spawn", "os.posix_spawn")  # and whatever ends their names
 METHODS = {"extract", "extractall", "read_pickle"}
-NEEDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False),
-          "numpy.load": ("allow_pickle", False)}
+NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
+SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "cmd", "cmd.exe", "powershell"}
+
+
+def full_names(tree: ast.AST) -> dict[str, str]:
+    """What each imported name stands for: np → numpy, load → torch.load."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name.split(".")[0]:
+                      alias.name if alias.asname else alias.name.split(".")[0]
+                      for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}"
+                      for alias in node.names}
+    return found
+
+
+def resolved(node: ast.expr, names: dict[str, str]) -> str:
+    """A name, or the attribute of one, by its full name."""
+    first, dot, rest = ast.unparse(node).partition(".")
+    return (names.get(first, first) + dot + rest).removeprefix("builtins.")
+
+
+def is_shell(node: ast.AST) -> bool:
+    """Whether a list or tuple begins with a shell that is told to read the next text."""
+    words = [getattr(one, "value", None) for one in getattr(node, "elts", ())[:2]]
+    return (len(words) == 2 and Path(str(words[0])).name in SHELLS
+            and str(words[1]).lower().lstrip("-/") in ("c", "lc", "ec", "command", "k"))
 
 
 def offences(source: str) -> list[str]:
     """What in a program could run what it reads, or write where an archive says."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [
-                alias.name for alias in node.names]
-            found += [name for name in names if name.split(".")[0] in RUNNERS]
+    tree, found = ast.parse(source), []
+    names = full_names(tree)
+    found += [name for name in names.values() if name.split(".")[0] in RUNNERS]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.List | ast.Tuple) and is_shell(node):
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Name | ast.Attribute):  # as it is called, or given away to be
+            name = resolved(node, names)
+            if name in CALLS or name.startswith(FAMILIES):
+                found.append(name)
         if not isinstance(node, ast.Call):
             continue
-        called = ast.unparse(node.func)
+        called = resolved(node.func, names)
         given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
         wanted = NEEDED.get(called)
-        if called in CALLS or called.rpartition(".")[2] in METHODS:
+        if called.rpartition(".")[2] in METHODS:
             found.append(called)
         if "shell" in given and given["shell"] is not False:
             found.append(f"{called} with a shell")
@@ -64,23 +100,35 @@ def offences(source: str) -> list[str]:
     return found
 
 
+CELL = re.compile(r"^```\{code-(?:cell|block)\} i?python3?\n(?:---\n.*?^---\n)?(.*?)^```",
+                  re.DOTALL | re.MULTILINE)
+
+
+def python_of(cells: list[str]) -> str:
+    """The cells' code, without options of cells and lines that are IPython's own."""
+    return "\n".join(line for cell in cells for line in cell.splitlines()
+                     if not line.startswith(("%", ":")))
+
+
 def sources() -> dict[str, str]:
-    """Every program of the project: modules, benchmarks, tools, and each notebook's cells."""
+    """Every program of the project: modules, benchmarks, tools, cells of notebooks and pages."""
     found = {str(path.relative_to(ROOT)): path.read_text("utf8")
              for folder in ("modlib", "benchmarks", "tools")
              for path in sorted((ROOT / folder).glob("*.py"))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text("utf8"))["cells"]
-        found[path.name] = "\n".join(
-            "\n".join(line for line in "".join(cell["source"]).splitlines()
-                      if not line.startswith(("%", "!")))
-            for cell in cells if cell["cell_type"] == "code")
+        found[path.name] = python_of(
+            ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
+    for path in sorted((ROOT / "book").glob("*.md")):
+        if cells := CELL.findall(path.read_text("utf8")):
+            found[path.name] = python_of(cells)
     return found
 
 
 def test_no_program_of_the_project_runs_what_it_reads():
     programs = sources()
     assert len(programs) > 90
+    assert {"many_machines.md", "claims.md", "02_three_attributes.ipynb"} <= programs.keys()
     assert {name: bad for name, text in programs.items() if (bad := offences(text))} == {}
 
 
@@ -88,15 +136,34 @@ def test_no_program_of_the_project_runs_what_it_reads():
     "import pickle", "from pickle import loads", "import joblib", "eval(text)", "exec(text)",
     "os.system(f'ls {x}')", "subprocess.run(x, shell=True)", "subprocess.run(x, shell=y)",
     "yaml.load(text)", "torch.load(path)", "torch.load(path, weights_only=False)",
-    "torch.load(path, weights_only=safe)", "np.load(path)", "np.load(path, allow_pickle=True)",
-    "archive.extractall(folder)", "shutil.unpack_archive(path)", "pd.read_pickle(path)"])
+    "torch.load(path, weights_only=safe)", "import numpy as np\nnp.load(path)",
+    "archive.extractall(folder)", "shutil.unpack_archive(path)",
+    "import pandas as pd; pd.read_pickle(path)",
+    # by another name
+    "from torch import load\nload(path)", "from torch import load as get\nget(path)",
+    "import torch as t\nt.load(path)", "from numpy import load\nload(path)",
+    "import numpy as np\nnp.load(path, allow_pickle=True)", "from os import system\nsystem(x)",
+    "from os import system as run\nrun(x)", "import os as o\no.popen(x)",
+    "from yaml import load\nload(text)", "import builtins\nbuiltins.eval(x)",
+    "from subprocess import getoutput\ngetoutput(x)", "run = eval", "map(os.system, commands)",
+    # a program, or a module, in the place of this one
+    "subprocess.getoutput(x)", "subprocess.getstatusoutput(x)", "os.execv(x, y)", "os.execlp(x)",
+    "os.spawnl(os.P_WAIT, x)", "os.spawnvpe(0, x, y, z)", "os.posix_spawn(x, y, z)",
+    "from os import execvp\nexecvp(x, y)", "__import__(name)", "__import__('os').system(x)",
+    "import pty",
+    # a shell by its own name
+    "subprocess.run(['sh', '-c', x])", "subprocess.run(('bash', '-c', f'ls {x}'))",
+    "command = ['/bin/sh', '-c', x]", "subprocess.run(['bash', '-lc', x])",
+    "subprocess.run(['cmd.exe', '/c', x])"])
 def test_each_way_of_running_what_is_read_would_be_found(source):
     assert offences(source)
 
 
 def test_what_is_safe_is_no_offence():
-    assert not offences("torch.load(p, weights_only=True); np.load(p, allow_pickle=False)\n"
-                        "yaml.safe_load(t); subprocess.run(['ls', x]); model.eval()")
+    assert not offences("import numpy as np\nfrom torch import load\nload(p, weights_only=True)\n"
+                        "torch.load(p, weights_only=True); np.load(p, allow_pickle=False)\n"
+                        "yaml.safe_load(t); subprocess.run(['ls', x]); model.eval()\n"
+                        "re.compile(x); torch.compile(f); names = ['sh', 'is', 'a name']")
 
 
 # Files that would run something
@@ -295,6 +362,24 @@ def test_the_locks_age_is_told(tmp_path):
         "requirements.lock was resolved on 2025-03-01, 30 days ago. With a network, ask for known "
         f"faults: {AUDIT}")
     assert "git does not know" in statement(lock_date(tmp_path), date(2025, 3, 31))
+
+
+def test_without_git_the_locks_age_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert lock_date(tmp_path) is None
+
+
+def test_the_page_of_promises_shows_the_locks_age_and_the_command():
+    """As its cell makes it, wherever the page is built from."""
+    page = (ROOT / "book/promises.md").read_text("utf8")
+    [cell] = [cell for cell in CELL.findall(page) if "lock_age" in cell]
+    code, _, shown = python_of([cell]).rstrip().rpartition("\n\n")
+    done = subprocess.run([sys.executable, "-c", f"{code}\nprint(({shown}).data)"], check=True,
+                          cwd=ROOT / "book", env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert done.stdout.startswith("requirements.lock was resolved ")
+    assert done.stdout.endswith(f".\n\n    {AUDIT}\n\n")
+    assert "`.venv/bin/python tools/lock_age.py`" in page
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")

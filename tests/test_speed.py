@@ -130,6 +130,23 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert read_benchmark(tmp_path) == read_benchmark(str(tmp_path)) == record
 
 
+@pytest.mark.parametrize(("unit", "changes"), [
+    ("×", {"low": 0.0}), ("×", {"low": -1.0}), ("s", {"low": 0}), ("%", {"low": -0.1}),
+    ("×", {"low": 1.6}), ("×", {"high": 1.4}), ("×", {"value": None}), ("×", {"value": "1.5"}),
+    ("×", {"value": True})])
+def test_a_figure_that_cannot_be_is_refused_with_its_row(tmp_path, unit, changes):
+    one = row("a over b", [1.0, 2.0], "", unit=unit) | changes
+    write_record(tmp_path / RECORD, {"version": 1, "rows": [one], "curves": {}, "run": {}})
+    with pytest.raises(ModlibError, match=r"low, value, high of 'a over b' are .*; allowed:"):
+        read_benchmark(tmp_path)
+
+
+def test_a_share_of_nothing_can_be(tmp_path):
+    one = row("signs that agree", [0.0, 50.0], "", unit="%")
+    write_record(tmp_path / RECORD, {"version": 1, "rows": [one], "curves": {}, "run": {}})
+    assert read_benchmark(tmp_path)["rows"] == [one]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"version": 1, "rows": ['])
 def test_a_broken_record_is_refused_by_its_name(tmp_path, text):
     with pytest.raises(ModlibError, match=f"{write(tmp_path, text)} cannot be read"):

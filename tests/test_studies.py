@@ -239,10 +239,23 @@ def test_a_profile_or_a_folder_without_records_is_empty(folder):
     assert STUDY.published("no_such_profile") == NOTHING
 
 
-def test_a_published_record_of_no_row_is_left_out_and_does_no_harm(folder):
-    one = record(STUDY, "plain")
-    publish(folder, [record(STUDY, "plain", system="csn", width=0.5), one])
-    assert STUDY.published("mine") == NOTHING | {"plain": [one]}
+@pytest.mark.parametrize("profile", ["mine", "another"])
+def test_a_published_record_of_no_row_is_refused_whatever_its_profile(folder, profile):
+    stray = record(STUDY, "plain", system="csn", width=0.5, profile=profile)
+    publish(folder, [record(STUDY, "plain"), stray])
+    with pytest.raises(ModlibError, match=f"{stray['name']} in book/results/a_study belongs to no "
+                                          r"row of its table \(plain, signed"):
+        STUDY.published("mine")
+
+
+@pytest.mark.parametrize("changes", [{"margn": 0.2}, {"system": "gone"}, {"margin": 9.0}])
+@pytest.mark.parametrize("profile", ["mine", "another"])
+def test_a_published_record_whose_settings_no_longer_exist_is_refused(folder, profile, changes):
+    gone = record(STUDY, "plain", 1, profile=profile)
+    gone["settings"] |= changes
+    publish(folder, [record(STUDY, "plain"), gone])
+    with pytest.raises(ModlibError, match="its settings are none of this modlib's"):
+        STUDY.published("mine")
 
 
 @pytest.mark.parametrize("row", ["plain", "shared"])

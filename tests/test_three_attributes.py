@@ -257,6 +257,22 @@ def test_a_record_older_than_a_setting_is_not_averaged_with_another_value(
         published("celeba_cpu")
 
 
+@pytest.mark.parametrize("profile", ["celeba_cpu", "another"])
+def test_a_record_of_no_row_is_refused_whatever_its_profile(tmp_path, monkeypatch, profile):
+    stray = changed(record("c", 0, 60), system="csn", profile=profile)
+    publish(tmp_path, monkeypatch, [record("c", 0, 60), stray])
+    with pytest.raises(ModlibError, match=f"{stray['name']} in .* belongs to no row of its table "):
+        published("celeba_cpu")
+
+
+def test_a_record_whose_settings_no_longer_exist_is_refused(tmp_path, monkeypatch):
+    gone = record("c", 0, 60, profile="another")
+    gone["settings"] |= {"system": "gone"}
+    publish(tmp_path, monkeypatch, [record("c", 0, 60), gone])
+    with pytest.raises(ModlibError, match="its settings are none of this modlib's"):
+        published("celeba_cpu")
+
+
 def test_two_records_of_one_row_and_seed_are_refused(tmp_path, monkeypatch):
     one, other = record("f", 0, 60), changed(record("f", 0, 61), regulariser_weight=0.5)
     publish(tmp_path, monkeypatch, [one, other])

@@ -28,7 +28,9 @@ def two_runs(tmp_path):
                          "width": 0.5, "epochs": 2, "tasks": ["Smiling", "Bald"]},
             "results": {
                 "test_accuracy": {"Smiling": share, "Bald": 1.0}, "parameters": {"total": 3},
-                "test_triplets": {"digest": "0"},
+                "test_triplets": {
+                    "correct": to_json(np.arange(4) < [[4 * share], [4]]),
+                    "labels": to_json(np.zeros((5, 2), bool)), "digest": "0"},
                 "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
                               "Bald": {"queries": 0, "mAP": None}}}})
     return tmp_path
@@ -42,7 +44,7 @@ def test_what_probes_say_is_there_by_stage_epoch_and_mode(two_runs):
         counts_2STT = np.zeros((2, 1, 2, 2), np.int32)
         counts_2STT[0, 0, 0, 1] = counts_2STT[0, 0, 1, 0] = 1
         epoch["ucr_stages"] = {"stages": ["fc"], "counts": to_json(counts_2STT)}
-    counts_2TT = np.full((2, 2, 2), 3, np.int32)
+    counts_2TT = np.array([[[4, 3], [3, 4]], [[0, 1], [1, 0]]], np.int32)
     record["results"]["probes"] = {"batches": 4, "modes": {"joint": {
         "counts": to_json(counts_2TT), "agreement": {"joint": 1.0, "own": None}}}}
     write_record(path, record)
@@ -57,7 +59,7 @@ def test_what_probes_say_is_there_by_stage_epoch_and_mode(two_runs):
 def test_the_benchmark_is_there_with_its_units(two_runs):
     write_record(two_runs / "speed/benchmark.json", {
         "version": 1, "curves": [], "run": {}, "rows": [
-            {"question": "how fast", "value": 2.5, "unit": "s"}]})
+            {"question": "how fast", "value": 2.5, "low": 2, "high": 3, "unit": "s"}]})
     [line] = tidy_table(two_runs).query("study == 'speed'").to_dict("records")
     assert (line["measure"], line["value"], line["changed"]) == ("how fast", 2.5, '{"unit": "s"}')
 

@@ -170,6 +170,15 @@ def test_published_records_find_their_recipe_themselves(folder):
     assert not any(time_to_accuracy.published("other").values())
 
 
+def test_published_records_of_another_profile_are_checked_too(folder):
+    for settings in (BASE, replace(BASE, profile="other", margin=0.3),
+                     replace(BASE, profile="other", margin=0.4)):
+        one = record(settings, 0.8, 0.7)
+        write_record(folder / f"{one['name']}.json", one)
+    with pytest.raises(ModlibError, match=r"records of profile other .* are not one recipe"):
+        time_to_accuracy.published("mine")
+
+
 def test_published_records_of_other_data_are_refused(folder):
     for seed, source in ((0, "drawn"), (1, "elsewhere")):
         one = record(of(RECIPE, seed), 0.8, 0.7)

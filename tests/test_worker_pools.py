@@ -1,9 +1,12 @@
 """Runs in workers: each is done once, whoever is killed; every worker has a GPU to itself."""
 
+import ast
 import os
+import re
 import signal
 import time
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import dask
@@ -95,9 +98,33 @@ def test_dask_does_again_what_a_killed_worker_was_at(three, places, tmp_path):
     assert_each_once(records, three, places, tmp_path)
 
 
-def test_every_worker_has_a_gpu_of_its_own(three, places, tmp_path, monkeypatch):
+PAGE = (Path(__file__).resolve().parents[1] / "book/many_machines.md").read_text("utf8")
+
+
+def test_the_commands_that_the_page_names_are_dasks_own():
+    """As entry points of what is installed here, with the options that it gives them."""
+    scripts = {one.name for one in entry_points(group="console_scripts")}
+    commands = {one.name: one.load() for one in entry_points(group="dask_cli")}
+    named = [ast.literal_eval(found) for found in re.findall(r'\["dask".*?\]', PAGE)]
+    assert {command[1] for command in named} == {"worker", "scheduler"}
+    for script, command, *options in named:
+        assert script in scripts
+        known = {option for one in commands[command].params for option in one.opts}
+        assert {option for option in options if option.startswith("-")} <= known
+    assert not {"dask-worker", "dask-scheduler"} & scripts  # as the page says
+
+
+def test_the_code_on_the_page_is_python():
+    blocks = re.findall(r"```\{code-block\} python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_every_worker_has_a_gpu_of_its_own(three, places, tmp_path, monkeypatch, device):
     monkeypatch.setattr(worker_pools.torch.cuda, "device_count", lambda: 2)
-    results = run_many(three, replace(places, workers=2, device="auto",
+    results = run_many(three, replace(places, workers=2, device=device,
                                       results_dir=str(tmp_path)), runner=device_of_each)
     of_worker = {(one["worker"], one["device"]) for one in results}
     assert sorted(device for _, device in of_worker) == ["cuda:0", "cuda:1"]
@@ -107,6 +134,9 @@ def test_every_worker_has_a_gpu_of_its_own(three, places, tmp_path, monkeypatch)
     ("auto", 4, 3, ["cuda:0", "cuda:1", "cuda:2"]),
     ("auto", 2, 4, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
     ("auto", 0, 2, ["auto", "auto"]),
+    ("cuda", 2, 3, ["cuda:0", "cuda:1", "cuda:0"]),
+    ("cuda", 1, 2, ["cuda:0", "cuda:0"]),
+    ("cuda", 0, 2, ["cuda", "cuda"]),  # each says that there is none
     ("cuda:1", 2, 2, ["cuda:1", "cuda:1"]),
     ("cpu", 2, 2, ["cpu", "cpu"]),
 ])

@@ -1,6 +1,6 @@
 """Say when requirements.lock was last resolved, and how to ask which pins have known faults.
 
-    python tools/lock_age.py
+    .venv/bin/python tools/lock_age.py
 
 Which pins have known faults changes from day to day and is known on a network alone; so this says
 how old the answer may be, and the command that asks.
@@ -17,16 +17,24 @@ AUDIT = "pipx run pip-audit --require-hashes -r requirements.lock"
 
 def lock_date(root: Path) -> date | None:
     """When the lock was last committed; None where git does not know it."""
-    done = subprocess.run(["git", "-C", str(root), "log", "-1", "--format=%cs", "--",
-                           "requirements.lock"], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", str(root), "log", "-1", "--format=%cs", "--",
+                               "requirements.lock"], capture_output=True, text=True)
+    except OSError:  # there is no git
+        return None
     return date.fromisoformat(done.stdout.strip()) if done.stdout.strip() else None
+
+
+def age(resolved: date | None, today: date) -> str:
+    """When the lock was resolved, and how long ago, for people."""
+    when = ("at a time that git does not know" if resolved is None else
+            f"on {resolved}, {(today - resolved).days} days ago")
+    return f"requirements.lock was resolved {when}."
 
 
 def statement(resolved: date | None, today: date) -> str:
     """The date, the age, and the command, for people."""
-    when = ("was resolved at a time that git does not know" if resolved is None else
-            f"was resolved on {resolved}, {(today - resolved).days} days ago")
-    return f"requirements.lock {when}. With a network, ask for known faults: {AUDIT}"
+    return f"{age(resolved, today)} With a network, ask for known faults: {AUDIT}"
 
 
 if __name__ == "__main__":

@@ -12,18 +12,16 @@ import argparse
 import json
 from pathlib import Path
 
-from modlib import soak, speed
+from modlib.committed import is_of_a_run
 from modlib.errors import ModlibError
 from modlib.record_checks import check_record
 from modlib.results import LATER, read_record, read_with_keys, resolve, write_record
 
-OF_NO_RUN = {Path(speed.RECORD).name: speed.KEYS, soak.NAME: soak.KEYS}
-
 
 def checked(path: Path) -> dict:
     """A record without its digest: a run's, or that of the benchmarks or of the long tests."""
-    if path.name in OF_NO_RUN:
-        return read_with_keys(path, OF_NO_RUN[path.name])
+    if not is_of_a_run(path):
+        return read_with_keys(path, ())
     record = read_record(path)
     check_record(record)
     if record["name"] != path.stem:
