@@ -45,8 +45,9 @@ def test_what_probes_say_is_there_by_stage_epoch_and_mode(two_runs):
         counts_2STT[0, 0, 0, 1] = counts_2STT[0, 0, 1, 0] = 1
         epoch["ucr_stages"] = {"stages": ["fc"], "counts": to_json(counts_2STT)}
     counts_2TT = np.array([[[4, 3], [3, 4]], [[0, 1], [1, 0]]], np.int32)
-    record["results"]["probes"] = {"batches": 4, "modes": {"joint": {
-        "counts": to_json(counts_2TT), "agreement": {"joint": 1.0, "own": None}}}}
+    record["results"]["probes"] = {"batches": 4, "modes": {
+        mode: {"counts": to_json(counts_2TT), "agreement": {mode: 1.0, other: None}}
+        for mode, other in (("joint", "own"), ("own", "joint"))}}
     write_record(path, record)
     table = tidy_table(two_runs).query("seed == 0")
     found = dict(zip(table.measure, table.value, strict=True))
