@@ -12,7 +12,7 @@ from modlib import tables
 from modlib.figures import accuracy_bars
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
-from modlib.tables import mean_and_spread, not_run_yet, percent
+from modlib.tables import mean_and_spread, not_run_yet, percent, points
 from modlib.three_attributes import (
     FOLDER,
     RELATED,
@@ -23,6 +23,7 @@ from modlib.three_attributes import (
     accuracies,
     paper_table,
 )
+from modlib.verdicts import seed_verdict
 
 HEADLINE_ROWS = ("a", "d", "e")
 FIGURE_LABELS = {
@@ -139,3 +140,22 @@ def scale_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
                 line[f"|W − W|, {label}"] = f"{pair['mean']:.2f} (variance {pair['variance']:.2f})"
             lines.append(line)
     return pd.DataFrame(lines).set_index("row").rename_axis(None) if lines else pd.DataFrame()
+
+
+def regulariser_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    """What the regulariser does to the distances of scales: row f minus row e, over the seeds."""
+    lines = []
+    for pair in (RELATED, UNRELATED):
+        by_seed = [{record["settings"]["seed"]: _distance(record, pair) for record in rows[name]}
+                   for name in ("f", "e")]
+        found = seed_verdict("", *by_seed, None)
+        lines.append({"": f"|W − W|, {' / '.join(SHORT_NAMES[task] for task in pair)}",
+                      "with the regulariser − without":
+                      points(found.difference, found.low, found.high)})
+    return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def _distance(record: dict[str, Any], pair: tuple[str, str]) -> float:
+    """Mean ``|W_i − W_j|`` of one pair."""
+    return next(one["mean"] for one in record["results"]["w_distance"]
+                if set(one["tasks"]) == set(pair))

@@ -13,6 +13,7 @@ from table_1_records import (
     PAPER_UCR,
     SMILE,
     YOUNG,
+    record,
     rows_of_two_seeds,
 )
 
@@ -21,6 +22,7 @@ from modlib.table_1 import (
     draw_headline,
     headline_sentence,
     how_it_ran,
+    regulariser_table,
     row_labels,
     scale_table,
     ucr_cells,
@@ -217,3 +219,18 @@ def test_the_scale_table_counts_dead_scales_and_differences(rows):
 
 def test_the_scale_table_without_records_is_empty():
     assert scale_table(NO_ROWS).empty
+
+
+def test_the_regularisers_effect_is_compared_seed_by_seed():
+    """Of 1, 2 and 3 hundredths: the mean, and t(0.975, 2) = 4.303 deviations of 0.01 / √3."""
+    rows = dict(NO_ROWS)
+    for name, nearer in (("e", (0, 0, 0)), ("f", (0.01, 0.02, 0.03))):
+        rows[name] = [record(name, seed, 80) for seed in range(3)]
+        for one, by in zip(rows[name], nearer, strict=True):
+            one["results"]["w_distance"] = [
+                {"tasks": [SMILE, MOUTH], "mean": 0.2 - by, "variance": 0.0},
+                {"tasks": [SMILE, YOUNG], "mean": 0.3, "variance": 0.0}]
+    table = regulariser_table(rows).iloc[:, 0]
+    assert table["|W − W|, smile / mouth open"] == "-0.02 [-0.04, +0.00]"
+    assert table["|W − W|, smile / young"] == "+0.00 [+0.00, +0.00]"
+    assert set(regulariser_table(NO_ROWS).iloc[:, 0]) == {"not run yet"}
