@@ -45,7 +45,10 @@ def write_soak(
         commit: what was tested, as :func:`modlib.machine.git_commit` gives it.
     """
     path = resolve(folder) / NAME
-    before = last_soak(folder)
+    try:
+        before = last_soak(folder)
+    except ModlibError:  # it is overwritten: hours of tests must not be lost with it
+        before = None
     failed = [*failed, *shortfalls(figures)]
     record = {
         "version": RECORD_VERSION, **{name: figures[name] for name in FIGURES},

@@ -91,6 +91,12 @@ def test_a_record_that_lacks_a_figure_is_named(tmp_path):
 # What the tool does
 
 
+def test_a_record_before_that_cannot_be_read_does_not_lose_the_new_one(tmp_path):
+    (tmp_path / "soak.json").write_text("{}")
+    assert write(tmp_path, ["a test"])["last_passed"] is None
+    assert last_soak(tmp_path)["failed"] == ["a test"]
+
+
 def test_the_tests_that_it_runs_are_there():
     assert all((soak.ROOT / name).exists() for name in soak.FILES)
 
