@@ -167,7 +167,7 @@ def test_noise_in_the_test_split_changes_no_weight_and_no_validation_figure(kind
         assert all(same) and len(same) > 5
     assert clean[1] == other[1] and len(clean[1]) == of_kind[1].epochs
     tested = {key for key in clean[2] if key.startswith("test_") or key in (
-        "retrieval", "top_recall", "maps")}
+        "retrieval", "top_recall", "maps", "gates")}
     # The noise reaches what the test split is for, and nothing else.
     assert any(clean[2][key] != other[2][key] for key in tested)
     assert {key: clean[2][key] for key in clean[2].keys() - tested} == {
