@@ -186,14 +186,15 @@ def probe_sentence(rows: Rows) -> str:
     table, said = probe_table(rows), []
     for name in dict.fromkeys(place for place, _ in table.index):
         of = table.loc[name]
-        ratios = of["UCR %"]
+        ratio = of["UCR % without zeros"]
         said.append(
-            f"- *{name}*: by mode the ratio lies from {ratios.min():.0f} % ({ratios.idxmin()}) to "
-            f"{ratios.max():.0f} % ({ratios.idxmax()}). Batch norm alone, on the same drawn "
-            f"triplets, leaves **{of.loc[OWN, _same_sign(DRAWN)]:.0f} %** of the signs as they "
-            f"were, frozen statistics {of.loc[FROZEN, _same_sign(JOINT)]:.0f} %. The cheap probe "
-            f"of the trunk's output has {of.loc[TRUNK, _same_sign(JOINT)]:.0f} % of the signs of "
-            "the exact one; guessing has 50.")
+            f"- *{name}*, zeros left out: {ratio[JOINT]:.0f} % in the joint batch and "
+            f"{ratio[FROZEN]:.0f} % with frozen statistics, which keep "
+            f"**{of.loc[FROZEN, _same_sign(JOINT)]:.0f} %** of the signs; on the same drawn "
+            f"triplets {ratio[DRAWN]:.0f} % in the joint batch and {ratio[OWN]:.0f} % in a batch "
+            f"for each task, which keeps **{of.loc[OWN, _same_sign(DRAWN)]:.0f} %** of them. The "
+            f"cheap probe has {of.loc[TRUNK, _same_sign(JOINT)]:.0f} % of the joint batch's signs. "
+            "Guessing has 50.")
     return "\n".join(said) or "Not run yet."
 
 

@@ -259,7 +259,7 @@ def _of_scales(records: list[dict[str, Any]]) -> str:
     factor, every = (max(one["settings"].get(name, 0) for one in records)
                      for name in ("scale_rate_factor", "ucr_every"))
     return ((f" (scales at {factor:g} times that)" if factor not in (0, 1.0) else "")
-            + (f", one batch in {every} probed" if every else ""))
+            + (f", one batch in {every} probed where scales are" if every else ""))
 
 
 def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[float]]]:

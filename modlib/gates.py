@@ -45,7 +45,7 @@ def gate_sentence(rows: Rows) -> str:
     return (f"Of {len(words)} gates, one for each task and number of tasks, **"
             f"{words.count('held')}** let the pixels of the task's own digit through more strongly "
             f"than those of the other digits, **{words.count('did not hold')}** less strongly, and "
-            f"for **{words.count('not decided')}** the seeds do not agree.")
+            f"for **{words.count('not decided')}** the interval over the seeds leaves it open.")
 
 
 def _top_down(rows: Rows) -> list[Sequence[dict[str, Any]]]:

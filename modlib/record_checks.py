@@ -131,13 +131,12 @@ def _check_probes(record: Mapping[str, Any], results: Mapping[str, Any], tasks: 
             _refuse(record, where, found, "a mode's counts and agreement")
         _sign_counts(record, f"{where}.counts", found.get("counts"),
                      (2, len(tasks), len(tasks)), probes["batches"])
-        agreement = found.get("agreement")  # with the joint batch, or with each other mode
-        others = agreement if isinstance(agreement, dict) else {"": agreement}
-        for other, share in others.items():
-            if other and other not in modes:
-                _refuse(record, f"{where}.agreement", other, f"one of {', '.join(modes)}")
+        agreement = found.get("agreement")
+        if not isinstance(agreement, dict) or agreement.keys() != modes.keys():
+            _refuse(record, f"{where}.agreement", agreement, f"a share for {', '.join(modes)}")
+        for other, share in agreement.items():
             if share is not None:
-                _number(record, f"{where}.agreement{other and '.'}{other}", share, 0, 1)
+                _number(record, f"{where}.agreement.{other}", share, 0, 1)
 
 
 def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:

@@ -7,43 +7,57 @@ luckiest. The test split then says how far it is from the module.
 import numpy as np
 
 from modlib.intervals import difference
-from modlib.speed import read_benchmark
+from modlib.speed import number, read_benchmark
 from modlib.studies import Rows, valid_accuracy
 from modlib.tables import points
-from modlib.twenty_attributes import BUDGET, OURS, PAPER_NAMES, extra_parameters, frontier
+from modlib.twenty_attributes import BUDGET, OURS, PAPER_NAMES, STUDY, extra_parameters
+
+TOO_LARGE = ("projection",)  # more than the budget at any width of this book
+SAME_MODULE = ("modulated, one rate",)  # it asks about a learning rate
 
 
-def challengers(rows: Rows) -> list[str]:
-    """The rows beyond the paper that may take the module's place: all but other steps."""
-    return [name for name in rows if name not in PAPER_NAMES and "fully shared" not in name]
+def challengers() -> list[str]:
+    """The rows beyond the paper that may take the module's place."""
+    return [name for name in STUDY.rows
+            if name not in (*PAPER_NAMES, *TOO_LARGE, *SAME_MODULE)]
+
+
+def candidates(rows: Rows) -> dict[str, int]:
+    """Extra parameters of each row that was run, is within the budget, and may be chosen."""
+    counted = {name: extra_parameters(records[0]) for name, records in rows.items()
+               if records and name not in SAME_MODULE}
+    return {name: count for name, count in counted.items() if count <= BUDGET}
 
 
 def chosen(rows: Rows) -> str | None:
-    """The best row within the budget by mean validation accuracy; None of fewer than two."""
-    within = [name for name, records in rows.items()
-              if records and extra_parameters(records[0]) <= BUDGET]
+    """The best candidate by mean validation accuracy; None of fewer than two."""
+    within = candidates(rows)
     if len(within) < 2:
         return None
     return max(within, key=lambda name: np.mean([valid_accuracy(one) for one in rows[name]]))
 
 
-def times_in_use() -> dict[str, float]:
-    """By row, the time of all tasks of an image over that of the fully shared network."""
+def in_use() -> dict[str, str]:
+    """By row, the time of all tasks of an image over that of the fully shared network, for people.
+
+    The range over repeats stands beside it: rows of the same work differ by as much.
+    """
     benchmark, asked = read_benchmark(), "in use: "
-    return {row["key"].removeprefix(asked): row["value"] for row in benchmark["rows"]
-            if row["key"].startswith(asked)} if benchmark else {}
+    return {row["key"].removeprefix(asked):
+            f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+            for row in benchmark["rows"] if row["key"].startswith(asked)} if benchmark else {}
 
 
 def answer(rows: Rows) -> str:
     """The candidate, its distance from the module and its price; as one point of a list."""
-    best, waiting = chosen(rows), [name for name in challengers(rows) if not rows[name]]
+    best, waiting = chosen(rows), [name for name in challengers() if not rows[name]]
     if best is None:
         return "- What should replace it: not run yet."
-    table = frontier(rows).set_index("row")
-    within = table[table.extra <= BUDGET]
+    within = candidates(rows)
+    accuracy = 100 * np.mean([list(one["results"]["test_accuracy"].values()) for one in rows[best]])
     said = (f"- With at most {BUDGET:,} extra parameters, the best of the {len(within)} systems "
-            f"here by validation is **{best}**: {within.accuracy[best]:.1f} % on the test split, "
-            f"with {within.extra[best]:,} of them.")
+            f"here by validation is **{best}**: {accuracy:.1f} % on the test split, with "
+            f"{within[best]:,} of them.")
     if best != OURS and rows[OURS]:
         said += f" {_against_the_module(rows, best)}"
     elif best == OURS and not waiting:
@@ -55,10 +69,10 @@ def answer(rows: Rows) -> str:
 
 def _against_the_module(rows: Rows, best: str) -> str:
     value, low, high = difference(rows[best], rows[OURS])
-    times = times_in_use()
-    price = (f" It takes {times[best] / times[OURS]:.2f} times the module's time in use."
-             if {best, OURS} <= times.keys() else "")
     word = ("so it is what should replace the module" if low > 0 else
             "so it should not replace the module" if high < 0 else
             "which decides nothing: no reason yet to replace the module")
+    times = in_use()
+    price = (f" In use it takes {times[best]} times as long as full sharing, the module "
+             f"{times[OURS]} times." if {best, OURS} <= times.keys() else "")
     return f"Against the module: {points(value, low, high)} points, {word}.{price}"

@@ -55,8 +55,10 @@ def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     for measure in MEASURES:
         ours, csn = (float(np.mean([mean_score(record, measure) for record in rows[name]]))
                      for name in ("modulated", "CSN"))
-        word = retrieval_verdict("", rows["modulated"], rows["CSN"], measure).word
-        said = {"held": "better", "did not hold": "**worse**"}.get(word, "not decidedly apart")
-        lines.append(f"- {measure} over the attributes: modulated **{ours:.1f} %**, CSN "
-                     f"**{csn:.1f} %**: {said}.")
+        found = retrieval_verdict("", rows["modulated"], rows["CSN"], measure)
+        said = {"held": "better", "did not hold": "**worse**",
+                "not run yet": "no seed in common"}.get(found.word, "not decidedly apart")
+        lines.append(
+            f"- {measure} over the attributes: modulated **{ours:.1f} %**, CSN **{csn:.1f} %**: "
+            f"{said}, {points(found.difference, found.low, found.high)} points.")
     return "\n".join(lines)

@@ -49,7 +49,7 @@ def edge_sentence(rows: Rows) -> str:
     if table.empty:
         return "Not run yet."
     said = []
-    # The smaller of two margins is the paper's; only beyond the larger one is anything untried.
+    # The smaller of the two margins is the paper's own, so it counts as no edge.
     for name, edges in (("learning rate", (RATES[0], RATES[-1])), ("margin", MARGINS[-1:])):
         best = {system: CANDIDATES[line.idxmax()][name.replace(" ", "_")]
                 for system, line in table.iterrows()}

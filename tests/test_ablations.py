@@ -273,10 +273,10 @@ def test_the_sentence_on_probes_reads_the_table():
         for (mode, positive), share, other in zip(
             counts.items(), (1.0, 0.9, 0.8, 0.7, 0.6), (0.8, 0.5, 1.0, 0.75, 0.4), strict=True)})
     assert probe_sentence(NOTHING | {SHARED: [one]}) == (
-        "- *fully shared*: by mode the ratio lies from 20 % (frozen statistics) to 60 % (drawn "
-        "triplets, joint batch). Batch norm alone, on the same drawn triplets, leaves **75 %** of "
-        "the signs as they were, frozen statistics 90 %. The cheap probe of the trunk's output "
-        "has 60 % of the signs of the exact one; guessing has 50.")
+        "- *fully shared*, zeros left out: 50 % in the joint batch and 20 % with frozen "
+        "statistics, which keep **90 %** of the signs; on the same drawn triplets 60 % in the "
+        "joint batch and 30 % in a batch for each task, which keeps **75 %** of them. The cheap "
+        "probe has 60 % of the joint batch's signs. Guessing has 50.")
     assert probe_sentence(NOTHING) == "Not run yet."
 
 

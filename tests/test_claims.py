@@ -445,8 +445,8 @@ def test_the_gain_is_told_for_each_number_of_tasks_that_was_run(folder):
                       40: pytest.approx(nan, nan_ok=True)}
     shown = gain_table().iloc[:, 0]
     assert shown[3] == "+2.00 [+2.00, +2.00]" and shown[40] == "not run yet"
-    assert ("- **When?** The gain over full sharing is smallest with 3 tasks (+2.0 points) and "
-            "largest with 20 (+30.0).") in answers()
+    assert ("- **When?** The gain over full sharing, in points: +2.00 [+2.00, +2.00] with 3 tasks, "
+            "+10.00 [") in answers()
 
 
 def test_the_growth_from_three_tasks_to_twenty_has_the_interval_of_both(folder, monkeypatch):
@@ -478,10 +478,12 @@ def test_the_answers_are_differences_with_their_intervals(folder):
         rf"attributes of real faces goes from 60\.0 to 90\.0 %, by \*\*\+30\.00 {interval}\*\* "
         r"points\.", works)
     assert re.fullmatch(
-        r"- \*\*Is it this module\?\*\* Modulation against others .*, in points: "
+        r"- \*\*Is it this module\?\*\* Of that gain, others that give each task something of its "
+        rf"own reach: CSN 33 %, independent 67 %\. In points, modulated minus each: "
         rf"CSN \*\*\+20\.00 {interval}\*\* \(paper: \+10\.3\); "
         rf"independent \*\*\+10\.00 {interval}\*\* \(paper: \+0\.5\)\.", module)
-    assert when.startswith("- **When?** Of the 20 attributes ")
+    assert re.match(rf"- \*\*When\?\*\* The gain over full sharing, in points: \+30\.00 {interval} "
+                    r"with 20 tasks\. Of the 20 attributes ", when)
     assert why == "- **Why?** Not run yet: no training of 20 tasks was probed."
     assert costs == "- **At what cost?** 40 numbers for all tasks, 0.0 % of the shared ones."
     assert last == "Records of commit `0123456789-dirty`, 2 seeds."
@@ -493,10 +495,15 @@ def test_the_first_answer_follows_from_the_interval(folder, ours, word):
     assert answers().startswith(f"- **Does it work?** {word}, against full sharing")
 
 
-def test_what_comes_near_is_said_to(folder):
+def test_without_any_other_system_nothing_is_said_of_the_module(folder):
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "fully shared": 60})
+    assert "Is it this module" not in answers()
+
+
+def test_who_is_ahead_is_told_by_the_sign(folder):
     publish_rows(folder, twenty_attributes.STUDY, {
-        "modulated": 90, "fully shared": 60, "CSN": 89})
-    assert "- **Is it this module?** Only in small part: " in answers()
+        "modulated": 80, "fully shared": 60, "CSN": 85})
+    assert "own reach: CSN 125 %. In points, modulated minus each: CSN **-5.00 [" in answers()
 
 
 def test_the_attributes_that_gain_most_and_least_are_named(folder):

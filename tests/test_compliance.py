@@ -62,6 +62,18 @@ def test_ratios_are_compared_seed_by_seed():
     assert (found.difference, found.low, found.high) == pytest.approx((4, -0.968, 8.968), abs=1e-3)
     assert found.word == "not decided"
     assert compliance_verdict("", ours, []).word == "not run yet"
+
+
+def test_products_of_zero_count_as_no_agreement_or_are_left_out():
+    ours, shared = seeds("modulated", (80, 40)), seeds("fully shared", (70, 50))
+    for pair in (pair for epoch in ours[0]["epochs"] for pair in epoch["ucr"]):
+        pair |= {"negative": 10, "zero": 50}
+    assert compliance_verdict("", ours, shared).difference == pytest.approx(40 - 50)
+    assert compliance_verdict("", ours, shared, False).difference == pytest.approx(80 - 50)
+
+
+def test_without_one_system_nothing_is_compared():
+    shared = seeds("fully shared", (70, 50))
     assert compliance_verdict("", [], shared).word == "not run yet"
 
 
@@ -118,7 +130,7 @@ def test_cosines_are_followed_from_the_first_epoch_to_the_last():
 def test_the_table_says_what_was_not_run():
     ours = seeds("modulated", (80, 52), (80, 54))
     table = compliance_table(ours, [])
-    assert table.measured.tolist()[:2] == ["not run yet", "not run yet"]
-    assert table.measured.iloc[2].startswith("+0.10 [")
+    assert table.measured.tolist()[:3] == ["not run yet"] * 3
+    assert table.measured.iloc[3].startswith("+0.10 [")
     assert compliance_table(ours, seeds("fully shared", (70, 50), (70, 50))).measured.iloc[0] == (
         "+3.00 [-9.71, +15.71]")

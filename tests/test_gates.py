@@ -31,11 +31,11 @@ def test_the_table_has_a_line_for_each_task_with_its_difference(rows):
     assert table.loc[(3, "RL"), "own above others"] == "-20.00 [-20.00, -20.00]"
 
 
-def test_the_sentence_counts_what_the_seeds_agree_on(rows):
+def test_the_sentence_counts_what_the_intervals_decide(rows):
     said = gate_sentence(rows)
     assert said.startswith("Of 5 gates")
     assert "**2** let the pixels" in said and "**2** less strongly" in said
-    assert "for **1** the seeds do not agree" in said
+    assert "for **1** the interval over the seeds leaves it open" in said
 
 
 def test_nothing_is_concluded_from_one_seed_or_none(rows):

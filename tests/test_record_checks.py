@@ -43,9 +43,8 @@ def record() -> dict:
             "test_triplets": {"correct": to_json(np.array([[True] * 4, [False] * 4])),
                               "labels": to_json(np.zeros((5, 2), bool)), "digest": "0"},
             "probes": {"batches": 3, "modes": {
-                "joint": {"counts": SIGNS, "agreement": None},
-                "frozen": {"counts": SIGNS, "agreement": 0.5},
-                "own": {"counts": SIGNS, "agreement": {"joint": 1.0, "frozen": None}}}},
+                mode: {"counts": SIGNS, "agreement": {"joint": 0.5, "frozen": None, "own": 1.0}}
+                for mode in ("joint", "frozen", "own")}},
             "w_distance": [{"tasks": ["Young", "Smiling"], "mean": 0.5, "variance": 0.0}]},
         "epochs": [
             {"epoch": 1, "loss": 0.5, "task_losses": {"Smiling": 0.0, "Young": 1.0}, "images": 9,
@@ -156,9 +155,9 @@ def packed(*shape: int, value: int = 1) -> dict:
     ("epochs[0].ucr_stages", [], "ucr_stages is"),
     ("results.probes.batches", 0, "batches is 0"), ("results.probes.batches", 2, "0 to 2"),
     ("results.probes.modes", [], "modes is"), ("results.probes.modes.own", 3, "own is 3"),
-    ("results.probes.modes.frozen.agreement", 1.5, "agreement is 1.5; allowed: a number from 0 to"),
-    ("results.probes.modes.own.agreement", {"joint": -1}, "own.agreement.joint is -1"),
-    ("results.probes.modes.own.agreement", {"gone": 1}, "agreement is gone; allowed: one of joint"),
+    ("results.probes.modes.own.agreement", 0.5, "agreement is 0.5; allowed: a share for joint"),
+    ("results.probes.modes.own.agreement", {"joint": 1}, "allowed: a share for joint, frozen, own"),
+    ("results.probes.modes.own.agreement.joint", -1, "own.agreement.joint is -1"),
     ("results.test_triplets", [], "test_triplets is"),
     ("results.test_triplets.correct", to_json(np.ones((3, 4), bool)), "of shape (3, 4)"),
     ("results.test_triplets.correct", to_json(np.ones((2, 0), bool)), "one triplet a task"),

@@ -62,9 +62,12 @@ def test_the_takeaway_says_of_each_measure_who_is_better():
         enumerate((0, 0.001, 0.002))]}
     lines = takeaway(surely).splitlines()
     assert [line.split(" over ")[0] for line in lines] == [f"- {one}" for one in MEASURES]
-    assert lines[0].endswith("modulated **45.1 %**, CSN **55.0 %**: **worse**.")
-    assert lines[1].endswith("modulated **55.0 %**, CSN **55.0 %**: not decidedly apart.")
-    assert lines[3].endswith("modulated **65.1 %**, CSN **55.0 %**: better.")
+    assert lines[0].endswith("modulated **45.1 %**, CSN **55.0 %**: **worse**, "
+                             "-9.90 [-10.15, -9.65] points.")
+    assert lines[1].endswith("modulated **55.0 %**, CSN **55.0 %**: not decidedly apart, "
+                             "+0.00 [+0.00, +0.00] points.")
+    assert lines[3].endswith("modulated **65.1 %**, CSN **55.0 %**: better, "
+                             "+10.10 [+9.85, +10.35] points.")
 
 
 @pytest.mark.parametrize("missing", ["modulated", "CSN"])

@@ -16,8 +16,12 @@ AUDIT = "pipx run pip-audit --require-hashes -r requirements.lock"
 
 
 def lock_date(root: Path) -> date | None:
-    """When the lock was last committed; None where git does not know it."""
+    """When the lock was last committed; None where git does not know it, as in a shallow clone."""
     try:
+        shallow = subprocess.run(["git", "-C", str(root), "rev-parse", "--is-shallow-repository"],
+                                 capture_output=True, text=True)
+        if shallow.stdout.strip() != "false":
+            return None
         done = subprocess.run(["git", "-C", str(root), "log", "-1", "--format=%cs", "--",
                                "requirements.lock"], capture_output=True, text=True)
     except OSError:  # there is no git
