@@ -178,6 +178,8 @@ def _table(root: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
     try:
         if len(columns) == 2:
             pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+            if not pairs:
+                raise ValueError("it holds no line")
             table = pd.DataFrame(pairs, columns=columns)
             table = table.apply(lambda column: pd.to_numeric(column) if column.name != "name"
                                 else column.str.strip())

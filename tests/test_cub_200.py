@@ -107,6 +107,7 @@ def test_the_names_of_attributes_may_lie_where_the_archive_puts_them(root, tmp_p
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("parts/part_locs.txt", None, r"parts/part_locs\.txt is missing in"),
     ("attributes/image_attribute_labels.txt", "1 wing 1 4", "is not as CUB-200-2011 has it"),
+    ("attributes/attributes.txt", "", "is not as CUB-200-2011 has it: it holds no line"),
     ("train_test_split.txt", "one 1", r"train_test_split\.txt in .* is not as CUB-200-2011"),
     ("images.txt", "1 002.Other/none.jpg", r"no image of images\.txt is in")])
 def test_what_is_missing_or_foreign_is_said(root, tmp_path, name, content, said):

@@ -212,6 +212,7 @@ def test_a_root_that_does_not_exist_is_named(tmp_path):
 
 @pytest.mark.parametrize(("line", "message"), [
     ("1 2", r"line 3: '1 2'; a line is three whole numbers: anchor, far, close"),
+    ("-0 1 2", r"line 3: '-0 1 2'; a line is three whole numbers"),
     ("1 2 3 4", "line 3: '1 2 3 4'; a line is three"),
     ("1 two 3", "line 3: '1 two 3'; a line is three"),
     (f"1 {COUNT} 3", f"line 3: {COUNT} is no line of filenames.json; allowed: 0 to {COUNT - 1}"),
