@@ -71,7 +71,7 @@ def _read_triplets(text: str, name: str, count: int) -> np.ndarray:
         if not line.strip():
             continue
         fields = line.split()
-        # int() would take 1_0 for 10, +1 for 1 and -0 for 0; a longer number is no line of any file.
+        # int() would take 1_0 for 10, +1 for 1, -0 for 0; a longer number is no line of any file.
         if len(fields) != 3 or not all(
                 re.fullmatch("(?!-0+$)-?[0-9]{1,9}", one) for one in fields):
             raise ModlibError(f"{name}, line {number}: {line.strip()[:100]!r}; a line is three "
