@@ -5,6 +5,7 @@ Shapes: T tasks, S stages of the trunk.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from modlib.gradients import Ratio, update_compliance_ratio, wilson
 from modlib.intervals import difference
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
 from modlib.results import pair_ucr, resolve, ucr_counts
+from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, percent, points
 from modlib.twenty_attributes import accuracies, extra_parameters
@@ -47,6 +49,20 @@ ROWS = {
 # Scales and masks have ten times the network's rate: at the same rate they hardly move.
 STUDY = Study("ablations", {
     name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()})
+# By the paper's own recipe, which settings files hold, all learn at the rate that these say.
+PAPER_RECIPE = Study("paper_ablations", {
+    name: changes for name, changes in ROWS.items() if name != ONE_RATE})
+
+
+def lay_out(
+    parameters: Mapping[str, Any],
+) -> tuple[Study, dict[str, list[Settings]], Places]:
+    """The study and its runs: by the paper's recipe where the optimiser is its Adagrad.
+
+    See :meth:`Study.lay_out`.
+    """
+    study = PAPER_RECIPE if parameters.get("optimiser") == "adagrad" else STUDY
+    return study, *study.lay_out(parameters)
 
 
 def paper_table(number: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
     three, _ = three_attributes.study(profile)
     _, twenty, _ = twenty_attributes.lay_out(
         {**profile, "tasks": list(twenty_attributes.TASKS)}, {})
-    seven, _ = ablations.STUDY.lay_out({**profile, "tasks": list(ablations.TASKS)})
+    _, seven, _ = ablations.lay_out({**profile, "tasks": list(ablations.TASKS)})
     return {"Table 1": Table(flat(three)), "Table 3": Table(flat(twenty)),
             "Tables 4 and 5": Table(flat(seven))}
 

@@ -11,11 +11,13 @@ from modlib.ablations import (
     ONE_RATE,
     OURS,
     PAPER_NAMES,
+    PAPER_RECIPE,
     SHARED,
     STUDY,
     TASKS,
     accuracy_table,
     attribute_table,
+    lay_out,
     paper_table,
     probe_sentence,
     probe_table,
@@ -74,6 +76,17 @@ def test_scales_have_ten_times_the_networks_rate_but_where_the_row_is_about_it()
     runs, _ = STUDY.lay_out({"dataset": "celeba", "tasks": list(TASKS), "scale_rate_factor": 5.0})
     rates = {row: one.scale_rate_factor for row, [one] in runs.items()}
     assert rates == dict.fromkeys(STUDY.rows, 10.0) | {ONE_RATE: 1.0}
+
+
+def test_by_the_papers_recipe_nothing_has_a_rate_of_its_own():
+    values = {"dataset": "celeba", "tasks": list(TASKS), "scale_rate_factor": 1.0}
+    study, runs, _ = lay_out(values | {"optimiser": "adagrad"})
+    assert study is PAPER_RECIPE and ONE_RATE not in runs
+    assert {one.scale_rate_factor for [one] in runs.values()} == {1}
+    assert lay_out(values)[0] is STUDY
+    records = {row: record(PAPER_RECIPE, row) for row in PAPER_RECIPE.rows}
+    assert PAPER_RECIPE.by_row(list(records.values())) == {
+        row: [one] for row, one in records.items()}
 
 
 def test_matrices_are_judged_against_scales_of_the_same_rate():

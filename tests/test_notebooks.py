@@ -198,8 +198,9 @@ def test_the_papers_recipe_takes_images_as_they_are_and_all_its_test_triplets(no
     [path] = [one for one in PROFILES if one.stem == profile]
     values = own_parameters(notebook) | yaml.safe_load(path.read_text("utf8"))
     runs = (twenty_attributes.lay_out(values, {})[1] if notebook.stem[:2] == "03"
-            else ablations.STUDY.lay_out(values)[0])
+            else ablations.lay_out(values)[1])
     for one in (one for of_row in runs.values() for one in of_row):
+        assert one.scale_rate_factor == 1
         assert (one.shift, one.zoom, one.colour_jitter, one.horizontal_flip) == (0, 0, 0, False)
         assert (one.optimiser, one.batching) == ("adagrad", "triplets")
         assert one.test_triplets == 10_000
