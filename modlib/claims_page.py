@@ -105,11 +105,12 @@ def _is_it_the_module(rows: Rows) -> list[str]:
     if not others:
         return []
     gain = difference(ours, shared)[0]
-    reached = ", ".join(f"{name} {100 * difference(rows[name], shared)[0] / gain:.0f} %"
+    said = {name: name.replace(", ", " of ") for name in others}
+    reached = ", ".join(f"{said[name]} {100 * difference(rows[name], shared)[0] / gain:.0f} %"
                         for name in others)
     paper = {one.claim: one.paper for one in twenty_attributes.verdicts(rows)}
     left = "; ".join(
-        f"{name} **{points(*difference(ours, rows[name]))}** (paper: "
+        f"{said[name]} **{points(*difference(ours, rows[name]))}** (paper: "
         f"{paper[f'{twenty_attributes.OURS} is better than {name}']:+.1f})" for name in others)
     return [f"- **Is it this module?** Of that gain, others that give each task something of its "
             f"own reach: {reached}. In points, modulated minus each: {left}."]
