@@ -1,5 +1,6 @@
 """Equal tuning: for every system the same few settings, briefly trained, judged on validation."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -9,24 +10,41 @@ from matplotlib.axes import Axes
 
 from modlib.comparison_figures import COLOURS
 from modlib.figures import MARKERS
+from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, valid_accuracy
 from modlib.twenty_attributes import STUDY as TABLE_3
 
 RATES, MARGINS = (1e-3, 2e-3, 4e-3, 8e-3), (0.2, 0.4)
 CANDIDATES = {f"rate {rate:g}, margin {margin:g}": {"learning_rate": rate, "margin": margin}
               for margin, rate in product(MARGINS, RATES)}
-SYSTEMS = ("modulated", "branches, 25", "branches, 256", "CSN", "fully shared")
-# A network each is twenty trainings of the fully shared kind, a mask only starts from branches;
-# all else is modulation.
-LIKE = {"independent": "fully shared", "mask only": "branches, 256"} | {
+ALONE = "independent"
+SYSTEMS = ("modulated", "branches, 25", "branches, 256", "CSN", "fully shared", ALONE)
+STRIDE = 5  # a network of its own is tried for every fifth task: each is a training of its own
+# A mask only starts from branches; all else is modulation.
+LIKE = {"mask only": "branches, 256"} | {
     name: "fully shared" for name in TABLE_3.rows if name.startswith("fully shared")}
 STUDY = Study("tuning", {
     f"{system}; {label}": TABLE_3.changes(system) | values | {"final_test": False}
-    for system in SYSTEMS for label, values in CANDIDATES.items()}, quick=len(RATES))
+    for system in SYSTEMS for label, values in CANDIDATES.items()},
+    tuned=("tasks",), quick=len(RATES))
+
+
+def lay_out(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
+    """Every candidate of every system; see :meth:`Study.lay_out`.
+
+    Independent networks are trained for every fifth task alone, each with the candidate: there
+    is nothing in one network that another task's would change.
+    """
+    tasks = list(parameters.get("tasks", Settings.tasks))[::STRIDE]
+    return STUDY.lay_out(parameters, {
+        row: {"tasks": tasks} for row in STUDY.rows if row.startswith(f"{ALONE}; ")})
 
 
 def scores(rows: Rows) -> pd.DataFrame:
-    """Mean validation accuracy in %, systems by candidates; nan where nothing was run."""
+    """Mean validation accuracy in %, systems by candidates; nan where nothing was run.
+
+    The mean is over a system's own tasks: of :data:`ALONE`, over fewer.
+    """
     table = pd.DataFrame(np.nan, index=list(SYSTEMS), columns=list(CANDIDATES))
     for name, records in rows.items():
         if records:
