@@ -151,6 +151,19 @@ def ucr_by_stage(records: list[dict[str, Any]]) -> dict[str, Ratio]:
             for stage, (positive, count) in totals.items()}
 
 
+def stage_sentence(rows: Rows) -> str:
+    """The UCR of the trunk's first and last stage, in both systems, as Markdown."""
+    said = []
+    for label, name in (("the fully shared network", SHARED), ("the modulated one", OURS)):
+        if stages := ucr_by_stage(rows[name]):
+            (first, low), *_, (last, high) = stages.items()
+            said.append(f"in {label} from **{percent(low)} %** in {first} to **{percent(high)} %** "
+                        f"in {last}")
+    if not said:
+        return "Not run yet."
+    return f"From the first stage to the last it goes {', '.join(said)}."
+
+
 def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
     """Ours minus fully shared for each of the paper's pairs, in points, with its interval.
 
@@ -223,15 +236,17 @@ def ucr_sentence(rows: Rows) -> str:
     found = ucr_differences(rows).values()
     if not found:
         return "Not run yet."
-    return (f"Modulation raised the ratio in **{sum(value > 0 for value, *_ in found)} of "
-            f"{len(found)} pairs**, beyond its interval in {sum(low > 0 for _, low, _ in found)}; "
-            f"it lowered it beyond its interval in {sum(high < 0 for *_, high in found)}. "
+    raised, sure, surely_lower = (sum(values) for values in zip(*(
+        (value > 0, low > 0, high < 0) for value, low, high in found), strict=True))
+    decided = (f"decided in {sure}; it lowered it, decided, in {surely_lower}"
+               if sure or surely_lower else "but no pair's change is decided, up or down")
+    return (f"Modulation raised the ratio in **{raised} of {len(found)} pairs**, {decided}. "
             "The paper: higher in all 21.")
 
 
 def takeaway(rows: Rows) -> str:
     """What the records say of the paper's claims about seven attributes, as Markdown."""
-    lines = []
+    lines, decided = [], 0
     for name, text, other in (
             ("from block 5", "Modulating after the last block alone", OURS),
             ("from block 3", "Modulating from block 3", OURS),
@@ -240,6 +255,11 @@ def takeaway(rows: Rows) -> str:
             ("projection", "Matrices at that rate in the place of scales", ONE_RATE),
             ("signed scales", "Scales without the ReLU", OURS)):
         if rows[name] and rows[other]:
+            value, low, high = difference(rows[name], rows[other])
+            decided += low > 0 or high < 0
             lines.append(f"- {text}, against *{other}*, in points: "
-                         f"**{points(*difference(rows[name], rows[other]))}**.")
+                         f"**{points(value, low, high)}**.")
+    if lines:
+        lines.insert(0, "- Of the ways below to scale more, less or otherwise, "
+                        f"**{decided or 'none'}** of {len(lines)} makes a decided difference.")
     return "\n".join([*lines, f"- {ucr_sentence(rows)}"])

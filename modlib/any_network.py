@@ -19,7 +19,7 @@ from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
 from modlib.tables import mean_and_spread, short_commit, some_not_run_yet
 from modlib.three_attributes import SHORT_NAMES
-from modlib.verdicts import student
+from modlib.verdicts import newcombe, student
 
 FOLDER = "any_network"  # below the folder of results
 LABELS = {"fully_shared": "fully shared", "branches": "a branch each", "modulated": "modulated"}
@@ -164,6 +164,20 @@ def ucr_cells(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Ratio, N
     ]
 
 
+def ucr_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """In how many pairs of tasks modulation raises the UCR, and lowers it, as Markdown."""
+    shared, ours = ([ratio for label, ratio, _ in ucr_cells(rows) if label.endswith(LABELS[name])]
+                    for name in ("fully_shared", "modulated"))
+    both = [(one, other) for one, other in zip(ours, shared, strict=True)
+            if one.count and other.count]
+    if not both:
+        return "Not run yet."
+    raised = sum(one.value > other.value for one, other in both)
+    sure = sum(low > 0 or high < 0 for low, high in (newcombe(*pair) for pair in both))
+    return (f"Modulation raises it in **{raised} of {len(both)}** pairs of attributes. The "
+            f"difference, up or down, is larger than chance over batches allows in {sure} of them.")
+
+
 def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     """What made these records, as Markdown; there must be one."""
     records = [record for row in rows.values() for record in row]
@@ -189,12 +203,15 @@ def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
     table = differences(rows)
     own = {system: records[0]["results"]["parameters"]["task"] for system, records in rows.items()}
     said = []
+    seeds = min(table.seeds)
     for label, line in table.iterrows():
         word = ("raises" if line.low > 0 else "lowers" if line.high < 0 else
                 "does not decidedly change")
         better, worse = label.split(" − ")
         said.append(f"- Going from *{worse}* to *{better}* **{word}** the mean AUC "
                     f"({line.points:+.2f} points, interval {line.low:+.2f} to {line.high:+.2f}).")
+    said.append(f"- The intervals are over {seeds} seeds, and {len(table)} comparisons were made: "
+                "read them as hints.")
     scales = own["modulated"] - own["fully_shared"]
     said.append(f"- Beyond the fully shared network, the scales are {scales:,} numbers and the "
                 f"branches {own['branches'] - own['fully_shared']:,}.")

@@ -82,7 +82,8 @@ def answers() -> str:
     commit = short_commit(ours[0]["run"]["git_commit"])
     lines = [*_does_it_work(rows), *_is_it_the_module(rows), *_when(rows), _why(ours, shared),
              *_cost(ours), *([later] if later.startswith("-") else [])]
-    return "\n".join([*lines, f"\nRecords of commit `{commit}`, {len(ours)} seeds."])
+    return "\n".join([*lines, f"\nTable 3's records are of commit `{commit}`, {len(ours)} seeds; "
+                      "all others stand at the end of this page."])
 
 
 def _does_it_work(rows: Rows) -> list[str]:
@@ -169,7 +170,9 @@ def records_list() -> str:
                           "minutes": f"{run['training_seconds'] / 60:.1f}",
                           "commit": short_commit(run["git_commit"])})
         table = pd.DataFrame(lines).to_html(index=False, escape=False) if lines else ""
-        parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3>{table}{others}')
+        parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3><details><summary>'
+                     f"{len(list(folder.glob('*.json')))} records</summary>{table}{others}"
+                     "</details>")
     return "\n".join(parts)
 
 

@@ -218,11 +218,11 @@ def speed_sentence(record: Mapping[str, Any]) -> str:
 
 
 def no_gpu_yet(records: Iterable[Mapping[str, Any]]) -> str:
-    """A Markdown box with the command where no GPU was timed; else nothing."""
+    """A Markdown box where no GPU was timed; else nothing. The page has the call above it."""
     if any(cpu_threads(record["device"]) is None for record in records):
         return ""
-    return ("> **Not run yet: the speed of a GPU.** No data is needed, and each system is timed "
-            f"for a few seconds. The next `make book` shows its hours here:\n>\n>     {MEASURE}\n")
+    return ("> **Not run yet: the speed of a GPU.** Each system is timed for a few seconds. The "
+            "next `make book` shows its hours here.")
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def difference_table(
         if name != first and records and rows[first]:
             found = {measure: retrieval_verdict("", rows[first], records, measure)
                      for measure in MEASURES}
-            lines.append({"": f"{first} − {name}"} | {
+            lines.append({"": name} | {
                 measure: points(one.difference, one.low, one.high)
                 for measure, one in found.items()})
     if not lines:
@@ -48,7 +48,7 @@ def difference_table(
 
 
 def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
-    """How the modulated network's search compares with CSN's, by every measure, as Markdown."""
+    """The modulated network's searches beside CSN's and all others', as Markdown."""
     if not (rows["modulated"] and rows["CSN"]):
         return "Not run yet on real faces."
     lines = []
@@ -56,9 +56,23 @@ def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
         ours, csn = (float(np.mean([mean_score(record, measure) for record in rows[name]]))
                      for name in ("modulated", "CSN"))
         found = retrieval_verdict("", rows["modulated"], rows["CSN"], measure)
-        said = {"held": "better", "did not hold": "**worse**",
-                "not run yet": "no seed in common"}.get(found.word, "not decidedly apart")
+        said = {"held": "better", "did not hold": "worse",
+                "not run yet": "no seed in common"}.get(found.word, "not decided")
         lines.append(
             f"- {measure} over the attributes: modulated **{ours:.1f} %**, CSN **{csn:.1f} %**: "
-            f"{said}, {points(found.difference, found.low, found.high)} points.")
-    return "\n".join(lines)
+            f"**{said}**, {points(found.difference, found.low, found.high)} points.")
+    return "\n".join([*lines, *(_against_all(rows, measure) for measure in ("mAP", "recall@1"))])
+
+
+def _against_all(rows: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str:
+    """Which other rows the modulated network's searches are better and worse than."""
+    found = {name: retrieval_verdict("", rows["modulated"], records, measure)
+             for name, records in rows.items() if name != "modulated" and records}
+    said = []
+    for word, about in (("held", "better than"), ("did not hold", "worse than"),
+                        ("not decided", "not decided against")):
+        names = [f"{name} ({one.difference:+.1f})" for name, one in found.items()
+                 if one.word == word]
+        if names:
+            said.append(f"**{about}** {', '.join(names)}")
+    return f"- Against all that were run, by {measure}: {'; '.join(said)}."

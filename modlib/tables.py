@@ -1,6 +1,7 @@
 """Numbers as people read them, and what a reader can do where there is none yet."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 
 from modlib.gradients import Ratio
 from modlib.results import read_records, resolve
+
+SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -50,9 +53,9 @@ def not_run_yet(
     """
     return (
         f"> **Not run yet: `{profile}`.** {_about(profile)}No record of it is in "
-        f"`book/results/{folder}`. You can be the first to see what it says about "
-        f"“{_question(notebook)}” One call, and the next `make book` shows it here:"
-        f"\n>\n{_command(profile, notebook, data)}{_for_scale(folder)}"
+        f"`book/results/{folder}`, so you can be the first to ask it: "
+        f"“{_question(notebook)}” One call, and the next `make book` shows the answer here:"
+        f"\n>\n{_command(profile, notebook, data)}{_for_scale(folder, profile)}"
     )
 
 
@@ -63,6 +66,7 @@ def _about(profile: str) -> str:
         return ""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text("utf8").splitlines())
     said = " ".join(line.removeprefix("#").strip() for line in lines)
+    said = re.sub(r" \(\d\d( alone)?\)", "", said)  # which notebook it is for: the reader is there
     return said.partition(" Needs data_root")[0] + " "
 
 
@@ -72,10 +76,12 @@ def _question(notebook: str) -> str:
     return first_cell.partition("\n")[0].removeprefix("# ")
 
 
-def _for_scale(folder: str) -> str:
-    """How long the folder's records of other profiles took."""
+def _for_scale(folder: str, profile: str) -> str:
+    """How long the folder's records of other profiles took; a CPU's say nothing of a GPU's."""
     minutes: dict[tuple[str, str], list[float]] = {}
     for record in read_records(f"book/results/{folder}"):
+        if "gpu" in profile and record["run"]["device"].startswith("cpu"):
+            continue
         of_profile = minutes.setdefault(
             (record["settings"]["profile"], record["run"]["device"]), [])
         of_profile.append(record["run"]["training_seconds"] / 60)
@@ -101,11 +107,12 @@ def some_not_run_yet(
     missing = {name: sorted(every - here) for name, here in seeds.items() if every - here}
     if not missing:
         return ""
-    listed = "; ".join(
-        f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
-        for name, without in missing.items())
-    return (f"\n\n> **Not run yet: {listed}.** The table is waiting for them. This call runs what "
-            f"is missing, and only that:\n>\n{_command(profile, notebook, data)}"
+    parts = [f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
+             for name, without in missing.items() if set(without) != every]
+    if untouched := [name for name, without in missing.items() if set(without) == every]:
+        parts.append(f"every seed of {'; '.join(untouched)}")
+    return (f"\n\n> **Not run yet:** {'; '.join(parts)}. The tables wait for them. This call runs "
+            f"what is missing, and only that:\n>\n{_command(profile, notebook, data)}"
             f"{_time_left(rows, missing)}")
 
 

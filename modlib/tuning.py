@@ -41,11 +41,13 @@ def lay_out(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], P
 
 
 def scores(rows: Rows) -> pd.DataFrame:
-    """Mean validation accuracy in %, systems by candidates; nan where nothing was run.
+    """Mean validation accuracy in %, systems by candidates of these rows; nan where not run.
 
     The mean is over a system's own tasks: of :data:`ALONE`, over fewer.
     """
-    table = pd.DataFrame(np.nan, index=list(SYSTEMS), columns=list(CANDIDATES))
+    systems, labels = (list(dict.fromkeys(name.split("; ")[part] for name in rows))
+                       for part in (0, 1))
+    table = pd.DataFrame(np.nan, index=systems, columns=labels)
     for name, records in rows.items():
         if records:
             system, label = name.split("; ")
@@ -67,15 +69,14 @@ def edge_sentence(rows: Rows) -> str:
     if table.empty:
         return "Not run yet."
     said = []
-    # The smaller of the two margins is the paper's own, so it counts as no edge.
     for name, edges in (("learning rate", (RATES[0], RATES[-1])), ("margin", MARGINS[-1:])):
         best = {system: CANDIDATES[line.idxmax()][name.replace(" ", "_")]
                 for system, line in table.iterrows()}
         named = ", ".join(f"{system} ({value:g})" for system, value in best.items()
                           if value in edges)
         said.append(f"By {name}: {named or 'none'}.")
-    return ("Which systems are at their best at an edge of the grid, so that a wider one might do "
-            f"better for them? {' '.join(said)}")
+    return (f"Systems that are best at an edge. {' '.join(said)} The smaller margin is the "
+            "paper's own, so it counts as no edge.")
 
 
 def takeaway(rows: Rows) -> str:
@@ -103,8 +104,10 @@ def draw_scores(ax: Axes, rows: Rows) -> Axes:
         if line.isna().all():
             continue
         colour = COLOURS[number % len(COLOURS)]
-        ax.plot(range(len(line)), line, color=colour, marker=MARKERS[number % len(MARKERS)],
-                label=system)
+        for start in range(0, len(line), len(RATES)):  # a line a margin: rates are in an order
+            ax.plot(range(start, min(start + len(RATES), len(line))),
+                    line[start:start + len(RATES)], color=colour,
+                    marker=MARKERS[number % len(MARKERS)], label=None if start else system)
         ax.plot(line.argmax(), line.max(), "o", markersize=14, markerfacecolor="none",
                 markeredgecolor=colour, markeredgewidth=2)
     ax.set_xticks(range(table.shape[1]), [

@@ -110,6 +110,8 @@ def attribute_table(
 ) -> pd.DataFrame:
     """Every attribute and system: the mean over seeds, and the paper's figure in brackets.
 
+    A dash stands for what was not run yet.
+
     Args:
         names: our rows and the paper's systems.
         paper: by the paper's system, % of each attribute; None: Table 3's.
@@ -121,7 +123,7 @@ def attribute_table(
     for name in (name for name in names if name in rows):
         printed = paper[names[name]]
         columns[name] = [
-            (f"{means[task, name]:.1f}" if (task, name) in means.index else "not run yet")
+            (f"{means[task, name]:.1f}" if (task, name) in means.index else "–")
             + (f" ({printed[task]:.1f})" if task in printed else "") for task in tasks]
     return pd.DataFrame(columns, index=[task.replace("_", " ") for task in tasks])
 

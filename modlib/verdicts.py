@@ -133,11 +133,11 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
     lines = [f"Of the paper's {len(judged)} claims about {about}:", ""]
     for word in ("held", "did not hold", "not decided", "not run yet"):
         claims = [verdict for verdict in judged if verdict.word == word]
-        if claims:
-            listed = "; ".join(
-                _within_a_sentence(v.claim) + ("" if np.isnan(v.difference) else
-                                               f" ({v.difference:+.1f} points)")
-                for v in claims)
+        if word == "not run yet" and claims:
+            lines.append(f"- **{len(claims)} not run yet**.")  # the table has them, and where
+        elif claims:
+            listed = "; ".join(f"{_within_a_sentence(v.claim)} ({v.difference:+.1f} points)"
+                               for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from modlib.arrays import from_json
 from modlib.results import resolve
 
 DRAWS = 1000
+CLOSE = 0.5  # a rank correlation from which on views are not called weakly alike
 
 
 def paper_figures() -> dict[str, Any]:
@@ -161,8 +162,9 @@ def agreement_sentence(
 ) -> str:
     """Whether two views, each a name and its table, rank the pairs of tasks alike, as Markdown."""
     value, low, high = rank_agreement(first[1], second[1])
-    said = ("rank the pairs of tasks alike" if low > 0 else
-            "rank the pairs of tasks in opposite orders" if high < 0 else
+    much = "" if abs(value) >= CLOSE else ", but weakly"
+    said = (f"rank the pairs of tasks alike{much}" if low > 0 else
+            f"rank the pairs of tasks in opposite orders{much}" if high < 0 else
             "do not decidedly agree on the pairs of tasks")
     return (f"- {first[0]} and {second[0]} **{said}**: rank correlation {value:+.2f} "
             f"[{low:+.2f}, {high:+.2f}].")
@@ -171,7 +173,8 @@ def agreement_sentence(
 def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
     """How far each view agrees with itself when the network is trained again, for people.
 
-    No two views can be expected to agree better than each does with itself.
+    What does not repeat can agree with nothing else. An average over several trainings repeats
+    better than the single ones that are compared here.
 
     Args:
         views: name → its table, float (T, T), from each of several trainings.

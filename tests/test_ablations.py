@@ -21,6 +21,7 @@ from modlib.ablations import (
     paper_table,
     probe_sentence,
     probe_table,
+    stage_sentence,
     takeaway,
     ucr_by_epoch,
     ucr_by_stage,
@@ -93,7 +94,7 @@ def test_matrices_are_judged_against_scales_of_the_same_rate():
     rows = STUDY.by_row([wide_record(STUDY, row, dict.fromkeys(TASKS, accuracy), seed)
                          for row, accuracy in ((OURS, 80), (ONE_RATE, 70), ("projection", 72))
                          for seed in (0, 1)])
-    assert [line.split(" [")[0] for line in takeaway(rows).splitlines()[:-1]] == [
+    assert [line.split(" [")[0] for line in takeaway(rows).splitlines()[1:-1]] == [
         f"- Scales at the network's learning rate, against *{OURS}*, in points: **-10.00",
         f"- Matrices at that rate in the place of scales, against *{ONE_RATE}*, in points: **+2.00"]
 
@@ -144,7 +145,7 @@ def test_differences_are_of_each_row_from_ours(rows):
 def test_one_seed_gives_differences_without_intervals(rows):
     few = {row: records[:1] for row, records in rows.items()}
     assert accuracy_table(few)["against from block 4"][SHARED] == "-20.00 (one seed)"
-    assert takeaway(few).splitlines()[0].endswith("in points: **-10.00 (one seed)**.")
+    assert takeaway(few).splitlines()[1].endswith("in points: **-10.00 (one seed)**.")
 
 
 def test_dead_scales_are_a_mean_over_seeds():
@@ -158,9 +159,9 @@ def test_every_attribute_stands_beside_the_papers_cell(rows):
     table = attribute_table(rows)
     assert list(table) == list(PAPER_NAMES)
     assert table.loc["Bald"].to_dict() == {
-        SHARED: "60.0 (77.6)", "independent": "not run yet (90.7)", "CSN": "not run yet (90.8)",
+        SHARED: "60.0 (77.6)", "independent": "– (90.7)", "CSN": "– (90.8)",
         "from block 5": "70.0 (88.8)", OURS: "80.0 (90.7)", "from block 3": "81.0 (90.7)",
-        "from block 2": "not run yet (90.7)", "projection": "not run yet (90.6)"}
+        "from block 2": "– (90.7)", "projection": "– (90.6)"}
 
 
 # Update compliance
@@ -245,6 +246,16 @@ def test_records_without_stages_have_none():
     assert ucr_by_stage([staged()]) == {}
 
 
+def test_the_first_and_the_last_stage_are_told_of_both_systems():
+    low, high = staged((100, {"conv1": (50, 50, 50), "conv2": 0, "fc": (40, 40, 40)})), staged(
+        (100, {"conv1": (60, 60, 60), "conv2": 0, "fc": (70, 70, 70)}))
+    assert stage_sentence(NOTHING | {SHARED: [low], OURS: [high]}) == (
+        "From the first stage to the last it goes in the fully shared network from **50.0 [40.4, "
+        "59.6] %** in conv1 to **40.0 [30.9, 49.8] %** in fc, in the modulated one from **60.0 "
+        "[50.2, 69.1] %** in conv1 to **70.0 [60.4, 78.1] %** in fc.")
+    assert stage_sentence(NOTHING) == "Not run yet."
+
+
 PROBED = ["UCR %", "zeros %", "UCR % without zeros", "same sign as joint batch, %",
           "same sign as drawn triplets, joint batch, %"]
 
@@ -305,8 +316,11 @@ def test_without_probes_their_table_is_empty_and_has_its_columns():
 def test_the_sentence_counts_pairs_by_their_intervals():
     """One surely higher, one higher or not, one surely lower."""
     assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
-        "Modulation raised the ratio in **2 of 3 pairs**, beyond its interval in 1; it lowered it "
-        "beyond its interval in 1. The paper: higher in all 21.")
+        "Modulation raised the ratio in **2 of 3 pairs**, decided in 1; it lowered it, decided, in "
+        "1. The paper: higher in all 21.")
+    assert ucr_sentence(with_probes(ours=[52, 52, 48], shared=[50, 50, 50])) == (
+        "Modulation raised the ratio in **2 of 3 pairs**, but no pair's change is decided, up or "
+        "down. The paper: higher in all 21.")
 
 
 def reference_difference(ours: int, shared: int, zeros: int) -> tuple[float, float, float]:
@@ -350,7 +364,8 @@ def test_the_sentence_needs_both_systems(missing):
 
 
 def test_the_takeaway_has_a_line_for_each_change_that_was_run(rows):
-    *changes, ucr = takeaway(rows).splitlines()
+    lead, *changes, ucr = takeaway(rows).splitlines()
+    assert "**2** of 3 makes a decided difference" in lead  # 1 point more is not beyond chance
     assert [line.split(" [")[0] for line in changes] == [
         "- Modulating after the last block alone, against *from block 4*, in points: **-10.00",
         "- Modulating from block 3, against *from block 4*, in points: **+1.00",

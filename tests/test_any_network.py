@@ -17,9 +17,11 @@ from modlib.any_network import (
     study,
     takeaway,
     ucr_cells,
+    ucr_sentence,
 )
 from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
+from modlib.gradients import wilson
 from modlib.results import resolve, write_record
 
 TASKS = ("Smiling", "Young")
@@ -217,11 +219,25 @@ def test_how_it_ran_says_what_made_the_records(rows):
         assert part in said
 
 
+def test_it_is_told_in_how_many_pairs_modulation_raises_the_ucr(rows, monkeypatch):
+    ratios = {"a / b": ((40, 100), (80, 100)), "a / c": ((50, 100), (49, 100)),
+              "b / c": ((50, 100), (0, 0))}
+    cells = [(f"{pair}, {name}", wilson(*counts), None) for pair, both in ratios.items()
+             for name, counts in zip(("fully shared", "modulated"), both, strict=True)]
+    monkeypatch.setattr(any_network, "ucr_cells", lambda rows: cells)
+    assert ucr_sentence(rows) == (
+        "Modulation raises it in **1 of 2** pairs of attributes. The difference, up or down, is "
+        "larger than chance over batches allows in 1 of them.")
+    monkeypatch.undo()
+    assert ucr_sentence(NOTHING) == "Not run yet."
+
+
 def test_the_takeaway_says_what_is_decided(rows):
     said = takeaway(rows)
     assert "*fully shared* to *modulated* **raises** the mean AUC (+5.00 points" in said
     assert "*fully shared* to *a branch each* **does not decidedly change**" in said
     assert "scales are 1,280 numbers and the branches 130,816." in said
+    assert "over 2 seeds, and 3 comparisons were made" in said
 
 
 def test_no_conclusion_is_drawn_from_one_seed(rows):

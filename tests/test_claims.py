@@ -486,7 +486,9 @@ def test_the_answers_are_differences_with_their_intervals(folder):
                     r"with 20 tasks\. Of the 20 attributes ", when)
     assert why == "- **Why?** Not run yet: no training of 20 tasks was probed."
     assert costs == "- **At what cost?** 40 numbers for all tasks, 0.0 % of the shared ones."
-    assert last == "Records of commit `0123456789-dirty`, 2 seeds."
+    assert last == (
+        "Table 3's records are of commit `0123456789-dirty`, 2 seeds; all others stand at the end "
+        "of this page.")
 
 
 @pytest.mark.parametrize(("ours", "word"), [(60, "Not decided"), (40, "No")])

@@ -1,6 +1,7 @@
 """The cost is counted: operations as by hand, images as the settings say, speed from records."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from modlib.cost import (
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
 from modlib.throughput import kind
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +159,8 @@ def test_every_run_of_the_papers_tables_can_have_hours(tables):
 def test_where_no_gpu_was_timed_the_page_says_how():
     cpu = timed({"csn": 1.0}, "cpu (2 threads of 4 cores)")
     for records in ([], [cpu]):
-        assert "Not run yet" in no_gpu_yet(records) and MEASURE in no_gpu_yet(records)
+        assert "Not run yet" in no_gpu_yet(records)
+    assert f"    {MEASURE}\n" in (ROOT / "book/many_machines.md").read_text("utf8")
     assert no_gpu_yet([cpu, timed({"csn": 1.0})]) == ""
 
 

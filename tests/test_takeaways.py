@@ -87,7 +87,7 @@ def test_a_page_asks_answers_and_proposes_something_to_try(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_what_is_proposed_is_accepted_by_its_notebook(page):
     call = page.read_text("utf8").partition("## Try this")[2]
-    [notebook] = re.findall(r"papermill (notebooks/\S+) runs/", call)
+    [notebook] = re.findall(r"papermill \\\s+(notebooks/\S+) \\\s+runs/", call)
     [changes] = re.findall(r'-y "([^"]+)"', call)
     [cell] = [cell for cell in nbformat.read(ROOT / notebook, 4).cells
               if "parameters" in cell.metadata.get("tags", [])]

@@ -236,8 +236,10 @@ def test_the_table_of_nothing_says_so():
 
 
 def drawn(ax) -> dict[str, list[float]]:
-    return {line.get_label(): list(line.get_ydata()) for line in ax.lines
-            if not line.get_label().startswith("_")}
+    """The values of each system: a line at the smaller margin, and one at the larger."""
+    lines = [line for line in ax.lines if line.get_markersize() != 14]
+    return {one.get_label(): [*one.get_ydata(), *other.get_ydata()]
+            for one, other in zip(lines[::2], lines[1::2], strict=True)}
 
 
 def test_a_line_a_system_is_drawn_with_a_ring_around_its_best(ax, rows):
@@ -260,8 +262,15 @@ def test_the_candidates_stand_below_the_axis(ax, rows):
 
 def test_a_system_keeps_its_colour_when_others_are_not_run(ax):
     draw_scores(ax, STUDY.by_row(of("fully shared", FULL["fully shared"])))
-    assert {line.get_color() for line in ax.lines if line.get_label() == "fully shared"} == {
+    assert {line.get_color() for line in ax.lines if line.get_markersize() != 14} == {
         COLOURS[SYSTEMS.index("fully shared")]}
+
+
+def test_rows_that_are_not_given_have_no_line_in_the_table():
+    asked = {row: records for row, records in STUDY.by_row(of("CSN", [70, 71])).items()
+             if row.startswith("CSN; ") and "margin 0.2" in row}
+    table = scores(asked)
+    assert (list(table.index), len(table.columns)) == (["CSN"], 4)
 
 
 @pytest.mark.filterwarnings("error")

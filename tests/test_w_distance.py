@@ -121,6 +121,14 @@ def test_a_sentence_says_whether_two_views_agree(sign, said):
         f"- scales and labels {said}.")
 
 
+def test_views_that_agree_a_little_are_said_to_agree_weakly():
+    """Of 30 tasks, half of the noise in common: surely alike, and far from the same."""
+    common, *own = np.random.default_rng(5).normal(size=(3, 30, 30))
+    first, second = (0.6 * common + one for one in own)
+    said = agreement_sentence(("scales", first + first.T), ("labels", second + second.T))
+    assert "**rank the pairs of tasks alike, but weakly**: rank correlation +0." in said
+
+
 def test_views_that_may_have_nothing_in_common_do_not_decidedly_agree():
     tables = np.random.default_rng(3).random((2, 5, 5))
     first, second = tables + tables.transpose(0, 2, 1)
