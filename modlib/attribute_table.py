@@ -6,6 +6,8 @@ Shapes: N images, T tasks.
 import csv
 import hashlib
 import io
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,6 +23,10 @@ LAYOUT = (
     "name): a line an image, its file name first, then a column an attribute")
 BINARY = {"1": 1, "true": 1, "1.0": 1, "0": 0, "false": 0, "0.0": 0, "-1": 0, "-1.0": 0}
 NEGATIVE = {"-1", "-1.0"}
+NOT_KNOWN = {"nan", "na", "n/a", "null", "none"}  # as programs write what an empty cell says
+WHOLE = re.compile(r"([+-]?)0*([0-9]+?)(?:\.0*)?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+MOST_CATEGORIES = np.iinfo(np.int16).max
 SPLIT_NAMES = {"train": 0, "valid": 1, "val": 1, "validation": 1, "test": 2}
 
 
@@ -141,7 +147,8 @@ def labels_of(table: Table, tasks: Sequence[str]) -> tuple[np.ndarray, bool]:
     """labels_NT, and whether they are categories (int16, -1 where not known) and not bool.
 
     Raises:
-        ModlibError: an unknown attribute, or a cell that does not fit its column.
+        ModlibError: an unknown attribute, a cell that does not fit its column, a word for what is
+            not known, a number with decimals, or a category that is written in two ways.
     """
     for task in tasks:
         if task not in table.columns:
@@ -155,10 +162,19 @@ def labels_of(table: Table, tasks: Sequence[str]) -> tuple[np.ndarray, bool]:
 def _numbers(table: Table, task: str) -> tuple[list[int], bool]:
     """One column's labels, and whether they are of categories that have names."""
     cells, numbers = table.columns[task], list(table.rows.values())
+    for cell, number in zip(cells, numbers, strict=True):
+        if cell.lower() in NOT_KNOWN:
+            raise ModlibError(
+                f"{table.name}, row {number}: {task} is {cell!r}; leave the cell empty where it is "
+                f"not known. (No category may be called {', '.join(sorted(NOT_KNOWN))}.)")
     known = {cell.lower() for cell in cells if cell}
     if not known & BINARY.keys():
-        named = {cell: n for n, cell in enumerate(sorted({*cells} - {""}))}
-        return [named.get(cell, -1) for cell in cells], True
+        names = _category_names(table, task)
+        named = {name: n for n, name in enumerate(sorted({*names} - {""}))}
+        if len(named) > MOST_CATEGORIES:
+            raise ModlibError(f"{table.name}: {task} has {len(named)} categories; allowed: up to "
+                              f"{MOST_CATEGORIES}")
+        return [named.get(name, -1) for name in names], True
     mixed = known & NEGATIVE and known & {"0", "0.0", "false"}
     for cell, number in zip(cells, numbers, strict=True):
         value = cell.lower()
@@ -168,6 +184,26 @@ def _numbers(table: Table, task: str) -> tuple[list[int], bool]:
                 "or -1 and 1, or true and false, or an empty cell. (A category needs a name that "
                 "is none of these, in every row.)")
     return [BINARY.get(cell.lower(), -1) for cell in cells], False
+
+
+def _category_names(table: Table, task: str) -> list[str]:
+    """A column's cells, with each whole number written in one way, as programs turn 2 into 2.0."""
+    names, seen = [], {}  # seen: a name and its row, by what all the ways to write it have alike
+    for cell, number in zip(table.columns[task], table.rows.values(), strict=True):
+        whole = WHOLE.fullmatch(cell)
+        if not whole and NUMBER.fullmatch(cell):
+            raise ModlibError(
+                f"{table.name}, row {number}: {task} is {cell!r}; allowed in a column of "
+                "categories: names, and whole numbers such as 2. (A number that was measured is no "
+                "label: make it 0 and 1, or name its classes.)")
+        name = whole[1].replace("+", "") + whole[2] if whole else cell
+        alike = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+        other, row = seen.setdefault(alike, (name, number))
+        if other != name:
+            raise ModlibError(f"{table.name}, row {number}: {task} is {name!r}, and {other!r} in "
+                              f"row {row}; write each category in one way")
+        names.append(name)
+    return names
 
 
 def split_of(table: Table) -> tuple[np.ndarray, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.results import project_root, read_record, resolve
@@ -33,16 +34,42 @@ def settings_file(name: str) -> Path:
     return files[name]
 
 
+def read_settings(settings: Path) -> dict[str, Any]:
+    """The parameters of a settings file, by name; none where it has only comments.
+
+    Raises:
+        ModlibError: it is no text in UTF-8, no YAML, or no mapping of names to values.
+    """
+    try:
+        values = yaml.safe_load(_text(settings))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date
+        raise ModlibError(f"settings {settings} cannot be read as YAML: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ModlibError(f"settings {settings} must map names to values, a line each, such as "
+                          f"'epochs: 2'; given {str(values)[:60]}")
+    return values
+
+
+def _text(settings: Path) -> str:
+    try:
+        return settings.read_text("utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModlibError(f"settings {settings} cannot be read as text in UTF-8: {error}"
+                          ) from error
+
+
 def notebooks_for(settings: Path) -> list[Path]:
     """The notebooks that a settings file is for, in order.
 
     One of the comments at its head says so: ``# Notebooks: 03 05``, ``all`` or ``all but 10``.
 
     Raises:
-        ModlibError: no comment says so, or it names a notebook that there is not.
+        ModlibError: no comment says so, or it names a notebook that there is not; or the file is
+            no text in UTF-8.
     """
     there = {path.stem[:2]: path for path in sorted(resolve("notebooks").glob("[0-9]*.ipynb"))}
-    said = re.search(r"^# Notebooks: (all$|all but |)([\d ]*)$", settings.read_text("utf8"), re.M)
+    said = re.search(r"^# Notebooks: (all$|all but |)([\d ]*)$", _text(settings), re.M)
     if said is None:
         raise ModlibError(
             f"{settings.name} does not say which notebooks it is for; give it a comment such as "
@@ -140,6 +167,9 @@ def status_table(copies: Iterable[Path]) -> pd.DataFrame:
         not finished: at work, or killed), ``runs done`` and ``runs left`` by the records that are
         there, ``minutes`` of training in them (these three empty where the notebook has no runs,
         or has not come to them), ``executed copy``, ``log``, and ``error``, that a cell ended in.
+
+    Raises:
+        ModlibError: a copy is no notebook, or a record of its runs is broken.
     """
     return pd.DataFrame([_status(copy) for copy in copies])
 
@@ -147,25 +177,31 @@ def status_table(copies: Iterable[Path]) -> pd.DataFrame:
 def _status(copy: Path) -> dict[str, Any]:
     notebook, _, settings = copy.stem.partition(".")
     try:
-        content = json.loads(copy.read_text("utf8"))
-    except json.JSONDecodeError:  # papermill is writing it
-        content = {"metadata": {}, "cells": []}
-    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
-    names = [name for output in outputs
-             for name in output.get("metadata", {}).get("modlib", {}).get("records", [])]
+        state, names, error = _told_by(json.loads(copy.read_text("utf8", errors="replace")))
+    except json.JSONDecodeError:  # papermill is writing it, and may be within a letter
+        state, names, error = "not finished", [], ""
+    except (AttributeError, KeyError, TypeError, RecursionError) as wrong:
+        raise ModlibError(f"{copy} is no notebook; allowed in {COPIES}/: what papermill "
+                          "writes. Delete it, or run it again") from wrong
     records = [read_record(resolve(name)) for name in names if resolve(name).exists()]
     seconds = sum(record["run"]["training_seconds"] for record in records)
-    error = next((output for output in outputs if output["output_type"] == "error"), None)
     return {
-        "notebook": notebook, "settings": settings,
-        "state": _state(error, content["metadata"]),
+        "notebook": notebook, "settings": settings, "state": state,
         "runs done": str(len(records)) if names else "",
         "runs left": str(len(names) - len(records)) if names else "",
         "minutes": f"{seconds / 60:.1f}" if names else "",
-        "executed copy": _within(copy),
-        "log": _within(copy.with_suffix(".log")),
-        "error": f"{error['ename']}: {error['evalue']}" if error else "",
+        "executed copy": _within(copy), "log": _within(copy.with_suffix(".log")), "error": error,
     }
+
+
+def _told_by(content: Any) -> tuple[str, list[str], str]:
+    """The state of a copy, the names of its runs' records, and the error that a cell ended in."""
+    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+    names = [name + "" for output in outputs  # a TypeError where it is no text
+             for name in output.get("metadata", {}).get("modlib", {}).get("records", [])]
+    error = next((output for output in outputs if output["output_type"] == "error"), None)
+    said = f"{error['ename']}: {error['evalue']}" if error else ""
+    return _state(error, content["metadata"]), names, said
 
 
 def _state(error: Mapping[str, str] | None, metadata: Mapping[str, Any]) -> str:
@@ -190,6 +226,7 @@ def _print_status(copies: Sequence[Path]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Run what was asked for and say what has come of it; the exit status, 1 for any failure."""
     settings = settings_file(arguments.settings)
+    read_settings(settings)  # a slip in it is told now, not by papermill's traceback
     notebooks = notebooks_for(settings)
     if arguments.notebook:
         notebooks = sorted(resolve("notebooks").glob(f"{arguments.notebook}*.ipynb"))

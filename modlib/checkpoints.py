@@ -2,6 +2,7 @@
 
 import io
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
     """What a checkpoint holds, on the CPU: see ``CONTENTS``. Nothing is unpickled but tensors.
 
     Raises:
-        ModlibError: it cannot be read, or belongs to another identity.
+        ModlibError: it cannot be read, a bit of it has changed, or it belongs to another identity.
     """
     state = _read_file(path)
     if state["identity"] != identity:
@@ -41,6 +42,8 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
 
 def _read_file(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
+        if not mmap:  # which is for a look at what is no tensor
+            _check_sums(path)
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # torch raises several kinds for a torn or foreign file
         # Its first sentence: the next ones tell how to load a file that runs what it likes.
@@ -50,6 +53,13 @@ def _read_file(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict) or CONTENTS - state.keys():
         raise ModlibError(f"{path} is no checkpoint of a run; delete it, and the run starts afresh")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Compare all contents with their CRC-32, which torch writes and does not look at again."""
+    with zipfile.ZipFile(path) as opened:
+        if damaged := opened.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is not what its checksum says")
 
 
 def finished_epochs(path: Path) -> int:
@@ -62,10 +72,20 @@ def finished_epochs(path: Path) -> int:
 
 
 def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) -> list[dict]:
-    """Restore network and optimiser in place; return the finished epochs' metrics."""
+    """Restore network and optimiser in place; return the finished epochs' metrics.
+
+    Raises:
+        ModlibError: see :func:`read_checkpoint`; or it holds another network or optimiser.
+    """
     state = read_checkpoint(path, identity)
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
+    for name, restored in (("network", network), ("optimiser", optimiser)):
+        try:
+            restored.load_state_dict(state[name])
+        except Exception as error:  # torch raises nearly any kind for what is no state of it
+            said = " ".join(str(error).split())
+            raise ModlibError(
+                f"checkpoint {path} does not fit: its {name} is not this run's ({said[:300]}); "
+                "delete it, and the run starts afresh") from error
     return state["history"]
 
 
@@ -89,7 +109,7 @@ def resumable_epochs(
         every epoch's metrics with its ``seconds``, those of finished epochs first.
 
     Raises:
-        ModlibError: the checkpoint cannot be read, or belongs to another identity.
+        ModlibError: the checkpoint cannot be read or does not fit, or belongs to another identity.
     """
     history: list[dict[str, Any]] = []
     if checkpoint is not None and checkpoint.exists():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
@@ -33,7 +33,9 @@ def accuracy_by_attribute(
     means = means.sort_values(rows[0]) if rows else means
     for number, row in enumerate(rows):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        ax.plot(means[row], range(len(means)), marker, color=colour, label=row, markersize=6,
+        # Those drawn first are larger, so that a mark on the same spot does not hide them.
+        size = 6 + (len(rows) - 1 - number)
+        ax.plot(means[row], range(len(means)), marker, color=colour, label=row, markersize=size,
                 zorder=3)
         if paper and row in paper:
             printed = [paper[row].get(task, np.nan) for task in means.index]
@@ -47,7 +49,8 @@ def accuracy_by_attribute(
     ax.set_xlim(right=100)
     ax.set_xlabel("triplet accuracy, %")
     if rows or paper:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), fontsize=9, columnspacing=1.0,
+                  handletextpad=0.2, ncols=min(5, len(rows) + bool(paper)))
     return ax
 
 
@@ -55,15 +58,19 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
     """Accuracy against a cost, a named point a system; a step line through the best ones.
 
     A system more than ``FAR_BELOW`` points below the best one would squeeze all others together: it
-    stands as a triangle on the lower edge. Every name carries its number.
+    stands as a triangle on the lower edge. Every name carries its number. Where costs have ranges
+    each is a bar; where those of the best overlap all over there is no line.
 
     Args:
-        table: columns row, accuracy (%), best (bool), and ``cost``.
-        cost: the column of the horizontal axis, at least 0; where it spans more than two decades
-            its axis is logarithmic above 1,000 and straight below.
+        table: columns row, accuracy (%), best (bool), and ``cost``; also low and high where the
+            cost has a range.
+        cost: the column of the horizontal axis, at least 0; see :func:`_cost_axis`.
         label: of the horizontal axis.
     """
+    ranges = {"low", "high"} <= set(table)
     table = table.sort_values("accuracy", ascending=False)
+    if not ranges:
+        table = table.assign(low=table[cost], high=table[cost])
     far_below = table.accuracy < table.accuracy.max() - FAR_BELOW
     low, high = table[~far_below].accuracy.agg(["min", "max"]) if len(table) else (0, 100)
     margin = 0.1 * max(high - low, 1.0)
@@ -71,28 +78,49 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
     table = table.assign(
         height=table.accuracy.where(~far_below, low + margin), beside=range(len(table)))
     best = table[table.best].sort_values(cost)
-    ax.step(best[cost], best.height, where="post", color=ORANGE, linewidth=2, zorder=1,
-            label="none better for as little")
+    if best.low.max() <= best.high.min():
+        ax.plot([], [], "o", color=ORANGE, markersize=7, label="none better for as little")
+    else:
+        ax.step(best[cost], best.height, where="post", color=ORANGE, linewidth=2, zorder=1,
+                label="none better for as little")
     beside = spread_apart([(height - low) / (high - low) for height in table.height], gap=0.062)
     for one, far in zip(table.itertuples(), far_below, strict=True):
         x, colour = getattr(one, cost), ORANGE if one.best else GREY
+        if ranges:
+            ax.errorbar(x, one.height, xerr=[[x - one.low], [one.high - x]], fmt="none",
+                        ecolor=colour, elinewidth=1.2, capsize=3, zorder=2)
         ax.plot(x, one.height, "v" if far else "o" if one.best else "s", color=colour,
                 markersize=7, zorder=3)
         ax.annotate(f"{one.row}  {one.accuracy:.1f}{' ↓' if far else ''}", (x, one.height),
                     (1.02, beside[one.beside]), textcoords="axes fraction", va="center",
                     fontsize=9, arrowprops={"arrowstyle": "-", "color": GREY, "alpha": 0.6,
                                             "linewidth": 0.7, "linestyle": ":"})
-    most = table[cost].max()
-    if (table[cost] == 0).any() or most > 100 * max(1, table[cost].min()):
-        ax.set_xscale("symlog", linthresh=1000)
-        ax.set_xticks([0, *(10**n for n in range(3, 12) if 10**n <= most)])
     ax.margins(x=0.1)
+    _cost_axis(ax, table.low.min(), table.high.max())
     ax.set_ylim(low, high)
     ax.set_xlabel(label)
     ax.set_ylabel("mean test accuracy, %")
     ax.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], nbins=6))
-    ax.legend(loc="upper left", fontsize=9)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)  # clear of bars and points
     return ax
+
+
+def _cost_axis(ax: Axes, least: float, most: float) -> None:
+    """A straight axis, or one on which costs that are far apart can all be seen.
+
+    From 0, or over more than two decades, it is logarithmic above 1,000 and straight below; from
+    a cost to more than four times as much it is logarithmic with plain numbers.
+    """
+    if least == 0 or most > 100 * max(1, least):
+        ax.set_xscale("symlog", linthresh=1000)
+        ax.set_xticks([0, *(10**n for n in range(3, 12) if 10**n <= most)])
+    elif most > 4 * least:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:,g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], nbins=6))
 
 
 def spread_apart(heights: Sequence[float], gap: float) -> list[float]:

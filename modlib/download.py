@@ -1,7 +1,8 @@
 """Fetch CelebA or MNIST, each file checked by its MD5: ``python -m modlib.download celeba FOLDER``.
 
 The files, their sums and where they lie are torchvision's. A file gets its name only once its sum
-is right; until then it is ``NAME.part``, and the next call goes on from there.
+is right; until then it is ``NAME.part``, and the next call goes on from there. Of two calls at once
+one fetches, and the other waits.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
 from modlib.errors import ModlibError
+from modlib.locks import one_at_a_time
 from modlib.results import resolve
 from modlib.whole_files import cannot_be_written
 
@@ -66,9 +68,13 @@ def download(files: Sequence[Wanted], folder: Path) -> None:
     """Fetch what a folder lacks; a file that is there is checked, and never written over.
 
     Raises:
-        ModlibError: files that could not be had, and why, all of them in one message.
+        ModlibError: files that could not be had, and why, all of them in one message; or the folder
+            cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_be_written("the folder of files", folder, error) from error
     failures = [failure for file in files for failure in _tried(file, folder / file.name)]
     if failures:
         raise ModlibError("\n".join(failures))
@@ -76,10 +82,6 @@ def download(files: Sequence[Wanted], folder: Path) -> None:
 
 def _tried(file: Wanted, path: Path) -> list[str]:
     """Why one file could not be had from any of its addresses; nothing where it is there now."""
-    if path.exists():
-        found = calculate_md5(str(path))
-        return [] if found == file.md5 else [
-            f"{path} is there, but its MD5 is {found}, not {file.md5}: move it away"]
     failures = []
     for url in file.urls:
         try:
@@ -87,16 +89,32 @@ def _tried(file: Wanted, path: Path) -> list[str]:
             return []
         except ModlibError as error:
             failures.append(str(error))
-    return failures
+    return list(dict.fromkeys(failures))  # a full disk is the same for every address
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
-    """Fetch one file, from where an earlier call came to.
+    """Fetch one file, from where an earlier call came to; or wait for a process that is at it.
 
     Raises:
         ModlibError: no answer, one that broke off, a web page in the place of the file, another
-            sum, or no room for it.
+            sum, or no room for it; or another file has its name.
     """
+    if _is_there(path, md5):
+        return
+    with one_at_a_time(path):  # a second one would append to the same part
+        if not _is_there(path, md5):  # by another process meanwhile
+            _fetch(url, path, md5)
+
+
+def _is_there(path: Path, md5: str) -> bool:
+    if not path.exists():
+        return False
+    if (found := calculate_md5(str(path))) != md5:
+        raise ModlibError(f"{path} is there, but its MD5 is {found}, not {md5}: move it away")
+    return True
+
+
+def _fetch(url: str, path: Path, md5: str) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         _receive(url, part)

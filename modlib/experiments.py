@@ -35,7 +35,7 @@ from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import benchmark_triplets
 from modlib.whole_files import check_writable, remove_abandoned
-from modlib.worker_pools import Rounds, in_executor, in_own_pools
+from modlib.worker_pools import Rounds, in_given_executor, in_own_pools
 from modlib.zappos import load_zappos
 
 
@@ -231,6 +231,9 @@ def run_many(
 
     Returns:
         the records, in the order of ``settings``.
+
+    Raises:
+        ModlibError: a worker of a given pool died; or workers are killed time after time.
     """
     settings = list(settings)
     if not settings:
@@ -240,7 +243,7 @@ def run_many(
                for here in sorted(set(depths))]
     rounds = Rounds(settings, numbers, places, runner, on_epoch, on_done)
     if executor is not None:
-        in_executor(executor, rounds)
+        in_given_executor(executor, rounds)
     elif places.workers:
         sizes = {(one.image_size, one.crop): one for one in settings
                  if one.dataset != "toy_faces"}

@@ -44,12 +44,14 @@ def without_test(
 
     Returns:
         the same data, where no test image has a label (False, or -1: not known) and every access
-        to the test split raises a ModlibError; and ``get_images`` with the same guard.
+        to the test split raises a ModlibError, its pixels in ``images_NCHW`` included; and
+        ``get_images`` with the same guard.
     """
     locked_N = (data.split_N == SPLITS.index("test")) | (data.split_N == LOCKED)
     labels_NT = data.labels_NT.copy()
     labels_NT[locked_N] = False if labels_NT.dtype == bool else -1
     changes: dict[str, Any] = {
+        "images_NCHW": GuardedImages(data.images_NCHW, locked_N),
         "labels_NT": labels_NT, "split_N": np.where(locked_N, np.uint8(LOCKED), data.split_N)}
     if getattr(data, "triplets", None) is not None:
         changes["triplets"] = {split: given for split, given in data.triplets.items()
@@ -57,6 +59,32 @@ def without_test(
     if getattr(data, "places", None) is not None:
         changes["places"] = _guarded(data.places, locked_N)
     return replace(data, **changes), _guarded(get_images, locked_N)
+
+
+class GuardedImages:
+    """The array of a view's images, not copied: an index that takes in a locked one raises.
+
+    Args:
+        images_NCHW: of all the data.
+        locked_N: bool; which of them cannot be had.
+    """
+
+    def __init__(self, images_NCHW: np.ndarray, locked_N: np.ndarray) -> None:
+        self._images_NCHW, self._locked_N = images_NCHW, locked_N
+        self.shape, self.dtype = images_NCHW.shape, images_NCHW.dtype
+        self.nbytes = images_NCHW.nbytes
+
+    def __len__(self) -> int:
+        return len(self._locked_N)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        of_images = index[:1] if isinstance(index, tuple) else index
+        if self._locked_N[of_images].any():
+            raise _locked("an image of the test split was asked for")
+        return self._images_NCHW[index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype)  # of all: refused where one of them is locked
 
 
 def _guarded(get: Callable, locked_N: np.ndarray) -> Callable:

@@ -122,10 +122,20 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+# What torch passes on as a plain RuntimeError. Each alternative is of one library, the first one of
+# the CPU's allocator.
+OUT_OF_MEMORY = re.compile(r"can't allocate memory"
+                           r"|CUDA (driver )?error: (CUBLAS_STATUS_ALLOC_FAILED|out of memory)"
+                           r"|CUDNN_STATUS_(\w+_)?ALLOC(ATION)?_FAILED")
+# Of cuDNN not what it says of a call that it cannot do: BAD_PARAM and NOT_SUPPORTED.
+DEVICE_FAILED = re.compile(r"CUDA (driver )?error|No CUDA GPUs are available"
+                           r"|CUDNN_STATUS_(\w+_FAILED|\w+_ERROR|NOT_INITIALIZED)")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch's or Python's says that memory has run out, on a GPU or a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))  # on a CPU
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 def _with_less_memory(batch_size: int, smallest: int) -> str:
@@ -155,7 +165,7 @@ def device_failures(batch_size: int, smallest: int, checkpoint: Path) -> Iterato
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             said = f"the device is out of memory; {_with_less_memory(batch_size, smallest)}"
-        elif isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+        elif isinstance(error, torch.AcceleratorError) or DEVICE_FAILED.search(str(error)):
             said = "the device failed; start a new process, as this one cannot use it any more"
         else:
             raise

@@ -28,6 +28,7 @@ from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import percent, points
 from modlib.twenty_attributes import OURS, accuracies
+from modlib.whole_files import cannot_be_written
 
 SHARED = "fully shared"
 STUDY = Study("your_own_data", {OURS: {"system": "modulated"}, SHARED: {"system": "fully_shared"}},
@@ -65,21 +66,32 @@ def write_example(folder: Path, count: int, image_size: int) -> None:
     """Toy faces as PNG files with an ``attributes.csv``; a folder that is there stays as it is.
 
     It has two columns of yes and no, each written in another way, and one of categories.
+
+    Raises:
+        ModlibError: it cannot be written; no part of it is left.
     """
     if folder.exists():
         return
     faces = load_toy_faces(count, image_size, EXAMPLE_TASKS)
     hair_N1 = load_toy_faces(count, image_size, ("Hair",)).labels_NT
     named = [name.removesuffix("_Hair").lower() for name in FACE_CATEGORIES["Hair"]] + ["other"]
+    rows = [("image", *EXAMPLE_TASKS, "Hair")]
+    for number, (smiling, young) in zip(faces.ids, faces.labels_NT, strict=True):
+        hair = named[hair_N1[len(rows) - 1, 0]]
+        rows.append((f"faces/{number}.png", int(smiling), str(young).lower(), hair))
+    try:
+        _write_whole(folder, rows, faces.images_NCHW)
+    except OSError as error:
+        if not folder.exists():  # else another process has finished the same one meanwhile
+            raise cannot_be_written("the example", folder, error) from error
+
+
+def _write_whole(folder: Path, rows: Sequence[tuple], images_NCHW: np.ndarray) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        rows = [("image", *EXAMPLE_TASKS, "Hair")]
-        for number, (smiling, young) in zip(faces.ids, faces.labels_NT, strict=True):
-            hair = named[hair_N1[len(rows) - 1, 0]]
-            rows.append((f"faces/{number}.png", int(smiling), str(young).lower(), hair))
         whole = Path(temporary, "whole")
         (whole / "faces").mkdir(parents=True)
-        for (name, *_), image_CHW in zip(rows[1:], faces.images_NCHW, strict=True):
+        for (name, *_), image_CHW in zip(rows[1:], images_NCHW, strict=True):
             Image.fromarray(image_CHW.transpose(1, 2, 0)).save(whole / name)
         with (whole / TABLE).open("w", newline="", encoding="utf8") as file:
             csv.writer(file).writerows(rows)
@@ -147,6 +159,11 @@ def takeaway(rows: Rows, data: AttributeImages) -> str:
             f"points: **{word}**. Guessing gives 50 %."]
     pairs = ucr_table({SHARED: rows[SHARED]})
     if len(pairs) and rows[SHARED][0]["settings"]["ucr_every"]:
-        said.append(f"- In the fully shared network the pair most at odds is **{pairs.index[0]}**: "
-                    f"its updates agree on {pairs[SHARED].iloc[0]} % of the batches.")
+        settings = rows[SHARED][0]["settings"]
+        lowest = min((pair_ucr(rows[SHARED], pair) for pair in combinations(settings["tasks"], 2)),
+                     key=lambda ratio: ratio.high)
+        said.append(f"- In the fully shared network the pair with the lowest ratio is "
+                    f"**{pairs.index[0]}**: its updates agree on {pairs[SHARED].iloc[0]} % of the "
+                    "batches. " + ("At least one pair is decidedly at odds." if lowest.high < 0.5
+                                   else "No pair is decidedly at odds: all intervals reach 50 %."))
     return "\n".join(said)

@@ -40,6 +40,9 @@ def check_record(record: Mapping[str, Any]) -> None:
         _refuse(record, "settings.tasks", tasks, "a list of names")
     if record["status"] != "done":
         _refuse(record, "status", record["status"], "'done'")
+    for split, count in _get(_get(record, "data", dict), "images", dict, record, "data.",
+                             {}).items():
+        _whole(record, f"data.images.{split}", count, 0)
     _check_results(record, _get(record, "results", dict), tasks)
     _check_epochs(record, _get(record, "epochs", list), tasks)
     run = _get(record, "run", dict)
@@ -49,6 +52,18 @@ def check_record(record: Mapping[str, Any]) -> None:
               if key in run),
             *((f"run.milliseconds.{key}", value) for key, value in milliseconds.items())):
         _number(record, where, found, above=0)
+    _check_speed(record, run)
+
+
+def _check_speed(record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Images a second are the images of all epochs over the seconds of training."""
+    images = [epoch.get("images") for epoch in record["epochs"]]
+    if None in images or not {"training_seconds", "images_per_second"} <= run.keys():
+        return
+    wanted = sum(images) / run["training_seconds"]
+    if not math.isclose(run["images_per_second"], wanted, rel_tol=ROUNDING):
+        _refuse(record, "run.images_per_second", run["images_per_second"],
+                f"{sum(images)} images over {run['training_seconds']} seconds, {wanted:.1f}")
 
 
 def check_name(record: Mapping[str, Any], settings_class: type) -> None:
@@ -76,6 +91,8 @@ def check_name(record: Mapping[str, Any], settings_class: type) -> None:
 def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
     for measure in SHARES:
         _shares(record, f"results.test_{measure}", results.get(f"test_{measure}"), tasks)
+    if record["settings"].get("final_test") and not any(f"test_{one}" in results for one in SHARES):
+        _refuse(record, "results.test_accuracy", None, "a share for each task: final_test was set")
     if "top_recall" in results:
         _number(record, "results.top_recall", results["top_recall"], 0, 1)
     for task, scores in _get(results, "retrieval", dict, record, "results.", {}).items():

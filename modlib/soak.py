@@ -80,6 +80,8 @@ def read(path: Path) -> dict[str, Any]:
         if not is_number(record[name]) or record[name] < 0:
             raise ModlibError(f"record {path}: {name} is {record[name]!r}; allowed: a number from "
                               "0 up")
+    if not isinstance(record["failed"], list):
+        raise ModlibError(f"record {path}: failed is {record['failed']!r}; allowed: a list")
     wrong = [*record["failed"], *shortfalls(record)]
     if record["passed"] is not (not wrong):
         raise ModlibError(f"record {path}: passed is {record['passed']}; but what failed is "

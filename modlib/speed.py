@@ -4,6 +4,7 @@ A ratio of two times from one run says more than either: machines differ, and so
 from hour to hour.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ KEYS = ("version", "rows", "curves", "run")
 RANGE = ("low", "value", "high")  # of a row
 ABOVE_0 = ("×", "s")  # units of what is never 0: ratios of times, and times
 SHARED_BATCHING = "training: shared batching over triplets batching, task-embeddings per second"
+NOT_RUN_YET = "Not run yet: `make bench`."
 
 
 def side_by_side(
@@ -75,11 +77,16 @@ def row(
     if not len(ratios):
         raise ModlibError(f"{question!r} has no measurement")
     value = median(ratios)
-    met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    met = meets(value, at_least, at_most)
     return {
         "key": key, "question": question, "value": value, "low": min(ratios), "high": max(ratios),
         "repeats": len(ratios), "unit": unit, "at_least": at_least, "at_most": at_most, "met": met,
         "how": how}
+
+
+def meets(value: float, at_least: float | None, at_most: float | None) -> bool:
+    """Whether a value meets its target; one without a target is met."""
+    return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
 
 
 def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -102,10 +109,12 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         ModlibError: it cannot be read, lacks a key, is not what its digest says, or holds a
-            figure that cannot be: ratios and seconds are above 0, no measure is below 0, and the
-            median lies within its range.
+            figure that cannot be: ratios and seconds are above 0, no measure is below 0, the
+            median lies within its range, and a target is met if the median meets it.
     """
     record = read_with_keys(path, KEYS, signed=True)
+    if not isinstance(record["rows"], list):
+        raise ModlibError(f"record {path}: rows is {record['rows']!r:.99}; allowed: a list of rows")
     for one in record["rows"]:
         row = one if isinstance(one, dict) else {}
         found = [row.get(key) for key in RANGE]
@@ -115,57 +124,52 @@ def read(path: Path) -> dict[str, Any]:
             raise ModlibError(
                 f"record {path}: {', '.join(RANGE)} of {row.get('question', one)!r} are {found}; "
                 f"allowed: numbers {'above' if above else 'from'} 0, the median within its range")
+        if "met" in row and row["met"] is not meets(
+                row["value"], row.get("at_least"), row.get("at_most")):
+            raise ModlibError(
+                f"record {path}: met of {row.get('question', one)!r} is {row['met']}; but it is "
+                f"{row['value']:g}, and its target {target_of(row) or 'none'}")
     return record
 
 
 def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The benchmark's rows for people: the median, its range over repeats, the target."""
+    """The benchmark's rows for people: the median, its target, its range over repeats.
+
+    What was measured has three figures; times below a tenth of a second are in ms.
+    """
     lines = []
     for one in rows:
-        target = " and ".join(
-            f"{key.replace('_', ' ')} {one[key]:g}" for key in ("at_least", "at_most")
-            if one[key] is not None)
-        spread = f"{number(one['low'])} to {number(one['high'])}" if one["repeats"] > 1 else ""
+        factor, unit = ((1000, "ms") if one["unit"] == "s" and one["value"] < 0.1
+                        else (1, one["unit"]))
+        low, value, high = (three_figures(factor * one[key]) for key in RANGE)
+        target = target_of(one)
         lines.append({
-            "": one["question"], "measured": f"{number(one['value'])} {one['unit']}".strip(),
-            "range over repeats": spread, "target": target and f"{target} {one['unit']}".strip(),
+            "": one["question"], "measured": f"{value} {unit}".strip(), "target": target,
             "met": ("yes" if one["met"] else "no") if target else "",
+            "range over repeats": f"{low} to {high}" if one["repeats"] > 1 else "",
             "how": one["how"],
         })
-    columns = ["", "measured", "range over repeats", "target", "met", "how"]
+    columns = ["", "measured", "target", "met", "range over repeats", "how"]
     return pd.DataFrame(lines, columns=columns).set_index("").rename_axis(None)
 
 
-def takeaway(record: Mapping[str, Any] | None) -> str:
-    """What the record says of shared batching, as Markdown."""
-    found = [one for one in record["rows"] if one["question"] == SHARED_BATCHING] if record else []
-    if not found:
-        return "Not run yet: `make bench`."
-    return (f"- Let every image serve every task: that is **{number(found[0]['value'])} times** as "
-            "many task-embeddings a second in training. The trunk is paid for once.")
+def target_of(one: Mapping[str, Any]) -> str:
+    """A row's target for people, ``at most 8 ×``; nothing where it has none."""
+    bounds = " and ".join(f"{key.replace('_', ' ')} {one[key]:g}"
+                          for key in ("at_least", "at_most") if one.get(key) is not None)
+    return bounds and f"{bounds} {one['unit']}".strip()
 
 
-def probe_verdict(record: Mapping[str, Any] | None) -> str:
-    """What the record says about the cost of the UCR probes, as Markdown."""
-    rows = {one["key"]: one for one in record["rows"]} if record else {}
-    keys = ("exact probe", "exact probe, arithmetic", "trunk-output probe", "trunk-output signs")
-    if not set(keys) <= rows.keys():
-        return "Not run yet: `make bench`."
-    exact, arithmetic, cheap, agree = (rows[key]["value"] for key in keys)
-    target = rows["exact probe"]["at_most"]
-    reached = "met" if rows["exact probe"]["met"] else "**not reached**"
-    return (
-        f"The exact probe costs **{exact:.1f} steps**: the target of {target:g} is {reached}. In "
-        f"multiply-adds it is {arithmetic:.1f} steps: each pass needs the gradient of the "
-        "activations and of the weights, and only the forward pass is shared. So the probe already "
-        f"runs at {arithmetic / exact:.2f} times the rate of the training step; to meet the target "
-        f"it would have to reach {arithmetic / target:.2f} times that rate. "
-        f"The trunk-output probe costs **{cheap:.2f} steps**, and {agree:.0f} % of its signs are "
-        "those of the exact one.")
+def three_figures(value: float) -> str:
+    """Three significant figures, as in a column: 14.2, 2.00, 0.0420, 1,530, 2,080."""
+    rounded = float(f"{value:.3g}")
+    if not rounded or not math.isfinite(rounded):
+        return f"{rounded:g}"
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def number(value: float) -> str:
-    """Three figures: 14.2, 1.31, 0.042, 1,530."""
+    """At most three figures, as in a sentence: 14.2, 1.31, 0.042, 1,530."""
     if abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.3g}"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from modlib.figures import BLUE, GREEN, MARKERS, ORANGE, PURPLE
 
@@ -29,25 +29,30 @@ def accuracy_over_time(ax: Axes, curves: Mapping[str, Mapping[str, Sequence[floa
     return ax
 
 
-def growth_curves(axes: Sequence[Axes], curves: Mapping[str, Mapping[str, Any]]) -> None:
-    """Time of a step and peak memory against a size, on logarithmic axes, a panel a size.
+def growth_curves(axes: Sequence[Sequence[Axes]], curves: Mapping[str, Mapping[str, Any]]) -> None:
+    """Time of a step and peak memory against a size: a line of two panels for each size.
+
+    All axes are logarithmic, with plain numbers. Panels of one column have one vertical axis, so
+    that what is steeper grows faster; the exponent stands above.
 
     Args:
-        axes: one for each curve.
+        axes: two for each curve.
         curves: by what grows, as ``benchmarks/growth.py`` measures them.
     """
-    for ax, (what, curve) in zip(axes, curves.items(), strict=True):
-        lines = [("seconds", "time of a step, ms", 1000, BLUE),
-                 ("megabytes", "peak memory, MB", 1, ORANGE)]
-        for (key, label, factor, colour), marker in zip(lines, MARKERS, strict=False):
+    columns = [("seconds", "time of a step, ms", 1000, BLUE),
+               ("megabytes", "peak memory, MB", 1, ORANGE)]
+    for column, ((key, label, factor, colour), marker) in enumerate(
+            zip(columns, MARKERS, strict=False)):
+        every = [factor * value for curve in curves.values() for value in curve[key]]
+        for line, (what, curve) in zip(axes, curves.items(), strict=True):
+            ax = line[column]
             ax.plot(curve["sizes"], [factor * value for value in curve[key]], color=colour,
-                    marker=marker, markersize=5,
-                    label=f"{label} (exponent {curve[f'{key} exponent']:.2f})")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]], minor=False)
-        ax.xaxis.set_minor_locator(plt.NullLocator())
-        ax.set_ylim(bottom=None, top=ax.get_ylim()[1] * 3)
-        ax.set_xlabel(what)
-        ax.legend(loc="upper left", fontsize=9)
-        ax.set_ylabel("ms, MB")
+                    marker=marker, markersize=5)
+            ax.set(xscale="log", yscale="log", xlabel=what, ylabel=label,
+                   ylim=(min(every) / 1.3, max(every) * 1.3))
+            ax.set_title(f"exponent {curve[f'{key} exponent']:.2f}", fontsize=10)
+            ax.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]], fontsize=9)
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:,g}")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_minor_locator(NullLocator())

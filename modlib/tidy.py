@@ -15,6 +15,7 @@ from modlib.errors import ModlibError
 from modlib.record_checks import check_record
 from modlib.results import read_record, resolve, ucr_counts
 from modlib.speed import read_benchmark
+from modlib.whole_files import written_whole
 
 TIDY = ["study", "profile", "system", "seed", "changed", "task", "measure", "value", "record"]
 
@@ -113,6 +114,13 @@ def _of_updates(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
                     for other, share in found["agreement"].items() if share is not None)
 
 
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    if path.exists() and not path.is_file():  # whose name a file would take, such as /dev/stdout
+        raise ModlibError(f"--csv must name a file; given {path}, which is none")
+    with written_whole(path, "the table") as file:
+        file.write(table.to_csv(index=False).encode())
+
+
 def main() -> None:
     """List the finished runs, or write their measurements as CSV: ``python -m modlib.tidy``."""
     parser = argparse.ArgumentParser(prog="python -m modlib.tidy", description=main.__doc__)
@@ -122,7 +130,7 @@ def main() -> None:
     try:
         table = tidy_table(arguments.folder)
         if arguments.csv:
-            table.to_csv(arguments.csv, index=False)
+            _write_csv(table, Path(arguments.csv).resolve())
     except (ModlibError, OSError) as error:
         parser.exit(2, f"{error}\n")
     runs = table[table.measure == "test_accuracy"].groupby(

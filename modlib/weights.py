@@ -6,7 +6,9 @@ Shapes: B batch, T tasks, C channels, H W height and width.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,10 +28,11 @@ from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.task_networks import Network
 from modlib.trunk import PIXEL_MEAN_RGB, PIXEL_SCALE
-from modlib.whole_files import written_whole
+from modlib.whole_files import cannot_be_written, remove_abandoned, written_whole
 
 FORMAT = 1  # raise it when the files' layout, or what the network does with the pixels, changes
 NETWORK, INSERTED = "network", "inserted modulation"
+ABSENT = "there is no file {}; a saved network is two files, {} and {}"
 KEYS = ("format", "kind", "tensors_sha256", "versions")
 
 
@@ -61,7 +64,7 @@ def network_of(record: Mapping[str, Any], places: Places) -> TrainedNetwork:
 
     Raises:
         ModlibError: a record of another kind of network; the checkpoint is not there, cannot be
-            read, is of another run, or ends before the last epoch.
+            read, is of another run, ends before the last epoch, or holds another network.
     """
     settings = _settings_of(record["settings"], f"record {record['name']}")
     path = checkpoint_path(settings, places, record["data"]["fingerprint"])
@@ -78,6 +81,7 @@ def network_of(record: Mapping[str, Any], places: Places) -> TrainedNetwork:
         raise ModlibError(f"checkpoint {path} ends after epoch {len(state['history'])} of "
                           f"{settings.epochs}; run the same settings again, and it goes on")
     network = _built(settings)
+    _check_tensors(state["network"], network.state_dict(), f"checkpoint {path}", "its settings")
     network.load_state_dict(state["network"])
     return TrainedNetwork(network, settings, {
         "record": record["name"], "data": record["data"],
@@ -88,8 +92,9 @@ def network_of(record: Mapping[str, Any], places: Places) -> TrainedNetwork:
 def save(trained: TrainedNetwork, path: str | Path) -> tuple[Path, Path]:
     """Write a network to ``<path>.safetensors`` and ``<path>.json``; files of these names go.
 
-    Each is written whole or not at all. The JSON holds the digest of the tensors, so that a pair
-    that does not belong together is not loaded.
+    Whenever it breaks off, :func:`load` gives the network that was there before, or this one. The
+    JSON holds the digest of the tensors, so that a pair that does not belong together is not
+    loaded.
 
     Args:
         path: without a suffix; relative ones start at the project's root.
@@ -205,42 +210,70 @@ def _write(path: str | Path, state: Mapping[str, Tensor], about: dict) -> tuple[
     text = json.dumps({
         "format": FORMAT, **about, "versions": versions,
         "tensors_sha256": hashlib.sha256(tensors).hexdigest()}, indent=1, allow_nan=False)
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModlibError(f"the folder {stem.parent} cannot be made: {error.strerror}") from error
-    for file, content in zip(files, (tensors, f"{text}\n".encode()), strict=True):
-        with written_whole(file, "the file of weights") as opened:
-            opened.write(content)
+    _switch(*files, tensors, f"{text}\n".encode())
     return files
+
+
+def _waiting(file: Path, digest: str) -> Path:
+    """Where tensors are until the JSON names their digest and they get their own name."""
+    return Path(f"{file}.{digest[:16]}.tmp")
+
+
+def _switch(file: Path, about: Path, tensors: bytes, text: bytes) -> None:
+    """Put two files in the place of two, though the system renames but one at a time.
+
+    What the JSON names is current, so the new tensors wait beside the old ones until it is changed.
+    """
+    what, waiting = "the file of weights", _waiting(file, hashlib.sha256(tensors).hexdigest())
+    left = waiting.exists()  # by a save that was killed: perhaps the JSON names them already
+    try:
+        for path, content in ((waiting, tensors), (about, text)):
+            with written_whole(path, what) as opened:
+                opened.write(content)
+    except BaseException:
+        with suppress(OSError):
+            left or waiting.unlink()
+        raise
+    try:
+        os.replace(waiting, file)
+    except OSError as error:
+        raise cannot_be_written(what, file, error) from error
+    for path in (file, about):
+        remove_abandoned(path)  # of saves that were killed
 
 
 def _read(
     path: str | Path, kind: str, keys: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The JSON and the tensors, when both are whole and belong together."""
-    files = Path(f"{_stem(path)}.safetensors"), Path(f"{_stem(path)}.json")
-    for file in files:
-        if not file.is_file():
-            raise ModlibError(f"there is no file {file}; a saved network is two files, "
-                              f"{files[0].name} and {files[1].name}")
+    file, beside = Path(f"{_stem(path)}.safetensors"), Path(f"{_stem(path)}.json")
     try:
-        about, content = json.loads(files[1].read_text("utf8")), files[0].read_bytes()
-    except (OSError, ValueError) as error:
-        raise ModlibError(f"{files[1]} or the tensors beside it cannot be read: {error}") from error
+        about = json.loads(beside.read_text("utf8"))
+    except FileNotFoundError:
+        raise ModlibError(ABSENT.format(beside, file.name, beside.name)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModlibError(f"{beside} cannot be read: {error}") from error
     for key, wanted in (("format", FORMAT), ("kind", kind)):
         found = about.get(key) if isinstance(about, dict) else None
         if found != wanted:
-            raise ModlibError(f"{files[1]} has {key} {found!r}; allowed here: {wanted!r}")
+            raise ModlibError(f"{beside} has {key} {found!r}; allowed here: {wanted!r}")
     if missing := [key for key in (*KEYS, *keys) if key not in about]:
-        raise ModlibError(f"{files[1]} lacks {', '.join(missing)}; save the network anew")
-    if hashlib.sha256(content).hexdigest() != about["tensors_sha256"]:
-        raise ModlibError(f"{files[0]} is not what was saved with {files[1].name}: its sha256 is "
-                          "another; copy both files again, or save the network anew")
+        raise ModlibError(f"{beside} lacks {', '.join(missing)}; save the network anew")
     try:
-        return about, from_safetensors(content)
-    except SafetensorError as error:
-        raise ModlibError(f"{files[0]} cannot be read: {error}") from error
+        return about, from_safetensors(_tensors_of(str(about["tensors_sha256"]), file, beside))
+    except (OSError, SafetensorError) as error:
+        raise ModlibError(f"{file} cannot be read: {error}") from error
+
+
+def _tensors_of(digest: str, file: Path, beside: Path) -> bytes:
+    """The content with a digest: of the file, or of one that a save had no time to rename."""
+    for one in (file, _waiting(file, digest)):
+        if one.is_file() and hashlib.sha256(content := one.read_bytes()).hexdigest() == digest:
+            return content
+    if not file.is_file():
+        raise ModlibError(ABSENT.format(file, file.name, beside.name))
+    raise ModlibError(f"{file} is not what was saved with {beside.name}: its sha256 is another; "
+                      "copy both files again, or save the network anew")
 
 
 def _check_tensors(

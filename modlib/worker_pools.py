@@ -1,7 +1,7 @@
 """Runs in worker processes: by any executor, or in pools of our own, one worker a GPU."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ from modlib.errors import ModlibError
 from modlib.settings import Places, RunSettings
 from modlib.workers import WorkerProcesses, run_and_tell
 
-POOLS = 3  # in a row that may break: a run that takes its worker down each time is given up
+POOLS = 3  # that may break before a run ends: one that takes each worker down is given up
 
 
 @dataclass
@@ -69,6 +69,22 @@ def in_executor(
             rounds.end(number, record)
 
 
+def in_given_executor(executor: Executor, rounds: Rounds) -> None:
+    """As :func:`in_executor`, in an executor of the caller's, which nobody but the caller replaces.
+
+    Raises:
+        ModlibError: the executor is broken, as a pool of processes is when one is killed.
+    """
+    try:
+        in_executor(executor, rounds)
+    except BrokenExecutor as error:
+        raise ModlibError(
+            f"a worker of the given {type(executor).__name__} died, perhaps for want of memory. "
+            "Runs that ended are kept; the others go on from their checkpoints: call again with a "
+            "new one, or give none and set workers, as a pool of modlib's own is replaced"
+        ) from error
+
+
 def in_own_pools(rounds: Rounds, threads: int) -> None:
     """As :func:`in_executor`, in ``places.workers`` processes of our own.
 
@@ -76,21 +92,25 @@ def in_own_pools(rounds: Rounds, threads: int) -> None:
     from its checkpoints.
 
     Raises:
-        ModlibError: a worker has been killed in each of ``POOLS`` pools.
+        ModlibError: ``POOLS`` pools one after the other have lost a worker before any run ended.
     """
     workers = worker_devices(rounds.places, torch.cuda.device_count())
     telling = replace(rounds, runner=partial(run_and_tell, rounds.runner))  # the same records
-    for pool_number in range(1, POOLS + 1):
+    broken, ended = 0, len(rounds.records)  # pools since the last run that ended, and its number
+    while True:
         try:
             with WorkerProcesses(workers, threads) as pool:
                 return in_executor(
                     pool, telling, partial(pool.as_completed, on_epoch=rounds.on_epoch))
         except BrokenProcessPool as error:
-            if pool_number == POOLS:
+            broken = broken + 1 if len(rounds.records) == ended else 1
+            ended = len(rounds.records)
+            if broken == POOLS:
                 raise ModlibError(
-                    f"a worker process was killed in each of {POOLS} tries, perhaps for want of "
-                    f"memory: try fewer workers than {rounds.places.workers}. Runs that ended are "
-                    "kept; the others go on from their checkpoints") from error
+                    f"a worker process was killed in each of {POOLS} tries, and no run ended "
+                    "meanwhile; perhaps for want of memory: try fewer workers than "
+                    f"{rounds.places.workers}. Runs that ended are kept; the others go on from "
+                    "their checkpoints") from error
 
 
 def worker_devices(places: Places, gpus: int) -> list[str]:

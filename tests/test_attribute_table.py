@@ -1,5 +1,8 @@
 """A reader's CSV is read however a program writes it; a mistake is told with its row."""
 
+import csv
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,20 +128,113 @@ def test_a_table_that_is_wrong_is_named_with_its_row(text, message):
         parse(text)
 
 
+@pytest.mark.parametrize(("cells", "message"), [
+    (["yes", "no", "Yes"], "row 4: Hat is 'Yes', and 'yes' in row 2; write each category in one"),
+    (["no", "yes", "NO", "no"], "row 4: Hat is 'NO', and 'no' in row 2"),
+    (["dark  blue", "dark blue"], "row 3: Hat is 'dark blue', and 'dark  blue' in row 2"),
+    (["caf\u00e9", "cafe\u0301"], "row 3"),
+    *(([word, "1"], f"row 2: Hat is '{word}'; leave the cell empty") for word in
+      ("nan", "NaN", "NA", "n/a", "N/A", "null", "None")),
+    (["wavy", "NA"], "row 3: Hat is 'NA'; leave the cell empty"),
+    (["0.9", "0.1"], "row 2: Hat is '0.9'; allowed in a column of categories: names, and whole"),
+    (["2", "2.5"], r"row 3: Hat is '2\.5'"), (["wavy", ".5"], "row 3"), (["2", "1e3"], "row 3"),
+    (["1", "0.9"], r"row 3: Hat is '0\.9'; allowed in this column: 0 and 1"),
+    ([f"x{n}" for n in range(32768)], "Hat has 32768 categories; allowed: up to 32767"),
+])
+def test_a_label_that_could_be_meant_otherwise_is_refused(cells, message):
+    table = parse("image,Hat\n" + "".join(f"{n:05d},{cell}\n" for n, cell in enumerate(cells)))
+    with pytest.raises(ModlibError, match=rf"^attributes\.csv.*{message}"):
+        labels_of(table, ("Hat",))
+
+
+def test_a_decimal_comma_is_no_category():
+    with pytest.raises(ModlibError, match="row 2: Hat is '0,9'; allowed in a column"):
+        labels_of(parse("image;Hat\na;0,9\nb;0,1\n"), ("Hat",))
+
+
+def test_a_whole_number_is_one_category_however_it_is_written():
+    labels_NT, _ = labels_of(parse("image,Hat\na,2\nb,3.0\nc,2.0\nd,+3\ne,-7\nf,02\ng,\n"),
+                             ("Hat",))
+    assert labels_NT[:, 0].tolist() == [1, 2, 1, 2, 0, 1, -1]
+
+
+# Against a slow parser
+
+def slowly_labelled(cells: list[str]) -> list[int] | None:
+    """What the cells of a column say, one by one; None: they must be refused."""
+    cells = [cell.strip() for cell in cells]
+    names = []
+    for cell in cells:
+        try:
+            names.append(str(int(float(cell))))
+        except (ValueError, OverflowError):
+            names.append(cell)
+    for cell in cells:
+        if cell.lower() in ("nan", "na", "n/a", "null", "none"):
+            return None
+    yes, no, minus = ("1", "1.0", "true"), ("0", "0.0", "false"), ("-1", "-1.0")
+    if any(cell.lower() in yes + no + minus for cell in cells):
+        labels = []
+        for cell in cells:
+            if cell.lower() not in (*yes, *no, *minus, ""):
+                return None
+            labels.append(1 if cell.lower() in yes else 0 if cell else -1)
+        both = any(cell.lower() in no for cell in cells) and any(cell in minus for cell in cells)
+        return None if both else labels
+    for cell, name in zip(cells, names, strict=True):
+        if name != cell and float(cell) != int(float(cell)):
+            return None
+        if any(name.lower() == other.lower() and name != other for other in names):
+            return None
+    return [sorted({*names} - {""}).index(name) if name else -1 for name in names]
+
+
+WORDS = ["1", "0", "-1", "true", "FALSE", "1.0", "", "yes", "Yes", "no", "NA", "nan", "None", "2",
+         "2.0", "10", "0.9", "wavy", " wavy ", "bald"]
+COLUMNS = st.one_of(  # any cells, and such as fit together more often
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=6),
+    *(st.lists(st.sampled_from(words), min_size=1, max_size=6) for words in (
+        ["1", "1.0", "true", "0", "FALSE", "", "0.9"], ["1", "-1", "-1.0", "true", ""],
+        ["yes", "no", "wavy", " wavy ", "", "Yes"], ["2", "2.0", "10", "3", ""])))
+
+
+@given(cells=COLUMNS, data=st.data())
+def test_a_columns_labels_are_those_of_a_slow_parser(cells, data):
+    names = data.draw(st.permutations([f"{n}.jpg" for n in range(len(cells))]))
+    separator = data.draw(st.sampled_from(",;\t"))
+    table = parse("".join(f"{name}{separator}{cell}\n" for name, cell in
+                          [("image", "Hat"), *zip(names, cells, strict=True)]))
+    by_name = [cell for _, cell in sorted(zip(names, cells, strict=True))]
+    wanted = slowly_labelled(by_name)
+    try:
+        labels_NT, categories = labels_of(table, ("Hat",))
+    except ModlibError:
+        assert wanted is None
+    else:
+        assert labels_NT[:, 0].tolist() == wanted
+        assert categories or "" not in [cell.strip() for cell in cells]
+
+
 CELLS = ["image", "Hat", "split", "test", "a.jpg", "b.jpg", "1", "-1", "true", "", '"', " ", "..",
-         "\x00", "é"]
+         "\x00", "é", "wavy", "Wavy", "NA", "2", "2.0", "0.5"]
 
 
 @given(st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=4), max_size=6),
        st.sampled_from(["\n", "\r\n", "\r"]))
 def test_whatever_the_text_it_is_a_table_or_a_refusal(rows, end):
+    text = end.join(",".join(cells) for cells in rows)
     try:
-        table = parse(end.join(",".join(cells) for cells in rows))
+        table = parse(text)
         labels_NT, _ = labels_of(table, tuple(table.columns))
         split_N, _ = split_of(table)
     except ModlibError as error:
         assert "attributes.csv" in str(error)
     else:
+        read = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, ""))]
+        [header] = [line for line in read if any(line)][:1]
+        for t, column in enumerate(table.columns):
+            cells = [read[number - 1][header.index(column)] for number in table.rows.values()]
+            assert labels_NT[:, t].tolist() == slowly_labelled(cells)
         assert labels_NT.shape == (len(table.rows), len(table.columns))
         assert len(split_N) == len(table.rows)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,14 @@ import nbformat
 import pytest
 
 from modlib import batch
-from modlib.batch import executed_copy, notebooks_for, run_notebook, settings_file, status_table
+from modlib.batch import (
+    executed_copy,
+    notebooks_for,
+    read_settings,
+    run_notebook,
+    settings_file,
+    status_table,
+)
 from modlib.errors import ModlibError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +122,31 @@ def test_a_slip_of_the_pen_is_answered_without_a_traceback(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    (b"# Notebooks: all\nseeds: [0\n", "cannot be read as YAML"),
+    (b"# Notebooks: all\nday: 2030-02-31\n", "cannot be read as YAML"),
+    (b"# Notebooks: all\nseeds: " + b"[" * 2000, "cannot be read as YAML"),
+    (b"# Notebooks: all\n- seeds\n", "must map names to values.*given \\['seeds'\\]"),
+    (b"# Notebooks: all\n0: 1\n", "must map names to values"),
+    (b"# Notebooks: all\nprofile: caf\xe9\n", "cannot be read as text in UTF-8"),
+])
+def test_a_settings_file_that_is_broken_is_answered_without_a_traceback(
+        project, monkeypatch, capsys, content, message):
+    settings_file("two").write_bytes(content)
+    assert called(monkeypatch, "run", "two") == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"settings {settings_file('two')} {message}", said)
+    assert "Traceback" not in said and not (project / "runs").exists()
+
+
+def test_a_settings_file_of_comments_alone_has_no_parameters(project):
+    settings_file("two").write_text("# Notebooks: all\n")
+    assert read_settings(settings_file("two")) == {}
+    with pytest.raises(ModlibError, match="cannot be read as text in UTF-8"):
+        settings_file("two").write_bytes(b"# Notebooks: all\n# caf\xe9\n")
+        notebooks_for(settings_file("two"))
+
+
 # Running them
 
 def test_after_a_notebook_that_fails_comes_the_next_and_a_table_of_both(
@@ -205,6 +238,28 @@ def test_a_copy_that_is_being_written_is_not_finished(project):
     copy = written(project, [], end_time="2030-01-01")
     copy.write_text(copy.read_text()[:40])
     assert list(status_table([copy]).state) == ["not finished"]
+
+
+def test_a_copy_with_a_broken_letter_is_told_as_any(project):
+    copy = written(project, [error("OSErré")], end_time="2030-01-01")
+    content = json.dumps(json.loads(copy.read_text()), ensure_ascii=False).encode()
+    copy.write_bytes(content.replace("é".encode(), b"\xe9"))
+    assert list(status_table([copy]).state) == ["failed"]
+    copy.write_bytes(content.partition(b"\xa9")[0])  # cut within it, as papermill writes
+    assert list(status_table([copy]).state) == ["not finished"]
+
+
+@pytest.mark.parametrize("content", [
+    b"[]", b"{}", b"3", b'{"cells": [3], "metadata": {}}', b'{"cells": [], "metadata": []}',
+    b'{"cells": [{"outputs": [{}]}], "metadata": {}}',
+    b'{"caf\xe9": 1}', b'{"cells": ' + b"[" * 100_000,
+    b'{"cells": [{"outputs": [{"metadata": {"modlib": {"records": [3]}}}]}], "metadata": {}}'])
+def test_a_copy_that_is_no_notebook_is_named(project, monkeypatch, capsys, content):
+    written(project, []).write_bytes(content)
+    assert called(monkeypatch, "status") == 2
+    said = capsys.readouterr().err
+    assert f"{project}/runs/01_fails.two.ipynb is no notebook" in said
+    assert "Traceback" not in said
 
 
 def test_before_anything_was_run_the_status_says_so(project, capsys):

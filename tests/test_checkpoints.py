@@ -147,6 +147,38 @@ def test_a_write_that_fails_leaves_the_file_before_and_no_other(tmp_path, monkey
     assert load_checkpoint(path, "this run", work.network, work.optimiser) == [{"epoch": 1}]
 
 
+def test_a_flipped_bit_of_any_tensor_is_found(tmp_path):
+    work, path = Work(), tmp_path / "run.pt"
+    history = work.run(1)
+    save_checkpoint(path, "this run", work.network, work.optimiser, history)
+    whole = path.read_bytes()
+    for value in [work.network.weight.data, work.optimiser.state_dict()["state"][0]["exp_avg"]]:
+        content, found = bytearray(whole), whole.index(value.numpy().tobytes())
+        content[found + 2] ^= 1  # of the mantissa: a number like any other
+        path.write_bytes(content)
+        resumed, before = Work(seed=1), Work(seed=1)
+        with pytest.raises(ModlibError, match=(
+                r"run\.pt cannot be read \(BadZipFile: .*data/\d+ is not what its checksum says"
+                r".*\); delete it, and the run starts afresh")):
+            resumed.run(2, path)
+        assert resumed.done == []
+        assert_same(resumed, before)
+
+
+@pytest.mark.parametrize("part", ["network", "optimiser"])
+@pytest.mark.parametrize("change", [
+    lambda state: {}, lambda state: None, lambda state: dict(list(state.items())[1:]),
+    lambda state: state | {"state": {0: 1}, "param_groups": [{}], "more": 1}])
+def test_a_checkpoint_that_does_not_fit_is_named_with_what_does_not(tmp_path, part, change):
+    work, path = Work(), tmp_path / "run.pt"
+    work.run(1, path)
+    state = torch.load(path)
+    torch.save(state | {part: change(state[part])}, path)
+    with pytest.raises(ModlibError, match=(
+            rf"run\.pt does not fit: its {part} is not this run's .*delete it, and the run st")):
+        Work(seed=1).run(2, path)
+
+
 def test_finished_epochs_are_counted_without_the_network(tmp_path):
     network, path = nn.Linear(2, 2), tmp_path / "run.pt"
     assert finished_epochs(path) == 0

@@ -190,10 +190,69 @@ def test_names_of_points_that_are_near_each_other_do_not_overlap(ax):
 
 
 @pytest.mark.parametrize(("costs", "scale"), [
-    ([0, 1, 2, 3], "symlog"), ([1, 2, 3, 101], "symlog"), ([2, 3, 4, 150], "linear")])
+    ([0, 1, 2, 3], "symlog"), ([1, 2, 3, 101], "symlog"), ([2, 3, 4, 150], "log"),
+    ([1, 2, 3, 4], "linear"), ([1, 2, 3, 4.1], "log"), ([0.9, 1.0, 1.1, 19.9], "log")])
 def test_costs_far_apart_or_of_nothing_have_a_logarithmic_axis(ax, costs, scale):
     cost_frontier(ax, POINTS.assign(extra=costs), "extra", "")
     assert ax.get_xscale() == scale
+
+
+def test_a_logarithmic_axis_of_costs_has_plain_numbers(ax):
+    cost_frontier(ax, POINTS.assign(extra=[112.0, 113.0, 168.0, 1804.0]), "extra", "MB")
+    ax.figure.canvas.draw()
+    shown = [label.get_text() for label, place in zip(
+        ax.get_xticklabels(), ax.get_xticks(), strict=True) if 112 <= place <= 1804]
+    assert shown == ["200", "500", "1,000"]
+    assert names(ax.get_xticklabels(minor=True)) == []
+
+
+RANGES = pd.DataFrame(
+    [("shared", 1.0, 84.0, True, 1.0, 1.0), ("masks", 0.9, 83.0, False, 0.7, 1.2),
+     ("scales", 2.2, 88.0, True, 2.0, 2.9), ("networks", 19.9, 87.0, False, 19.0, 21.0)],
+    columns=["row", "time", "accuracy", "best", "low", "high"])
+
+
+def bars(ax) -> list[tuple[float, float, float]]:
+    """The horizontal bars, from the lowest up: height, left end, right end."""
+    ends = [segment for collection in ax.collections for segment in collection.get_segments()]
+    return sorted((one[0][1], one[0][0], one[1][0]) for one in ends)
+
+
+def test_each_point_has_a_bar_from_the_lowest_to_the_highest_of_its_cost(ax):
+    cost_frontier(ax, RANGES, "time", "")
+    assert bars(ax) == [pytest.approx(bar) for bar in (
+        (83, 0.7, 1.2), (84, 1, 1), (87, 19, 21), (88, 2, 2.9))]
+
+
+def test_without_ranges_there_are_no_bars(ax):
+    cost_frontier(ax, POINTS, "extra", "")
+    assert bars(ax) == []
+
+
+def steps(ax) -> list[list[list[float]]]:
+    return [line.get_xydata().tolist() for line in ax.lines
+            if line.get_drawstyle() == "steps-post"]
+
+
+def test_the_step_goes_through_the_best_where_their_ranges_are_apart(ax):
+    cost_frontier(ax, RANGES, "time", "")
+    assert steps(ax) == [[[1, 84], [2.2, 88]]]
+
+
+@pytest.mark.parametrize("table", [
+    RANGES.assign(low=0.5, high=30.0),                        # all ranges overlap
+    RANGES.assign(best=[False, False, True, False]),          # one is the best
+    RANGES.assign(best=[True, True, False, False])])
+def test_where_the_ranges_of_the_best_overlap_all_over_there_is_no_step(ax, table):
+    cost_frontier(ax, table, "time", "")
+    assert steps(ax) == []
+    assert legend(ax) == ["none better for as little"]  # the colour still says who they are
+
+
+def test_the_legend_of_costs_lies_above_the_points(ax):
+    cost_frontier(ax, RANGES, "time", "")
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1
 
 
 # Pairs of tasks
@@ -398,6 +457,7 @@ DRAWINGS = {
     "cost_frontier": lambda ax: cost_frontier(ax, POINTS, "extra", "numbers"),
     "cost_frontier, no records": lambda ax: cost_frontier(
         ax, frontier({}), "extra", "numbers"),
+    "cost_frontier, ranges": lambda ax: cost_frontier(ax, RANGES, "time", "times"),
     "split_heat_map": lambda ax: split_heat_map(ax, UPPER, LOWER, TASKS, ("", "")),
     "split_heat_map, no records": lambda ax: split_heat_map(ax, NAN, NAN, TASKS, ("", "")),
     "split_heat_map, all at the centre": lambda ax: split_heat_map(

@@ -4,10 +4,12 @@ import errno
 import hashlib
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from fault_runs import SERVER
 
 from modlib import download as module
 from modlib.download import Wanted, download, fetch, wanted_files
@@ -34,6 +36,11 @@ class Host(BaseHTTPRequestHandler):
                          else "application/octet-stream")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if "slow" in self.path:  # a tenth of a second each tenth
+            for begin in range(0, len(content), len(content) // 10):
+                self.wfile.write(content[begin:begin + len(content) // 10])
+                time.sleep(0.1)
+            return None
         self.wfile.write(content[:len(content) // 2] if "breaks" in self.path else content)
 
     def log_message(self, *_):
@@ -51,7 +58,8 @@ def host():
 
 
 def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """All but the locks, which stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_a_file_comes_whole_and_once(host, tmp_path):
@@ -72,6 +80,44 @@ def test_what_broke_off_goes_on_from_there(host, tmp_path, answers):
     fetch(host.base + answers, path, MD5)
     assert host.asked[-1] == (f"/{answers}", "bytes=512000-")
     assert names(tmp_path) == ["one.zip"] and path.read_bytes() == CONTENT
+
+
+def download_in_a_process(start, files, folder) -> None:
+    os.environ["TQDM_DISABLE"] = "1"
+    start.wait(60)
+    download(files, folder)
+
+
+def two_processes(host, folder):
+    """Both at the same slow file, from the same moment."""
+    files, start = [Wanted("one.zip", MD5, (host.base + "slow",))], SERVER.Barrier(3)
+    both = [SERVER.Process(target=download_in_a_process, args=(start, files, folder))
+            for _ in range(2)]
+    for one in both:
+        one.start()
+    start.wait(60)  # not before both are there: the barrier ends with this function
+    return both
+
+
+@pytest.mark.parametrize("there", [0, 1000])
+def test_of_two_processes_one_fetches_and_the_other_waits(host, tmp_path, there):
+    if there:
+        (tmp_path / "one.zip.part").write_bytes(CONTENT[:there])
+    both = two_processes(host, tmp_path)
+    for one in both:
+        one.join(60)
+    assert [one.exitcode for one in both] == [0, 0]
+    assert names(tmp_path) == ["one.zip"] and (tmp_path / "one.zip").read_bytes() == CONTENT
+    assert len(host.asked) == 1
+
+
+def test_when_the_one_is_killed_the_other_goes_on_from_its_part(host, tmp_path):
+    part, (first, second) = tmp_path / "one.zip.part", two_processes(host, tmp_path)
+    while second.is_alive() and not (part.exists() and part.stat().st_size > 0):
+        time.sleep(0.01)
+    first.kill()  # whether it was fetching or waiting
+    second.join(60)
+    assert second.exitcode == 0 and (tmp_path / "one.zip").read_bytes() == CONTENT
 
 
 def test_a_part_that_is_whole_only_gets_its_name(host, tmp_path):
@@ -112,6 +158,12 @@ def test_a_disk_without_room_is_no_host_out_of_reach(host, tmp_path, monkeypatch
     assert (tmp_path / "one.zip").read_bytes() == CONTENT
 
 
+def test_a_folder_that_cannot_be_made_is_named(host, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(ModlibError, match=r"the folder of files .*taken/deeper cannot be written"):
+        download([Wanted("one.zip", MD5, (host.base,))], tmp_path / "taken/deeper")
+
+
 def test_the_next_address_is_tried_and_one_file_does_not_hold_up_the_others(host, tmp_path):
     files = [Wanted("lost.zip", MD5, (host.base + "quota", host.base + "absent")),
              Wanted("found.zip", MD5, (host.base + "quota", host.base + "found"))]
@@ -123,8 +175,8 @@ def test_the_next_address_is_tried_and_one_file_does_not_hold_up_the_others(host
 
 def test_a_file_of_ones_own_is_never_written_over(host, tmp_path):
     (tmp_path / "one.zip").write_bytes(b"mine")
-    with pytest.raises(ModlibError, match=r"is there, but its MD5 is .*: move it away"):
-        download([Wanted("one.zip", MD5, (host.base,))], tmp_path)
+    with pytest.raises(ModlibError, match=r"^\S+ is there, but its MD5 is .*: move it away$"):
+        download([Wanted("one.zip", MD5, (host.base, host.base))], tmp_path)
     assert (tmp_path / "one.zip").read_bytes() == b"mine" and host.asked == []
 
 

@@ -11,6 +11,7 @@ import json
 import struct
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from test_clevr import scene, thing
 from test_cub_200 import root as cub_root  # a fixture
 
 from modlib import any_network, three_attributes, twenty_attributes
+from modlib.batch import notebooks_for, read_settings, status_table
 from modlib.celeba_files import read_celeba
 from modlib.clevr import QUESTIONS, load_clevr
 from modlib.cub_200 import CLASSES, COLOURS, PARTS, load_cub_200
@@ -270,14 +272,46 @@ def test_parameters_are_refused_or_taken_as_given(study, parameters):
 
 
 @given(case=cases(FILES))
-def test_settings_files_are_refused_or_taken_as_given(case):
+def test_settings_files_are_refused_or_taken_as_given(folder, case):
+    (folder / case[0]).write_bytes(case[1])
     try:
-        parameters = yaml.safe_load(case[1])
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError):  # papermill's to tell
+        parameters = read_settings(folder / case[0])
+    except ModlibError as error:
+        assert str(folder / case[0]) in str(error)
         return
-    if isinstance(parameters, dict):
-        for study in STUDIES:
-            refused_or_as_given(study, parameters)
+    assert parameters == (yaml.safe_load(case[1]) or {})
+    for study in STUDIES:
+        refused_or_as_given(study, parameters)
+
+
+@given(case=cases(FILES))
+def test_the_notebooks_of_a_settings_file_are_told_or_it_is_refused(folder, case):
+    (folder / case[0]).write_bytes(case[1])
+    try:
+        told = notebooks_for(folder / case[0])
+    except ModlibError as error:
+        assert case[0] in str(error)
+    else:
+        assert set(told) <= set((ROOT / "notebooks").glob("*.ipynb"))
+
+
+COPY = {"metadata": {"papermill": {"end_time": "2030-01-01"}}, "cells": [
+    {"outputs": [{"output_type": "error", "ename": "OSError", "evalue": "é"}]},
+    {"outputs": [{"output_type": "display_data", "metadata": {"modlib": {"records": ["a"]}}}]}]}
+
+
+@given(content=st.one_of(mutated(json.dumps(COPY, ensure_ascii=False).encode()),
+                         mutated_json(COPY).map(lambda copy: json.dumps(copy).encode())))
+def test_the_state_of_an_executed_copy_is_told_or_it_is_named(folder, content):
+    copy = folder / "02.two.ipynb"
+    copy.write_bytes(content)
+    try:
+        with patch("modlib.batch.project_root", lambda: folder):
+            [state] = status_table([copy]).state
+    except ModlibError as error:
+        assert str(copy) in str(error) or "record" in str(error)
+    else:
+        assert state in ("done", "failed", "stopped", "not finished")
 
 
 # Packed images

@@ -17,7 +17,7 @@ from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED
 from modlib.experiments import run
-from modlib.held_out import SPLITS, indices_of, without_test
+from modlib.held_out import LOCKED, SPLITS, indices_of, without_test
 from modlib.reading import load_tasks, run_reader
 from modlib.results import comparable
 from modlib.task_readers import ReaderSettings
@@ -68,6 +68,9 @@ def test_the_view_has_all_but_the_test_split(data):
         assert np.array_equal(view.labels_NT[indices], data.labels_NT[indices])
         pixels = get_images(torch.from_numpy(indices))
         assert np.array_equal(pixels.numpy(), data.images_NCHW[indices])
+        for mine in (image_getter(view, CPU)(torch.from_numpy(indices)), view.images_NCHW[indices]):
+            assert np.array_equal(mine, data.images_NCHW[indices])
+        assert np.array_equal(view.images_NCHW[indices[0], 0], data.images_NCHW[indices[0], 0])
         if getattr(data, "triplets", None) is not None:
             assert view.triplets[split] is data.triplets[split]
     assert (view.tasks, view.fingerprint) == (data.tasks, data.fingerprint)
@@ -80,7 +83,15 @@ def test_the_test_split_of_the_view_is_out_of_reach(data):
     assert len(np.unique(view.labels_NT[test])) == 1
     reaches = [lambda: view.indices("test"), lambda: get_images(torch.from_numpy(test[-1:])),
                lambda: get_images(torch.cat([torch.zeros(5, dtype=torch.int64),
-                                             torch.from_numpy(test[:1])]))]
+                                             torch.from_numpy(test[:1])])),
+               lambda: image_getter(view, CPU)(torch.from_numpy(test[-1:])),
+               lambda: view.images_NCHW[view.split_N == LOCKED], lambda: view.images_NCHW[:],
+               lambda: view.images_NCHW[..., 0], lambda: view.images_NCHW[int(test[0])],
+               lambda: view.images_NCHW[test, 0], lambda: view.images_NCHW[None],
+               lambda: view.images_NCHW[int(test[0]), :, 1:], lambda: list(view.images_NCHW),
+               lambda: view.images_NCHW[int(test[0]) - len(data.split_N)],
+               lambda: np.array(view.images_NCHW), lambda: np.asarray(view.images_NCHW),
+               lambda: torch.from_numpy(np.stack([*view.images_NCHW]))]
     if hasattr(data, "triplets"):
         reaches.append(lambda: benchmark_triplets(view, "test", 5, TEST_SEED))
     else:
@@ -88,6 +99,20 @@ def test_the_test_split_of_the_view_is_out_of_reach(data):
     for reach in reaches:
         with pytest.raises(ModlibError, match="test split was asked for while training or tuning"):
             reach()
+
+
+def test_the_pixels_of_the_view_are_not_copied(planted):
+    view, _ = without_test(planted, image_getter(planted, CPU))
+    train = slice(0, len(planted.indices("train")))  # they come first
+    assert np.shares_memory(view.images_NCHW[train], planted.images_NCHW)
+    assert (view.images_NCHW.shape, view.images_NCHW.dtype, len(view.images_NCHW)) == (
+        planted.images_NCHW.shape, np.uint8, 90)
+    assert view.images_NCHW.nbytes == planted.images_NCHW.nbytes
+
+
+def test_without_test_images_the_view_is_an_array_as_before(planted):
+    view, _ = without_test(replace(planted, split_N=planted.split_N % 2), None)
+    assert np.array_equal(np.asarray(view.images_NCHW), planted.images_NCHW)
 
 
 def test_a_view_of_a_view_is_the_same(planted):

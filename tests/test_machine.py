@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from modlib.machine import (
     choose_device,
     device_failures,
     git_commit,
+    is_out_of_memory,
     keep_freed_memory,
     run_facts,
 )
@@ -118,6 +120,40 @@ def test_out_of_memory_comes_with_a_batch_size_to_try(tmp_path, batch_size, smal
     with (pytest.raises(ModlibError, match=f"^the device is out of memory; {said}.*goes on from"),
           device_failures(batch_size, smallest, tmp_path)):
         raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("error", [
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA driver error: out of memory",
+    "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried",
+])
+def test_a_library_that_gets_no_memory_is_offered_a_smaller_batch(tmp_path, error):
+    assert is_out_of_memory(RuntimeError(error))
+    with (pytest.raises(ModlibError, match="is out of memory; try batch_size=90 in the place"),
+          device_failures(180, 9, tmp_path)):
+        raise RuntimeError(error)
+
+
+@pytest.mark.parametrize("error", [
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    "CUDA driver error: unspecified launch failure", "No CUDA GPUs are available",
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+])
+def test_a_device_that_fails_is_told_from_one_that_is_full(tmp_path, error):
+    assert not is_out_of_memory(RuntimeError(error))
+    with (pytest.raises(ModlibError, match=f"^the device failed; start a .*{re.escape(error)}"),
+          device_failures(180, 9, tmp_path / "run.pt")):
+        raise RuntimeError(error)
+
+
+@pytest.mark.parametrize("error", [
+    "mat1 and mat2 shapes cannot be multiplied", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+    "Expected all tensors to be on the same device, but found CUDA and cpu"])
+def test_an_error_of_the_program_is_none_of_the_devices(tmp_path, error):
+    with pytest.raises(RuntimeError, match=error), device_failures(180, 9, tmp_path):
+        raise RuntimeError(error)
 
 
 def test_an_error_that_is_a_modlib_error_already_stays(tmp_path):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import fault_runs
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,30 @@ def test_an_example_that_is_there_stays_as_it_is(example):
     table.write_text("mine")
     write_example(example, 150, 48)
     assert table.read_text() == "mine"
+
+
+def test_of_two_that_write_one_example_both_find_it_whole(tmp_path):
+    folder, start = tmp_path / "example", fault_runs.SERVER.Barrier(2)
+    both = [fault_runs.SERVER.Process(target=write_at, args=(start, folder)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(120)
+    assert [one.exitcode for one in both] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["example"]
+    assert len(list((folder / "faces").iterdir())) == 150 and (folder / "attributes.csv").is_file()
+
+
+def write_at(start, folder) -> None:
+    """Write the example, and give it its name at the same moment as the other process."""
+    replace_file = own_data.os.replace
+
+    def together(*names):
+        start.wait(60)
+        replace_file(*names)
+
+    own_data.os.replace = together
+    write_example(folder, 150, 48)
 
 
 # What the page says

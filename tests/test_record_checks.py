@@ -53,7 +53,7 @@ def record() -> dict:
              "valid_accuracy": dict.fromkeys(TASKS, 0.5)},
             {"epoch": 2, "loss": 0, "images": 9, "seconds": 2, "ucr_batches": 0, "ucr": [],
              "valid_accuracy": dict.fromkeys(TASKS, 1), "valid_auc": dict.fromkeys(TASKS, 1)}],
-        "run": {"training_seconds": 2.1, "images_per_second": 8.0,
+        "run": {"training_seconds": 2.1, "images_per_second": 18 / 2.1,
                 "milliseconds": {"network": 1.5}},
     }
 
@@ -76,6 +76,7 @@ def test_a_record_with_figures_that_can_be_is_left_alone(record):
 
 def test_what_a_kind_of_run_does_not_measure_may_be_missing(record):
     record["results"] = {}
+    record["settings"]["final_test"] = False
     record["run"] = {}
     record["epochs"] = [{"epoch": 1}, {"epoch": 2}]
     check_record(record)
@@ -101,6 +102,7 @@ NO_TIMES = [0, 0.0, -1.0, float("nan"), float("inf"), None, "2"]
     *((path, NO_TIMES) for path in (
         "epochs[0].seconds", "run.training_seconds", "run.images_per_second",
         "run.milliseconds.network")),
+    ("data.images.test", NO_COUNTS),
     ("epochs[0].ucr[0].mean_cosine", [1.1, -1.1, float("nan"), None]),
     ("epochs[0].loss", [-0.1, float("nan"), float("inf"), None]),
     ("epochs[0].task_losses.Young", [-0.1, float("nan"), None]),
@@ -129,6 +131,8 @@ def test_a_figure_that_cannot_be_is_refused_with_its_place(record, path, values)
     ("epochs[0].ucr_batches", 4, r"epochs\[0\].ucr\[0\] is \[1, 2, 0\]; allowed: a sum of 4"),
     ("results.test_accuracy", {"Smiling": 1.0}, "results.test_accuracy is .*one share for each of"),
     ("results.retrieval", {"Bald": {}}, "results.retrieval.Bald is"),
+    ("run.images_per_second", 1e12, "images_per_second is 1000.*18 images over 2.1 seconds, 8.6"),
+    ("results", {}, "results.test_accuracy is None; allowed: a share for each task: final_test"),
     ("settings.epochs", 3, "epochs is 2 of them; allowed: 3, as the settings say"),
     ("epochs[0]", None, r"epochs\[0\] is None; allowed: an epoch"),
 ])

@@ -73,7 +73,8 @@ def test_the_last_that_passed_is_kept_through_those_that_do_not(tmp_path):
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"passed": True}, "passed is True; but what failed is"), ({"kills": None}, "kills is None"),
-    ({"cases": -1}, "cases is -1"), ({"version": 1}, "has version 1")])
+    ({"cases": -1}, "cases is -1"), ({"failed": None}, "failed is None; allowed: a list"),
+    ({"version": 1}, "has version 1")])
 def test_a_record_that_cannot_be_is_refused(tmp_path, change, said):
     write_record(tmp_path / "soak.json", write(tmp_path, ["a test"]) | change)
     with pytest.raises(ModlibError, match=said):

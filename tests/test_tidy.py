@@ -1,6 +1,8 @@
 """Every measurement of every record is a line of one table, which can be written as CSV."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -97,12 +99,31 @@ def test_the_command_writes_a_csv_that_holds_the_table(two_runs, monkeypatch, ca
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--folder", "nowhere at all"], ["--folder", ".", "--csv", "no/such/folder/x.csv"]])
+    ["--folder", "nowhere at all"], ["--folder", ".", "--csv", "taken/not_a_folder/x.csv"],
+    ["--folder", ".", "--csv", "study"], ["--folder", ".", "--csv", "/dev/null"]])
 def test_the_command_says_what_is_wrong(two_runs, monkeypatch, capsys, arguments):
     monkeypatch.chdir(two_runs)
+    (two_runs / "taken").touch()
     arguments = [str(two_runs) if one == "." else one for one in arguments]
     monkeypatch.setattr("sys.argv", ["tidy", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "no" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert arguments[-1].removeprefix("--folder") in said and "Traceback" not in said
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_table_that_breaks_off_leaves_the_one_before(two_runs, monkeypatch, capsys):
+    path = two_runs / "numbers.csv"
+    path.write_text("before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("sys.argv", ["tidy", "--folder", str(two_runs), "--csv", str(path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"the table {path} cannot be written" in capsys.readouterr().err
+    assert path.read_text() == "before"

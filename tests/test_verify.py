@@ -169,3 +169,24 @@ def test_the_committed_sample_is_whole_and_clean():
         assert (resolve(FOLDER) / f"{record['name']}.json").exists()
         assert len(record["run"]["git_commit"]) == 40  # not -dirty
         assert record["run"]["processor"]
+
+
+def again(record) -> None:
+    """Run a committed record again: it comes out the same, as far as this machine can tell."""
+    exactly, found = verify(record)
+    assert found == [], f"{record['name']}, {'exactly' if exactly else 'within tolerances'}"
+
+
+def test_a_committed_record_comes_out_again():
+    [record] = [one for one in read_records(FOLDER) if settings_of(one) == SAMPLE[1]]
+    again(record)
+    record["epochs"][-1]["loss"] += 1.01 * TOLERANCE  # and one with another figure does not
+    with pytest.raises(AssertionError, match="epochs/1/loss"):
+        again(record)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("settings", SAMPLE, ids=lambda one: f"{type(one).__name__}-{one.system}")
+def test_every_committed_record_of_the_sample_comes_out_again(settings):
+    [record] = [one for one in read_records(FOLDER) if settings_of(one) == settings]
+    again(record)

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fault_runs import SERVER, Calls, Fault
 from safetensors.torch import load_file, save_file
 from slow_networks import EVERY, SMALL, TASKS, pixels, small
 from torchvision.models import resnet18
@@ -155,6 +158,16 @@ def test_a_runs_weights_need_its_checkpoint_of_its_last_epoch(loaded, tiny, plac
         network_of(record, places)
 
 
+def test_a_checkpoint_of_other_tensors_is_named(loaded, tiny, places):
+    record = run(tiny, places)
+    path = checkpoint_path(tiny, places, loaded.fingerprint)
+    state = torch.load(path)
+    state["network"].popitem()
+    torch.save(state, path)
+    with pytest.raises(ModlibError, match=r"^checkpoint .*\.pt lacks 1 tensors, .* its settings"):
+        network_of(record, places)
+
+
 def test_a_record_that_was_changed_or_is_of_another_kind_is_refused(loaded, tiny, places):
     record = run(tiny, places)
     with pytest.raises(ModlibError, match=r"the record of these settings and data is called"):
@@ -232,10 +245,11 @@ def test_a_json_of_another_kind_is_refused(saved, changes, message):
         load(saved[0])
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format": 1, "kind": "network"}'])
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format": 1, "kind": "network"}',
+                                  "[" * 10**6, '{"a":' * 10**6])
 def test_a_json_that_is_none_or_is_empty_is_refused(saved, text):
     saved[1].write_text(text)
-    with pytest.raises(ModlibError, match=r"mine\.json (or the tensors|has format|lacks)"):
+    with pytest.raises(ModlibError, match=r"mine\.json (cannot be read|has format|lacks)"):
         load(saved[0])
 
 
@@ -273,8 +287,97 @@ def test_a_write_that_fails_leaves_no_part_of_a_file(saved, monkeypatch):
     assert [file.read_bytes() for file in saved] == before
 
 
+def save_with(fault: Fault, one: TrainedNetwork, path: Path) -> None:
+    """Save in this process, where a call of it fails."""
+    calls = Calls(fault).plant()
+    try:
+        save(one, path)
+    finally:
+        calls.remove()
+
+
+def current(path: Path) -> int | None:
+    """The seed of the network that is loaded; None: there is no file, and that is said."""
+    if not path.with_suffix(".json").exists():
+        with pytest.raises(ModlibError, match="there is no file"):
+            load(path)
+        return None
+    found = load(path)
+    [seed] = [seed for seed in (0, 3) if found.settings.seed == seed and torch.equal(
+        embeddings(found.network), embeddings(trained(seed=seed).network))]
+    return seed
+
+
+def do_in_a_process(fault: Fault | None, path: Path) -> None:
+    process = SERVER.Process(target=save_with, args=(fault, trained(seed=3), path))
+    process.start()
+    process.join(120)
+    assert process.exitcode == (-signal.SIGKILL if fault else 0)
+
+
+WRITES, RENAMES = 2, 3  # the tensors and the JSON; these, and the tensors to their own name
+MOMENTS = [Fault("kill", "write", 2), *(Fault("kill", "replace", number, after) for number in
+                                        range(1, RENAMES + 1) for after in (False, True))]
+
+
+def fault_name(fault: Fault) -> str:
+    return f"{'after' if fault.after else 'at'} {fault.call} {fault.number}"
+
+
+@pytest.mark.parametrize(("fault", "before"), [
+    *((fault, 0) for fault in MOMENTS), (MOMENTS[3], None), (MOMENTS[4], None)],
+    ids=lambda one: fault_name(one) if isinstance(one, Fault) else str(one))
+def test_a_save_that_is_killed_leaves_the_old_network_or_the_new_one(tmp_path, fault, before):
+    path = tmp_path / "mine"
+    if before is not None:
+        save(trained(seed=before), path)
+    do_in_a_process(fault, path)
+    json_is_new = fault.call == "replace" and (fault.number, fault.after) >= (2, True)
+    assert current(path) == (3 if json_is_new else before)
+    # A second save that fails takes nothing away, be it of the same tensors or of others.
+    for seed in (3, 0):
+        for call in ("fsync", "replace"):
+            with pytest.raises(ModlibError, match="No space left"):
+                save_with(Fault("full", call, 1), trained(seed=seed), path)
+            assert current(path) == (3 if json_is_new else before)
+    save(trained(seed=0), path)
+    assert current(path) == 0
+
+
+@pytest.mark.parametrize(("call", "number"), [
+    *(("write", n) for n in range(1, WRITES + 1)), *(("fsync", n) for n in range(1, WRITES + 1)),
+    *(("replace", n) for n in range(1, RENAMES + 1))])
+def test_a_disk_that_is_full_leaves_the_old_network_or_the_new_one(saved, call, number):
+    with pytest.raises(ModlibError, match=r"the file of weights .*mine.* cannot be written: .*No"):
+        save_with(Fault("full", call, number), trained(seed=3), saved[0])
+    is_new = (call, number) == ("replace", RENAMES)
+    assert current(saved[0]) == (3 if is_new else 0)
+    assert is_new or sorted(saved[0].parent.iterdir()) == sorted(saved)
+    save(trained(seed=3), saved[0])
+    assert current(saved[0]) == 3
+    assert sorted(saved[0].parent.iterdir()) == sorted(saved)
+
+
+def test_what_killed_saves_left_goes_after_an_hour(saved):
+    do_in_a_process(Fault("kill", "replace", 2), saved[0])
+    left = set(saved[0].parent.iterdir()) - set(saved)
+    assert len(left) == 2
+    for one in left:
+        os.utime(one, (0, 0))
+    save(trained(), saved[0])
+    assert sorted(saved[0].parent.iterdir()) == sorted(saved)
+
+
+def test_tensors_that_wait_must_have_the_whole_digest(saved):
+    digest = json.loads(saved[1].read_text())["tensors_sha256"]
+    Path(f"{saved[0]}.{digest[:16]}.tmp").write_bytes(b"others")
+    saved[0].unlink()
+    with pytest.raises(ModlibError, match=r"^there is no file .*mine\.safetensors; a saved"):
+        load(saved[0])
+
+
 def test_a_folder_that_cannot_be_made_is_named(saved):
-    with pytest.raises(ModlibError, match=r"the folder .*mine\.json cannot be made"):
+    with pytest.raises(ModlibError, match=r"the file of weights .*mine\.json/mine.* cannot be w"):
         save(trained(), saved[1] / "mine")
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -51,6 +52,21 @@ def killed_once(settings, places, on_epoch=None) -> dict:
     return run(settings, places, on_epoch)
 
 
+def killed_once_each(settings, places, on_epoch=None) -> dict:
+    """A run that takes its worker down the first time, and is done the second."""
+    mark = Path(places.results_dir) / f"killed-{settings.seed}"
+    if mark.exists():
+        return {"seed": settings.seed}
+    mark.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at_seed_1(settings, places) -> dict:
+    if settings.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(settings, places)
+
+
 def killed_always(settings, places, on_epoch) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -89,6 +105,26 @@ def test_a_run_that_takes_its_worker_down_every_time_is_given_up(three, places, 
     monkeypatch.setattr(worker_pools, "POOLS", 2)
     with pytest.raises(ModlibError, match=r"killed in each of 2 tries.*fewer workers than 1"):
         run_many(three[:1], replace(places, workers=1), runner=killed_always)
+
+
+def test_a_sweep_goes_on_as_long_as_runs_end_between_the_kills(tiny, places, tmp_path):
+    """More pools break than a run that gets nowhere is given."""
+    four = [replace(tiny, seed=seed) for seed in range(4)]
+    records = run_many(four, replace(places, workers=1, results_dir=str(tmp_path)),
+                       runner=killed_once_each)
+    assert records == [{"seed": seed} for seed in range(4)]
+    assert len(list(tmp_path.glob("killed-*"))) == 4 > worker_pools.POOLS
+
+
+def test_a_given_pool_whose_worker_dies_is_said_to_and_keeps_what_ended(three, places):
+    with (ProcessPoolExecutor(1, SERVER) as pool,
+          pytest.raises(ModlibError, match=r"given ProcessPoolExecutor died.*set workers")):
+        run_many(three, places, pool, runner=killed_at_seed_1)
+    [kept] = Path(places.results_dir).glob("*.json")
+    with ProcessPoolExecutor(1, SERVER) as pool:
+        records = run_many(three, places, pool)
+    assert [one["settings"]["seed"] for one in records] == [0, 1, 2]
+    assert records[0]["name"] == kept.stem
 
 
 def test_dask_does_again_what_a_killed_worker_was_at(three, places, tmp_path):
