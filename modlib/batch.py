@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.results import project_root, read_record, resolve
@@ -40,6 +39,8 @@ def read_settings(settings: Path) -> dict[str, Any]:
     Raises:
         ModlibError: it is no text in UTF-8, no YAML, or no mapping of names to values.
     """
+    import yaml  # comes with the notebooks, not with modlib alone
+
     try:
         values = yaml.safe_load(_text(settings))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date

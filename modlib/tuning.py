@@ -111,7 +111,7 @@ def draw_scores(ax: Axes, rows: Rows) -> Axes:
         ax.plot(line.argmax(), line.max(), "o", markersize=14, markerfacecolor="none",
                 markeredgecolor=colour, markeredgewidth=2)
     ax.set_xticks(range(table.shape[1]), [
-        f"{one['learning_rate']:g}\n{one['margin']:g}" for one in CANDIDATES.values()])
+        f"{one['learning_rate']:g}\n{one['margin']:g}" for one in map(CANDIDATES.get, table)])
     ax.set_xlabel("learning rate; below it, the margin")
     ax.set_ylabel("mean validation accuracy, %")
     if ax.lines:

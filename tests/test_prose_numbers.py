@@ -179,7 +179,7 @@ def test_every_exception_has_its_reason():
     "The best is `91.6 %`.", "With `0.5 %` in code.", "The best is $91.6\\%$.",
     "The best is $91.6\\,\\%$.", "It costs $1.3\\times$.", "The mean is $0.91$.",
     "```\nmodulated 97.3 %\n```", "```{note}\nIt gains 9.1 points.\n```", "It makes 900 img/s.",
-    "It makes 900 images per second.", "It takes 7 h.", "It gains 3 pp.", "It takes 40 min.",
+    "It makes 900 images per second.", "It takes 7 h.", "It is 3 pp better.", "It takes 40 min.",
     "It is 5 s.", "A 3-fold gain."])
 def test_a_number_that_is_typed_in_would_be_found(sentence):
     assert typed_in("02_three_attributes", prose(sentence))

@@ -260,6 +260,16 @@ def test_the_candidates_stand_below_the_axis(ax, rows):
     assert ax.get_xticklabels()[5].get_text() == "0.002\n0.4"
 
 
+def test_of_some_candidates_only_these_are_drawn(ax):
+    every = STUDY.by_row(of("modulated", FULL["modulated"]))
+    asked = {row: records for row, records in every.items()
+             if row.startswith("modulated; ") and "margin 0.2" in row}
+    draw_scores(ax, asked)
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "0.001\n0.2", "0.002\n0.2", "0.004\n0.2", "0.008\n0.2"]
+    assert list(ax.lines[0].get_ydata()) == pytest.approx(FULL["modulated"][:4])
+
+
 def test_a_system_keeps_its_colour_when_others_are_not_run(ax):
     draw_scores(ax, STUDY.by_row(of("fully shared", FULL["fully shared"])))
     assert {line.get_color() for line in ax.lines if line.get_markersize() != 14} == {
