@@ -64,7 +64,7 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
     Args:
         table: columns row, accuracy (%), best (bool), and ``cost``; also low and high where the
             cost has a range.
-        cost: the column of the horizontal axis, at least 0; see :func:`_cost_axis`.
+        cost: the column of the horizontal axis, at least 0.
         label: of the horizontal axis.
     """
     ranges = {"low", "high"} <= set(table)

@@ -136,7 +136,8 @@ def _identity(
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
-    if not path.is_file():
+    try:
+        stat = path.stat() if path.is_file() else None
+    except OSError:  # such as a name that is too long
         return None
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return stat and (stat.st_size, stat.st_mtime_ns)

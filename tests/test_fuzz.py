@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import struct
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
@@ -456,7 +457,7 @@ def test_cubs_tables_are_refused_or_read_as_they_stand(folder, cub_files, data):
     training = {float(image): float(value)
                 for image, value in cub_file(root, "train_test_split.txt")}
     there = [(image, name) for image, name in cub_file(root, "images.txt", 2)
-             if (root / "images" / name).is_file()]
+             if os.path.isfile(root / "images" / name)]  # a name may be too long to ask pathlib of
     assert [training[float(image)] == 0 for image, _ in there] == (found.split_N == 2).tolist()
     assert found.labels_NT.tolist() == [
         [slow_colour(root, image, kind) for kind, _ in PARTS.values()] for image, _ in there]

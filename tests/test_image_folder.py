@@ -122,6 +122,13 @@ def test_without_a_split_column_the_split_is_by_name_and_the_source_says_so(root
     assert data.source.endswith("no column split: 70/10/20 by a hash of the name")
 
 
+def test_a_name_that_is_too_long_for_a_file_is_one_that_is_not_there(root):
+    long = "x" * 3000 + ".png"
+    (root / "attributes.csv").write_text(TABLE.replace(NAMES[3], long))
+    with pytest.raises(ModlibError, match=r"image 'xxx.*' is not in "):
+        load(root)
+
+
 def test_images_that_the_table_does_not_name_are_left_out(root):
     write(root, {"extra.png": PICTURES[NAMES[0]], "notes.txt": b"no image"})
     assert "extra.png" not in load(root).ids
