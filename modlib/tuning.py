@@ -55,6 +55,14 @@ def scores(rows: Rows) -> pd.DataFrame:
     return table
 
 
+def shown_names(rows: Rows) -> dict[str, str]:
+    """Each system's name for people: with the number of its tasks where others have more."""
+    tasks = {name.split("; ")[0]: len(records[0]["settings"]["tasks"])
+             for name, records in rows.items() if records}
+    return {system: f"{system} ({count} attributes)" for system, count in tasks.items()
+            if count < max(tasks.values())}
+
+
 def chosen(rows: Rows) -> dict[str, dict[str, Any]]:
     """The best candidate for each row of Table 3 whose system was tuned in full; else nothing."""
     best = {system: CANDIDATES[line.idxmax()] for system, line in scores(rows).iterrows()
@@ -92,14 +100,15 @@ def takeaway(rows: Rows) -> str:
 
 def tuning_table(rows: Rows) -> Any:
     """:func:`scores` for people, the best of each system in bold; columns: rate, margin."""
-    shown = scores(rows).rename(columns=lambda label: label.replace(", margin ", ", "))
+    shown = scores(rows).rename(
+        index=shown_names(rows), columns=lambda label: label.replace(", margin ", ", "))
     return shown.style.format("{:.1f}", na_rep="not run yet").highlight_max(
         axis=1, props="font-weight: bold").set_table_attributes('class="dataframe"')
 
 
 def draw_scores(ax: Axes, rows: Rows) -> Axes:
     """A line a system over the candidates, its best one ringed."""
-    table = scores(rows)
+    table = scores(rows).rename(shown_names(rows))
     for number, (system, line) in enumerate(table.iterrows()):
         if line.isna().all():
             continue

@@ -276,6 +276,15 @@ def test_a_system_keeps_its_colour_when_others_are_not_run(ax):
         COLOURS[SYSTEMS.index("fully shared")]}
 
 
+def test_a_system_with_fewer_tasks_says_how_many(ax, rows):
+    """Or its mean would seem to be of the same tasks as the others'."""
+    alone = {f"independent; {label}": [record(STUDY, f"independent; {label}", tasks=("Smiling",))]
+             for label in LABELS}
+    draw_scores(ax, rows | alone)
+    assert "independent (1 attributes)" in drawn(ax) and "modulated" in drawn(ax)
+    assert "independent (1 attributes) & " in tuning_table(rows | alone).to_latex()
+
+
 def test_rows_that_are_not_given_have_no_line_in_the_table():
     asked = {row: records for row, records in STUDY.by_row(of("CSN", [70, 71])).items()
              if row.startswith("CSN; ") and "margin 0.2" in row}
