@@ -110,7 +110,7 @@ def attribute_table(
 ) -> pd.DataFrame:
     """Every attribute and system: the mean over seeds, and the paper's figure in brackets.
 
-    A dash stands for what was not run yet.
+    A row that was not run yet says so in its heading, and has dashes.
 
     Args:
         names: our rows and the paper's systems.
@@ -122,7 +122,7 @@ def attribute_table(
     columns = {}
     for name in (name for name in names if name in rows):
         printed = paper[names[name]]
-        columns[name] = [
+        columns[name if rows[name] else f"{name}: not run yet"] = [
             (f"{means[task, name]:.1f}" if (task, name) in means.index else "–")
             + (f" ({printed[task]:.1f})" if task in printed else "") for task in tasks]
     return pd.DataFrame(columns, index=[task.replace("_", " ") for task in tasks])

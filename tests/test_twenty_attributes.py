@@ -170,9 +170,10 @@ def test_the_mean_table_of_all_records_has_no_gap(all_rows):
 
 def test_the_attribute_table_has_the_papers_figures_in_brackets(rows):
     table = attribute_table(rows)
-    assert list(table.columns) == list(PAPER_NAMES)
+    assert list(table.columns) == [
+        name if rows[name] else f"{name}: not run yet" for name in PAPER_NAMES]
     assert table[OURS].to_dict() == {"Smiling": "80.0 (93.8)", "Young": "70.0 (84.9)"}
-    assert table["CSN"].tolist() == ["– (75.6)", "– (60.6)"]
+    assert table["CSN: not run yet"].tolist() == ["– (75.6)", "– (60.6)"]
 
 
 def test_the_attribute_table_holds_only_the_given_rows(rows):
@@ -190,6 +191,7 @@ def test_an_attribute_that_the_paper_lacks_has_no_brackets():
 def test_the_attribute_table_of_no_records_has_the_papers_twenty():
     table = attribute_table(NOTHING)
     assert list(table.index) == [task.replace("_", " ") for task in TASKS]
+    assert list(table) == [f"{name}: not run yet" for name in PAPER_NAMES]
     assert all(cell.startswith("– (") for cell in table.to_numpy().ravel())
 
 
