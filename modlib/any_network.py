@@ -14,6 +14,7 @@ import pandas as pd
 from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
+from modlib.machine import device_in_words
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
@@ -185,7 +186,8 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     return (
         f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
+        f"{device_in_words(run['device'])}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "
         f"{images['images']['test']:,} to test on. {settings['epochs']} epochs of "
         f"{records[0]['epochs'][0]['images']:,} images in batches of {settings['batch_size']}, "

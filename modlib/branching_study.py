@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from modlib.adaptive_branching import BranchingSettings
+from modlib.machine import device_in_words
 from modlib.results import resolve
 from modlib.studies import Rows, Study, valid_accuracy
 from modlib.tables import mean_and_spread, not_run_yet, points, short_commit, some_not_run_yet
@@ -242,7 +243,8 @@ def how_it_ran(
     images = records[0]["epochs"][0]["images"]
     return (
         f"{len(records)} runs, {len({one['settings']['seed'] for one in records})} seeds, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
+        f"{device_in_words(run['device'])}. "
         f"{data['source']}: {data['images']['train']:,} to train on, {data['images']['test']:,} to "
         f"test on. {len(settings['tasks'])} attributes, {settings['image_size']}×"
         f"{settings['image_size']} pixels; thin: ω = {settings['thinness']}, wide: ω = "

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modlib import ablations, three_attributes, throughput, twenty_attributes
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
-from modlib.machine import choose_device, cpu_threads
+from modlib.machine import choose_device, cpu_threads, device_in_words
 from modlib.results import read_records, resolve
 from modlib.settings import Settings
 from modlib.tables import short_commit
@@ -210,7 +210,7 @@ def speed_sentence(record: Mapping[str, Any]) -> str:
     """What was timed on a device, and how fast it was, as Markdown."""
     speeds = "; ".join(f"{name.replace('_', ' ')} {one['images_per_second']:,.0f}"
                        for name, one in record["systems"].items())
-    where = record["device"] + (
+    where = device_in_words(record["device"]) + (
         f", {record['processor']}" if cpu_threads(record["device"]) else "")
     return (f"**{where}**: images a second in training, {speeds}. Timed in "
             f"{record['seconds']:.0f} seconds, torch {record['versions']['torch']}, commit "

@@ -84,6 +84,11 @@ def processor() -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def device_in_words(device: str) -> str:
+    """A record's ``device`` as a sentence names it: one thread is no "threads"."""
+    return device.replace("(1 threads", "(1 thread")
+
+
 def cpu_threads(device: str) -> int | None:
     """How many threads a record's ``device`` had, or None where it was no CPU."""
     found = re.match(r"cpu \((\d+) threads of", device)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from modlib.gradients import Ratio
+from modlib.machine import device_in_words
 from modlib.results import read_records, resolve
 
 SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
@@ -87,7 +88,7 @@ def _for_scale(folder: str, profile: str) -> str:
         of_profile.append(record["run"]["training_seconds"] / 60)
     return "".join(
         f">\n> For scale: the runs of `{profile}` took {min(some):.0f} to {max(some):.0f} minutes "
-        f"each on {device}.\n" for (profile, device), some in minutes.items())
+        f"each on {device_in_words(device)}.\n" for (profile, device), some in minutes.items())
 
 
 def _command(profile: str, notebook: str, data: str) -> str:
@@ -128,7 +129,7 @@ def _time_left(
         for name in timed)
     device = rows[timed[0]][0]["run"]["device"]
     return (f">\n> {', '.join(timed)}: about {max(1, round(seconds / 60))} minutes of training in "
-            f"all, by the seeds that were run on {device}.\n")
+            f"all, by the seeds that were run on {device_in_words(device)}.\n")
 
 
 def how_it_ran(
@@ -162,7 +163,8 @@ def how_it_ran(
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {of('device', 'run')}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
+        f"{device_in_words(of('device', 'run'))}. "
         f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "

@@ -14,6 +14,7 @@ from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
+from modlib.machine import device_in_words
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
@@ -250,7 +251,8 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     return (
         f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on {run['device']}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
+        f"{device_in_words(run['device'])}. "
         f"{about['source']}: {about['images']['train']:,} images to train on, "
         f"{about['images']['valid']:,} to validate on, {about['images']['test']:,} to test on. "
         f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "

@@ -123,6 +123,11 @@ def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
     ]).set_index("claim of the paper").rename_axis(None)
 
 
+def as_html(judged: pd.DataFrame) -> str:
+    """A table of verdicts as the page of claims has it: on a phone each claim above its numbers."""
+    return judged[["verdict", "measured", "paper"]].to_html(classes="table wide-names claims")
+
+
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:
     """How many of Table 1's claims held, did not hold, and are not decided, as Markdown."""
     return summary_of(verdicts(rows))

@@ -8,7 +8,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
-CHAPTERS = [TOC["root"], *(page["file"] for part in TOC["parts"] for page in part["chapters"])]
+CHAPTERS = [TOC["root"], *(
+    page["file"] for part in TOC["parts"] for chapter in part["chapters"]
+    for page in (chapter, *chapter.get("sections", ())))]
 
 
 def skip_if_not_built() -> None:

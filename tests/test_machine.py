@@ -15,6 +15,7 @@ from modlib.machine import (
     HEAP_BYTES,
     choose_device,
     device_failures,
+    device_in_words,
     git_commit,
     is_out_of_memory,
     keep_freed_memory,
@@ -30,6 +31,14 @@ def test_images_per_second_are_all_images_over_all_seconds():
     assert (facts["images_per_second"], facts["training_seconds"],
             facts["last_session_seconds"], facts["git_commit"]) == (50.0, 5.0, 9.0, "commit")
 
+
+@pytest.mark.parametrize(("device", "said"), [
+    ("cpu (1 threads of 2 cores)", "cpu (1 thread of 2 cores)"),
+    ("cpu (11 threads of 12 cores)", "cpu (11 threads of 12 cores)"),
+    ("NVIDIA H200", "NVIDIA H200"),
+])
+def test_one_thread_is_no_threads(device, said):
+    assert device_in_words(device) == said
 
 
 @pytest.mark.parametrize("name", ["mps", "meta"])

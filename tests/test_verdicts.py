@@ -1,12 +1,14 @@
 """Claims are judged seed by seed, from intervals that can be computed by hand, in one direction."""
 
+import re
+from html import escape as escaped
 from math import inf, isnan
 
 import pytest
 
 from modlib.settings import Settings
 from modlib.three_attributes import ROWS, row_settings
-from modlib.verdicts import Verdict, over_seeds, summary, verdict_table, verdicts
+from modlib.verdicts import Verdict, as_html, over_seeds, summary, verdict_table, verdicts
 
 SMILE, MOUTH, YOUNG = "Smiling", "Mouth_Slightly_Open", "Young"
 RELATED, UNRELATED = (SMILE, MOUTH), (SMILE, YOUNG)
@@ -263,6 +265,16 @@ def test_the_table_has_the_papers_difference_the_measured_one_and_the_word(mixed
     assert table.loc[SMILE_WORSE, "measured"] == "+0.0 [-2.5, +2.5]"
     assert [measured == "–" for measured in table.measured] == [
         word == "not run yet" for word in WORDS]
+
+
+def test_as_html_the_verdict_comes_first_as_the_pages_style_expects(mixed):
+    table = verdict_table(mixed)
+    shown = as_html(table)
+    cells = [escaped(cell) for claim, line in table.iterrows()
+             for cell in (claim, line.verdict, line.measured, line.paper)]
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", shown) == [
+        "", "verdict", "measured", "paper", *cells]
+    assert 'class="dataframe table wide-names claims"' in shown
 
 
 def test_the_table_without_records_says_so():
