@@ -37,19 +37,26 @@ def paper_rows() -> dict[str, dict[str, float]]:
     return {name: printed[PAPER_NAMES[name]] for name in SYSTEMS}
 
 
+def category_name(task: str, category: int) -> str:
+    """What a category is called; those of shoes have numbers alone."""
+    if task not in FACE_CATEGORIES:
+        return f"category {category}"
+    return [*FACE_CATEGORIES[task], "none of these"][category].replace("_", " ")
+
+
 def category_table(data: AttributeImages) -> pd.DataFrame:
     """Each task's categories among the train images, for people: how many, and how unequal."""
     lines = []
     for task, labels_K in zip(data.tasks, data.labels_NT[data.indices("train")].T, strict=True):
         known_K = labels_K[labels_K >= 0]
         shares = np.unique(known_K, return_counts=True)[1] / max(1, len(known_K))
-        names = [name.replace("_", " ") for name in FACE_CATEGORIES.get(task, ())]
+        names = [category_name(task, n) for n in range(len(FACE_CATEGORIES.get(task, ())) + 1)]
         lines.append({
             "": task, "categories": len(shares),
             "the largest holds": f"{shares.max():.0%}" if len(shares) else "–",
             "the smallest holds": f"{shares.min():.1%}" if len(shares) else "–",
             "not known": f"{np.mean(labels_K < 0):.0%}",
-            "which": ", ".join([*names, "none of these"]) if names else "of meta-data.csv"})
+            "which": ", ".join(names) if task in FACE_CATEGORIES else "of meta-data.csv"})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

@@ -10,6 +10,7 @@ from modlib.products import (
     ORDER,
     STUDY,
     SYSTEMS,
+    category_name,
     category_table,
     paper_rows,
     paper_table,
@@ -103,6 +104,13 @@ def test_categories_are_counted_among_the_train_images(categorised):
         2, "75%", "25.0%", "20%", "Smiling, Mouth Slightly Open, none of these"]
     assert table.loc["class"].tolist() == [1, "100%", "100.0%", "0%", "of meta-data.csv"]
     assert table.loc["heel"].tolist() == [0, "–", "–", "100%", "of meta-data.csv"]
+
+
+@pytest.mark.parametrize(("task", "category", "name"), [
+    ("Beard", 3, "5 o Clock Shadow"), ("Beard", 4, "none of these"), ("heel", 7, "category 7"),
+])
+def test_a_category_of_faces_has_a_name_and_one_of_shoes_a_number(task, category, name):
+    assert category_name(task, category) == name
 
 
 # Verdicts
