@@ -125,7 +125,7 @@ def _time_left(
     if not timed:
         return ""
     seconds = sum(
-        len(missing[name]) * np.mean([one["run"]["training_seconds"] for one in rows[name]])
+        len(missing[name]) * np.median([one["run"]["training_seconds"] for one in rows[name]])
         for name in timed)
     device = rows[timed[0]][0]["run"]["device"]
     return (f">\n> {', '.join(timed)}: about {max(1, round(seconds / 60))} minutes of training in "
@@ -163,8 +163,8 @@ def how_it_ran(
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
-        f"{device_in_words(of('device', 'run'))}. "
+        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each by the clock, pauses included, "
+        f"on {device_in_words(of('device', 'run'))}. "
         f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
