@@ -27,7 +27,8 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
     return pd.DataFrame([
         {"": f"{one.text} <small>({one.section})</small>", "verdict": one.word,
          # an interval stays whole where the line breaks
-         "measured": one.measured.replace(", ", ",&nbsp;") or "–", "paper": one.paper or "–",
+         "measured": one.measured.replace(", ", ",&nbsp;") or "–",
+         "paper": one.paper.replace(" %", "&nbsp;%") or "–",
          "see": f'<a href="{_link(one.page)}">{_short(one.page)}</a>'
          + (f', <a href="#records-{one.folder}">records</a>'
             if one.folder and one.word != "not run yet" else "")}

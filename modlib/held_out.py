@@ -43,8 +43,8 @@ def without_test(
         get_images: from int64 indices to pixels, of all the data.
 
     Returns:
-        the same data, where no test image has a label (False, or -1: not known) and every access
-        to the test split raises a ModlibError, its pixels in ``images_NCHW`` included; and
+        the same data, where no test image has a label (False, or -1 for not known) and every
+        access to the test split raises a ModlibError, its pixels in ``images_NCHW`` included; and
         ``get_images`` with the same guard.
     """
     locked_N = (data.split_N == SPLITS.index("test")) | (data.split_N == LOCKED)
