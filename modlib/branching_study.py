@@ -190,6 +190,15 @@ def costs(rows: Rows) -> list[tuple[Verdict, float]]:
          FAR_TIME)]
 
 
+def ratio(one: Verdict, far: float) -> str:
+    """A verdict of :func:`costs` for people: the measured ratio and its interval."""
+    value, low, high = (number + far for number in (one.difference, one.low, one.high))
+    if np.isnan(value):
+        return "not run yet"
+    return f"× {value:.1f}" + (
+        " (one seed)" if np.isinf(low) else f" [{low:.1f}, {high:.1f}]")
+
+
 def verdict_table(rows: Rows) -> pd.DataFrame:
     """All claims for people: the paper's number, ours with its interval over seeds, the verdict."""
     lines = [
@@ -198,12 +207,8 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
          "measured": points(one.difference, one.low, one.high), "verdict": one.word}
         for one in verdicts(rows)]
     for one, far in costs(rows):
-        value, low, high = (number + far for number in (one.difference, one.low, one.high))
-        lines.append({
-            "claim of the paper": one.claim, "paper": f"× {one.paper:.1f}",
-            "measured": "not run yet" if np.isnan(value) else f"× {value:.1f}" + (
-                " (one seed)" if np.isinf(low) else f" [{low:.1f}, {high:.1f}]"),
-            "verdict": one.word})
+        lines.append({"claim of the paper": one.claim, "paper": f"× {one.paper:.1f}",
+                      "measured": ratio(one, far), "verdict": one.word})
     return pd.DataFrame(lines).set_index("claim of the paper").rename_axis(None)
 
 

@@ -122,7 +122,7 @@ def _of_updates(rows: Rows) -> list[Claim]:
         *(("3.1", compliance_verdict(
             f"With 20 tasks, what modulation gains in accuracy comes with a higher UCR, {said}",
             ours, shared, with_zeros)) for with_zeros, said in (
-                (True, "inner products of 0 counted"), (False, "those of 0 left out"))),
+                (True, "inner products of 0 counted"), (False, "inner products of 0 left out"))),
         ("3.1", tasks_verdict(
             "Of 20 tasks, those that gain more accuracy gain more UCR (rank correlation)",
             ours, shared)),
@@ -211,7 +211,7 @@ def _of_scales(records: list[dict[str, Any]]) -> list[Claim]:
     printed = paper_figures()["w_distance"]
     paper = printed["/".join(UNRELATED)]["mean"] - printed["/".join(RELATED)]["mean"]
     verdict = verdicts.over_seeds(text, differences)
-    measured = points(verdict.difference, verdict.low, verdict.high) if differences else ""
+    measured = points(verdict.difference, verdict.low, verdict.high, 3) if differences else ""
     return [Claim("3.3", text, measured, f"{paper:+.2f}", verdict.word, "05_w_distance",
                   three_attributes.FOLDER)]
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.cluster.hierarchy import dendrogram, linkage
@@ -79,10 +80,11 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
         height=table.accuracy.where(~far_below, low + margin), beside=range(len(table)))
     best = table[table.best].sort_values(cost)
     if best.low.max() <= best.high.min():
-        ax.plot([], [], "o", color=ORANGE, markersize=7, label="none better for as little")
+        ax.plot([], [], "o", color=ORANGE, markersize=7, label="no cheaper system is better")
     else:
-        ax.step(best[cost], best.height, where="post", color=ORANGE, linewidth=2, zorder=1,
-                label="none better for as little")
+        ax.step([*best[cost], table[cost].max()], [*best.height, best.height.max()],
+                where="post", color=ORANGE, linewidth=2, zorder=1,
+                label="no cheaper system is better")
     beside = spread_apart([(height - low) / (high - low) for height in table.height], gap=0.062)
     for one, far in zip(table.itertuples(), far_below, strict=True):
         x, colour = getattr(one, cost), ORANGE if one.best else GREY
@@ -162,6 +164,11 @@ def split_heat_map(
                 annot_kws={"fontsize": 10 if len(tasks) <= 8 else 7.5},
                 xticklabels=names, yticklabels=names, linewidths=0.5,
                 cbar_kws={"label": unit, "shrink": 0.8})
+    for text, cell in zip(ax.texts, joint[np.isfinite(joint)], strict=True):
+        red, green, blue, _ = colormaps["vlag_r"]((cell - centre) / (2 * (spread or 1)) + 0.5)
+        bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.46
+        text.set_color("black" if bright else "white")  # seaborn's own choice is hard to read
+    ax.set_facecolor("0.85")  # the diagonal is no value, so it is not white
     ax.grid(visible=False)
     ax.set_title(f"above the diagonal: {labels[0]}; below: {labels[1]}", fontsize=10)
     ax.tick_params(axis="x", rotation=90, labelsize=9)

@@ -113,11 +113,11 @@ def in_use_sentences(costs: Mapping[str, pd.DataFrame]) -> str:
             f"{'; '.join(named) or 'none'}. It cannot be told from full sharing's for: "
             f"{'; '.join(others) or 'none'}.")
     alike = costs["time"].groupby("network", sort=False).groups.values()
-    same = "; ".join(" = ".join(rows) for rows in alike if len(rows) > 1)
+    same = "; ".join(" and ".join(f"*{row}*" for row in rows) for rows in alike if len(rows) > 1)
     error = (costs["megabytes"].high / costs["megabytes"].value).max()
     told = (f"two measurements of one network differ by up to {100 * (error - 1):.1f} %, and so "
             "much is taken for the error of each" if error > 1 else
             "how far a second measurement would lie is not known")
     return "\n".join([*said, "", "A time's range is over its repeats. Memory was measured once a "
-                      f"row; {told}." + f" The same network, and so the same cost: {same}."
+                      f"row; {told}." + f" One network, and so one cost, have: {same}."
                       * bool(same)])

@@ -205,13 +205,13 @@ class Ratio:
     count: int
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> Ratio:
+def wilson(successes: float, trials: int, z: float = 1.959964) -> Ratio:
     """A proportion and its Wilson score interval (Wilson, 1927).
 
     Computes :eq:`eq-wilson` of the book's page on the method.
 
     Args:
-        successes: 0 to ``trials``.
+        successes: 0 to ``trials``; not whole where it is the mean of several counts.
         trials: at least 0.
         z: the normal quantile; the default gives 95 %.
     """

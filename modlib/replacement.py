@@ -57,7 +57,9 @@ def answer(rows: Rows) -> str:
     accuracy = 100 * np.mean([list(one["results"]["test_accuracy"].values()) for one in rows[best]])
     said = (f"- With at most {BUDGET:,} extra parameters, the best of the {len(within)} systems "
             f"here by validation is **{best}**: {accuracy:.1f} % on the test split, with "
-            f"{within[best]:,} of them.")
+            f"{within[best]:,} of them."
+            + f" (*{SAME_MODULE[0]}* is the same module, and is not counted.)"
+            * bool(rows[SAME_MODULE[0]]))
     if best != OURS and rows[OURS]:
         said += f" {_against_the_module(rows, best)}"
     elif best == OURS and not waiting:

@@ -71,8 +71,8 @@ def _against_all(rows: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) 
     said = []
     for word, about in (("held", "better than"), ("did not hold", "worse than"),
                         ("not decided", "not decided against")):
-        names = [f"{name} ({one.difference:+.1f})" for name, one in found.items()
+        names = [f"*{name}* ({one.difference:+.1f})" for name, one in found.items()
                  if one.word == word]
         if names:
-            said.append(f"**{about}** {', '.join(names)}")
-    return f"- Against all that were run, by {measure}: {'; '.join(said)}."
+            said.append(f"**{about}** {'; '.join(names)}")
+    return f"- Against all that were run, by {measure}: {'. '.join(said)}."

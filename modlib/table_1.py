@@ -137,7 +137,8 @@ def scale_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
                     "dead scales": f"{results['dead_scales']} of {results['parameters']['task']}"}
             for pair in results["w_distance"]:
                 label = " / ".join(SHORT_NAMES[task] for task in pair["tasks"])
-                line[f"|W − W|, {label}"] = f"{pair['mean']:.2f} (variance {pair['variance']:.2f})"
+                mean, variance = pair["mean"], pair["variance"]
+                line[f"|Wᵢ − Wⱼ|, {label}"] = f"{mean:.2f} (variance {variance:.2f})"
             lines.append(line)
     return pd.DataFrame(lines).set_index("row").rename_axis(None) if lines else pd.DataFrame()
 
@@ -149,7 +150,7 @@ def regulariser_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
         by_seed = [{record["settings"]["seed"]: _distance(record, pair) for record in rows[name]}
                    for name in ("f", "e")]
         found = seed_verdict("", *by_seed, None)
-        lines.append({"": f"|W − W|, {' / '.join(SHORT_NAMES[task] for task in pair)}",
+        lines.append({"": f"|Wᵢ − Wⱼ|, {' / '.join(SHORT_NAMES[task] for task in pair)}",
                       "with the regulariser − without":
                       points(found.difference, found.low, found.high)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)

@@ -23,13 +23,13 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
-def points(value: float, low: float, high: float) -> str:
+def points(value: float, low: float, high: float, digits: int = 2) -> str:
     """A difference with its interval, ``+1.23 [+0.50, +1.96]``; of one seed it has none."""
     if np.isnan(value):
         return "not run yet"
     if np.isinf(low):
-        return f"{value:+.2f} (one seed)"
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        return f"{value:+.{digits}f} (one seed)"
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def percent(ratio: Ratio) -> str:
@@ -55,7 +55,7 @@ def not_run_yet(
     return (
         f"> **Not run yet: `{profile}`.** {_about(profile)}No record of it is in "
         f"`book/results/{folder}`, so you can be the first to ask it: "
-        f"“{_question(notebook)}” One call, and the next `make book` shows the answer here:"
+        f"“{question(notebook)}” One call, and the next `make book` shows the answer here:"
         f"\n>\n{_command(profile, notebook, data)}{_for_scale(folder, profile)}"
     )
 
@@ -71,7 +71,8 @@ def _about(profile: str) -> str:
     return said.partition(" Needs data_root")[0] + " "
 
 
-def _question(notebook: str) -> str:
+def question(notebook: str) -> str:
+    """The title of the notebook whose name begins so."""
     [path] = resolve("notebooks").glob(f"{notebook}_*.ipynb")
     first_cell = "".join(json.loads(path.read_text("utf8"))["cells"][0]["source"])
     return first_cell.partition("\n")[0].removeprefix("# ")
@@ -108,10 +109,10 @@ def some_not_run_yet(
     missing = {name: sorted(every - here) for name, here in seeds.items() if every - here}
     if not missing:
         return ""
-    parts = [f"{name} (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
+    parts = [f"*{name}* (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
              for name, without in missing.items() if set(without) != every]
     if untouched := [name for name, without in missing.items() if set(without) == every]:
-        parts.append(f"every seed of {'; '.join(untouched)}")
+        parts.append(f"all seeds of {'; '.join(f'*{name}*' for name in untouched)}")
     return (f"\n\n> **Not run yet:** {'; '.join(parts)}. The tables wait for them. This call runs "
             f"what is missing, and only that:\n>\n{_command(profile, notebook, data)}"
             f"{_time_left(rows, missing)}")
@@ -168,8 +169,8 @@ def how_it_ran(
         f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
-        f"{of('epochs')} epochs, {of('optimiser')} at {of('learning_rate')}, margin {of('margin')} "
-        f"(scales at {of('scale_rate_factor')} times that rate), {of('precision')}{more}. "
+        f"{of('epochs')} epochs, {of('optimiser')}, learning rate {of('learning_rate')} (of scales "
+        f"{of('scale_rate_factor')} times that), margin {of('margin')}, {of('precision')}{more}. "
         f"torch {' and '.join(torch)}, commit{'s' * (len(commits) > 1)} "
         f"{', '.join(f'`{commit}`' for commit in commits)}."
         + some_not_run_yet(rows, profile, notebook, data)

@@ -9,6 +9,7 @@ from modlib.errors import unknown_name
 from modlib.intervals import difference
 from modlib.judged_claims import NO_WORSE, Claim, of_verdict
 from modlib.later_tasks import ADDED, HELD_OUT, TOGETHER
+from modlib.tables import question
 from modlib.verdicts import Verdict
 
 # The pages whose claims a part is judged by.
@@ -42,14 +43,13 @@ def settled(claims: list[Claim]) -> str:
 
 def still_open(claims: list[Claim]) -> str:
     """What the records cannot decide, and how many claims wait for records, as Markdown."""
-    undecided = [one.text for one in claims if one.word == "not decided"]
-    waiting = [one.page[:2] for one in claims if one.word == "not run yet"]
-    lines = []
-    if undecided:
-        lines += ["- **Not decided** by our records:", *(f"  - {text}" for text in undecided)]
+    undecided = [f"  - {one.text}: {one.measured}" for one in claims if one.word == "not decided"]
+    waiting = [one.page for one in claims if one.word == "not run yet"]
+    lines = ["- **Not decided** by our records:", *undecided] if undecided else []
     if waiting:
-        pages = [f"{waiting.count(page)} on page {page}" for page in dict.fromkeys(waiting)]
-        lines.append(f"- **Not run yet**: {', '.join(pages)}. Each page has the call.")
+        lines += ["- **Not run yet**; the page has the call:", *(
+            f'  - {waiting.count(page)} on <a href="../notebooks/{page}.html">'
+            f"{question(page[:2])}</a>" for page in dict.fromkeys(waiting))]
     return "\n".join(lines)
 
 
@@ -63,12 +63,16 @@ def _of_later_tasks() -> list[Claim]:
 
 def _of_other_papers() -> list[Claim]:
     digits = top_down_study.MULTI_MNIST
+    branching = branching_study.STUDY.published("celeba_cpu_branching")
     judged = [
         ("10_top_down", digits.folder,
          top_down_study.verdicts(digits.published("multi_mnist_cpu"), digits.folder)),
         ("11_adaptive_branching", branching_study.STUDY.folder,
-         branching_study.verdicts(branching_study.STUDY.published("celeba_cpu_branching"))),
+         branching_study.verdicts(branching)),
         ("13_three_views_of_task_relation", three_views.STUDY.folder,
          three_views.verdicts(three_views.STUDY.published("celeba_cpu_three_views")))]
-    return [of_verdict("", verdict, page, folder)
-            for page, folder, verdicts in judged for verdict in verdicts]
+    ratios = [Claim("", one.claim, branching_study.ratio(one, far), f"× {one.paper:.1f}", one.word,
+                    "11_adaptive_branching", branching_study.STUDY.folder)
+              for one, far in branching_study.costs(branching)]
+    return ratios + [of_verdict("", verdict, page, folder)
+                     for page, folder, verdicts in judged for verdict in verdicts]

@@ -162,7 +162,7 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """Mean accuracy of every variant for people, and its difference, seed by seed, in points."""
     table = scores(rows)
     if table.empty:
-        return pd.DataFrame(columns=["validation", "test", "against the recipe", "images/s"])
+        return pd.DataFrame(columns=["validation, %", "test, %", "against the recipe"])
     recipe = table[table.variant == RECIPE].set_index("seed").valid
     lines = []
     for name in rows:
@@ -172,10 +172,9 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
         by_seed = of_variant.set_index("seed").valid - recipe
         change = None if name == RECIPE or by_seed.isna().all() else by_seed.mean()
         lines.append({
-            "": name, "validation": mean_and_spread(of_variant.valid),
-            "test": mean_and_spread(of_variant.test),
-            "against the recipe": "" if change is None else f"{change:+.1f}",
-            "images/s": f"{of_variant.speed.mean():.0f}"})
+            "": name, "validation, %": mean_and_spread(of_variant.valid),
+            "test, %": mean_and_spread(of_variant.test),
+            "against the recipe": "" if change is None else f"{change:+.1f}"})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

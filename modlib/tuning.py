@@ -99,9 +99,8 @@ def takeaway(rows: Rows) -> str:
 
 
 def tuning_table(rows: Rows) -> Any:
-    """:func:`scores` for people, the best of each system in bold; columns: rate, margin."""
-    shown = scores(rows).rename(
-        index=shown_names(rows), columns=lambda label: label.replace(", margin ", ", "))
+    """:func:`scores` for people, the best of each system in bold."""
+    shown = scores(rows).rename(index=shown_names(rows))
     return shown.style.format("{:.1f}", na_rep="not run yet").highlight_max(
         axis=1, props="font-weight: bold").set_table_attributes('class="dataframe"')
 

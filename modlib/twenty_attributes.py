@@ -95,7 +95,7 @@ def mean_table(rows: Rows) -> pd.DataFrame:
         printed = theirs and paper["printed_mean"][theirs]
         own_rows = theirs and np.mean(list(paper["rows"][theirs].values()))
         lines.append({
-            "": name, "measured": mean_and_spread(means),
+            "": name, "measured, %": mean_and_spread(means),
             "seeds": len(means),
             "extra parameters": f"{extra_parameters(records[0]):,}" if records else "",
             "paper, mean of its rows": f"{own_rows:.2f}" if theirs else "–",

@@ -124,9 +124,9 @@ def test_the_accuracy_table_has_means_over_tasks_and_their_spread_over_seeds(row
     table = accuracy_table(rows)
     assert list(table.index) == list(STUDY.rows)
     assert table.loc[OURS].to_dict() == {
-        "measured": "80.0 ± 1.4", "against from block 4": "", "extra parameters": "40",
-        "dead scales": "", "paper": "82.75"}
-    assert table.loc["signed scales", ["measured", "paper"]].tolist() == ["90.0 ± 1.4", "–"]
+        "measured, %": "80.0 ± 1.4", "minus from block 4, points": "", "extra parameters": "40",
+        "dead scales": "", "paper, %": "82.75"}
+    assert table.loc["signed scales", ["measured, %", "paper, %"]].tolist() == ["90.0 ± 1.4", "–"]
     assert table.loc[SHARED, "extra parameters"] == "0"
 
 
@@ -135,16 +135,16 @@ def test_the_accuracy_table_says_what_was_not_run(rows):
 
 
 def test_differences_are_of_each_row_from_ours(rows):
-    table = accuracy_table(rows)["against from block 4"]
+    table = accuracy_table(rows)["minus from block 4, points"]
     for row, (value, low, high) in differences(rows, OURS).items():  # of ours from each row
         assert table[row] == f"{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]"
     assert table[SHARED].startswith("-20.00 [-2")
-    assert set(accuracy_table(rows | {OURS: []})["against from block 4"]) == {""}
+    assert set(accuracy_table(rows | {OURS: []})["minus from block 4, points"]) == {""}
 
 
 def test_one_seed_gives_differences_without_intervals(rows):
     few = {row: records[:1] for row, records in rows.items()}
-    assert accuracy_table(few)["against from block 4"][SHARED] == "-20.00 (one seed)"
+    assert accuracy_table(few)["minus from block 4, points"][SHARED] == "-20.00 (one seed)"
     assert takeaway(few).splitlines()[1].endswith("in points: **-10.00 (one seed)**.")
 
 
@@ -318,10 +318,12 @@ def test_the_sentence_counts_pairs_by_their_intervals():
     """One surely higher, one higher or not, one surely lower."""
     assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, decided in 1; it lowered it, decided, in "
-        "1. The paper: higher in all 21.")
+        "1. All intervals of the changes hold together at 95 % (Bonferroni). The paper: higher in "
+        "all 21.")
     assert ucr_sentence(with_probes(ours=[52, 52, 48], shared=[50, 50, 50])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, but no pair's change is decided, up or "
-        "down. The paper: higher in all 21.")
+        "down. All intervals of the changes hold together at 95 % (Bonferroni). The paper: higher "
+        "in all 21.")
 
 
 def reference_difference(ours: int, shared: int, zeros: int) -> tuple[float, float, float]:

@@ -259,7 +259,7 @@ def test_how_it_ran_says_what_made_the_records(rows):
                  "3 attributes", "ω = 4", "ω = 8", "640 images in batches of 32", "`0123456789`"):
         assert part in said
     assert "Not run yet" not in said
-    assert "Not run yet:** shuffled" in how_it_ran(rows | {SHUFFLED: rows[SHUFFLED][1:]}, "mine")
+    assert "Not run yet:** *shuffled" in how_it_ran(rows | {SHUFFLED: rows[SHUFFLED][1:]}, "mine")
     assert "NB=11 SETTINGS=mine" in how_it_ran(NOTHING, "mine")
 
 

@@ -400,18 +400,18 @@ def test_unrelated_scales_are_compared_seed_by_seed(folder, gaps, word):
     publish_scales(folder, gaps)
     found = claim(SCALES)
     assert (found.word, found.section, found.paper) == (word, "3.3", "+0.06")
-    assert found.measured.startswith(f"{sum(gaps) / len(gaps):+.2f} [")
+    assert found.measured.startswith(f"{sum(gaps) / len(gaps):+.3f} [")
 
 
 def test_one_seed_of_scales_decides_nothing(folder):
     publish_scales(folder, (0.1,))
-    assert (claim(SCALES).word, claim(SCALES).measured) == ("not decided", "+0.10 (one seed)")
+    assert (claim(SCALES).word, claim(SCALES).measured) == ("not decided", "+0.100 (one seed)")
 
 
 def test_the_scales_interval_is_students(folder):
     """Of 0.1, 0.2 and 0.3: t(0.975, 2) = 4.303 deviations of 0.1 / √3."""
     publish_scales(folder, (0.1, 0.2, 0.3))
-    assert claim(SCALES).measured == "+0.20 [-0.05, +0.45]"
+    assert claim(SCALES).measured == "+0.200 [-0.048, +0.448]"
 
 
 @pytest.mark.parametrize(("ratios", "word", "measured"), [

@@ -160,7 +160,7 @@ def test_the_step_goes_through_the_best_from_left_to_right(ax):
     points = POINTS.assign(accuracy=[84.0, 83.0, 88.0, 87.0])
     cost_frontier(ax, points[::-1], "extra", "")
     [step] = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
-    assert step.get_xydata().tolist() == [[0, 84], [10_000, 88]]
+    assert step.get_xydata().tolist() == [[0, 84], [10_000, 88], [points.extra.max(), 88]]
 
 
 @pytest.mark.parametrize("accuracies", [
@@ -236,7 +236,7 @@ def steps(ax) -> list[list[list[float]]]:
 
 def test_the_step_goes_through_the_best_where_their_ranges_are_apart(ax):
     cost_frontier(ax, RANGES, "time", "")
-    assert steps(ax) == [[[1, 84], [2.2, 88]]]
+    assert steps(ax) == [[[1, 84], [2.2, 88], [RANGES.time.max(), 88]]]
 
 
 @pytest.mark.parametrize("table", [
@@ -246,7 +246,7 @@ def test_the_step_goes_through_the_best_where_their_ranges_are_apart(ax):
 def test_where_the_ranges_of_the_best_overlap_all_over_there_is_no_step(ax, table):
     cost_frontier(ax, table, "time", "")
     assert steps(ax) == []
-    assert legend(ax) == ["none better for as little"]  # the colour still says who they are
+    assert legend(ax) == ["no cheaper system is better"]  # the colour still says who they are
 
 
 def test_the_legend_of_costs_lies_above_the_points(ax):

@@ -76,9 +76,9 @@ def test_the_takeaway_ends_with_all_other_rows_by_two_measures():
                           for seed in (0, 1, 2)]}
     lines = takeaway(ROWS | ours | near).splitlines()
     assert lines[4:] == [
-        "- Against all that were run, by mAP: **better than** CSN (+10.1); **not decided against** "
-        "near (-0.3).",
-        "- Against all that were run, by recall@1: **worse than** CSN (-9.9), near (-9.9)."]
+        "- Against all that were run, by mAP: **better than** *CSN* (+10.1). **not decided "
+        "against** *near* (-0.3).",
+        "- Against all that were run, by recall@1: **worse than** *CSN* (-9.9); *near* (-9.9)."]
 
 
 @pytest.mark.parametrize("missing", ["modulated", "CSN"])

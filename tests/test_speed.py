@@ -437,7 +437,7 @@ def test_the_sentences_name_who_is_apart_and_who_is_not():
             "**Peak memory** differs from full sharing's (100 MB), beyond the ranges, for: many "
             "(122 MB, 111 to 134). It cannot be told from full sharing's for: scales; branches, "
             "25.", "differ by up to 10.0 %",
-            "the same cost: fully shared = PCGrad; scales = scales, one rate."):
+            "one cost, have: *fully shared* and *PCGrad*; *scales* and *scales, one rate*."):
         assert part in said
 
 

@@ -137,9 +137,9 @@ def test_how_it_ran_says_what_made_the_records(rows):
     for part in ("12 runs, 2 seeds, 2.0 to 3.5 minutes each by the clock, pauses included, on "
                  "a test's device.",
                  "photographs of a test: 1,000 to train on, 200 to choose settings on, 300",
-                 "Width 0.25", "batches of 180 images", "8 epochs", "adam at 0.001",
-                 "scales at 20 times", "bfloat16", "λ = 0.25", "β = 1", "torch 2.12.0",
-                 "commit `0123456789`"):
+                 "Width 0.25", "batches of 180 images", "8 epochs",
+                 "adam, learning rate 0.001 (of scales 20 times that), margin ", "bfloat16",
+                 "λ = 0.25", "β = 1", "torch 2.12.0", "commit `0123456789`"):
         assert part in said
 
 
@@ -215,7 +215,7 @@ def test_the_scale_table_counts_dead_scales_and_differences(rows):
     table = scale_table(rows)
     assert list(table.index) == ["(e)", "(e)", "(f)", "(f)"]
     assert table["dead scales"].tolist() == ["7 of 120"] * 4
-    assert table["|W − W|, smile / young"].tolist() == ["0.24 (variance 0.05)"] * 4
+    assert table["|Wᵢ − Wⱼ|, smile / young"].tolist() == ["0.24 (variance 0.05)"] * 4
 
 
 def test_the_scale_table_without_records_is_empty():
@@ -232,6 +232,6 @@ def test_the_regularisers_effect_is_compared_seed_by_seed():
                 {"tasks": [SMILE, MOUTH], "mean": 0.2 - by, "variance": 0.0},
                 {"tasks": [SMILE, YOUNG], "mean": 0.3, "variance": 0.0}]
     table = regulariser_table(rows).iloc[:, 0]
-    assert table["|W − W|, smile / mouth open"] == "-0.02 [-0.04, +0.00]"
-    assert table["|W − W|, smile / young"] == "+0.00 [+0.00, +0.00]"
+    assert table["|Wᵢ − Wⱼ|, smile / mouth open"] == "-0.02 [-0.04, +0.00]"
+    assert table["|Wᵢ − Wⱼ|, smile / young"] == "+0.00 [+0.00, +0.00]"
     assert set(regulariser_table(NO_ROWS).iloc[:, 0]) == {"not run yet"}

@@ -95,7 +95,7 @@ def of_seeds(*seeds, minutes=2.0):
 def test_rows_that_lack_a_seed_are_named_with_the_call_that_runs_only_them():
     rows = {"ours": of_seeds(0, 1, 2), "CSN": of_seeds(0, 2), "independent": []}
     said = some_not_run_yet(rows, "celeba_cpu_20", "03")
-    assert "**Not run yet:** CSN (seed 1); every seed of independent. The" in said
+    assert "**Not run yet:** *CSN* (seed 1); all seeds of *independent*. The" in said
     assert "make run NB=03 SETTINGS=celeba_cpu_20 DATA=/path/to/celeba RESULTS=book/results" in said
 
 

@@ -64,8 +64,10 @@ def test_what_is_settled_has_its_figures_and_what_is_open_has_not():
         "- Modulation helps: **held**, +1.00 [+0.50, +1.50] (paper: +2.0).",
         "- It is free: **did not hold**, +9 %."]
     assert still_open(claims).splitlines() == [
-        "- **Not decided** by our records:", "  - It is best",
-        "- **Not run yet**: 2 on page 03. Each page has the call."]
+        "- **Not decided** by our records:", "  - It is best: +1.00 [+0.50, +1.50]",
+        "- **Not run yet**; the page has the call:",
+        '  - 2 on <a href="../notebooks/03_twenty_attributes.html">'
+        "Twenty attributes: who learns best, and at what price?</a>"]
 
 
 def test_where_nothing_is_settled_or_open_that_is_said_or_nothing():

@@ -203,7 +203,7 @@ def test_the_table_gives_each_change_against_the_recipes_mean():
     table = score_table(rows)
     assert list(table.index) == [RECIPE, TRIPLETS]
     assert list(table["against the recipe"]) == ["", "-20.0"]
-    assert table.loc[RECIPE, "validation"] == "85.0 ± 7.1"
+    assert table.loc[RECIPE, "validation, %"] == "85.0 ± 7.1"
     assert score_table({RECIPE: []}).empty
 
 

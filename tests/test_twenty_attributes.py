@@ -142,9 +142,10 @@ def test_the_mean_table_has_means_over_tasks_and_their_spread_over_seeds(rows):
     table = mean_table(rows)
     assert list(table.index) == list(STUDY.rows)
     assert table.loc[OURS].to_dict() == {
-        "measured": "75.0 ± 1.4", "seeds": 2, "extra parameters": "40",
+        "measured, %": "75.0 ± 1.4", "seeds": 2, "extra parameters": "40",
         "paper, mean of its rows": "87.96", "paper, as printed": "84.86", "paper, extra": "10k"}
-    assert table.loc["independent", ["measured", "extra parameters", "paper, extra"]].tolist() == [
+    shown = table.loc["independent", ["measured, %", "extra parameters", "paper, extra"]]
+    assert shown.tolist() == [
         "91.0 ± 1.4", "1,000,000", "51M"]
     assert set(table.loc["signed scales"].iloc[3:]) == {"–"}
 
@@ -157,14 +158,14 @@ def test_the_mean_table_says_what_was_not_run(rows):
 def test_a_row_without_records_changes_no_other_line(rows):
     others = [row for row in STUDY.rows if row != "fully shared"]
     without = mean_table(rows | {"fully shared": []})
-    assert without.loc["fully shared", "measured"] == "not run yet"
+    assert without.loc["fully shared", "measured, %"] == "not run yet"
     assert without.loc[others].equals(mean_table(rows).loc[others])
 
 
 def test_the_mean_table_of_all_records_has_no_gap(all_rows):
     table = mean_table(all_rows)
     means = [60 + 2 * number - 5 for number in range(len(STUDY.rows))]
-    assert list(table.measured) == [f"{mean:.1f} ± 1.4" for mean in means]
+    assert list(table["measured, %"]) == [f"{mean:.1f} ± 1.4" for mean in means]
     assert "" not in set(table["extra parameters"])
 
 

@@ -1,4 +1,4 @@
-// What the theme leaves undone for people who read by keyboard or by ear.
+// What the theme leaves undone for people who read by keyboard or by ear, or on a narrow page.
 
 // A formula that is wider than the page scrolls: by keyboard too. The theme does so for code and tables.
 function letFormulasScroll() {
@@ -15,7 +15,24 @@ function nameReferences() {
   }
 }
 
+// A number and its unit stay on one line: "14 %", "± 0.3", "[-4.94, -3.72]".
+function keepUnits() {
+  const texts = document.createTreeWalker(
+    document.querySelector(".bd-article") ?? document.body, NodeFilter.SHOW_TEXT,
+    (node) => node.parentElement.closest("pre, code, script, style, mjx-container")
+      ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
+  for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+    const kept = text.data
+      .replace(/(\d) (?=(%|×|MB|points?|seconds?|minutes?)(?![\w]))/g, "$1\u00a0")
+      .replace(/([±×]) (?=\d)/g, "$1\u00a0")
+      .replace(/(\d) (?=±)/g, "$1\u00a0")
+      .replace(/(\[[-+\d.]+,) (?=[-+\d.]+\])/g, "$1\u00a0");
+    if (kept !== text.data) text.data = kept;
+  }
+}
+
 window.addEventListener("load", async () => {
+  keepUnits();
   nameReferences();
   await window.MathJax?.startup?.promise;
   letFormulasScroll();
