@@ -77,7 +77,7 @@ def objective_curves(ax: Axes, rounds: Sequence[Mapping[str, Any]]) -> Axes:
         ax.plot(counts, losses, color=colour, label=one["layer"], markersize=9,
                 marker=MARKERS[number % len(MARKERS)], markevery=[best])
     ax.set_xlabel("branches d")
-    ax.set_ylabel("loss of Eq. 9")
+    ax.set_ylabel("loss of the round")
     ax.xaxis.get_major_locator().set_params(integer=True)
     if rounds:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)

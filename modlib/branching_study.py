@@ -6,7 +6,7 @@ Shapes: T tasks.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,18 +95,23 @@ def result_table(rows: Rows, beside_paper: bool = True) -> pd.DataFrame:
         printed = paper.get(PAPER_NAMES.get(name, ""))
         line = {
             "": name,
-            "accuracy": mean_and_spread([mean_accuracy(one) for one in records]),
-            "top-10 recall": mean_and_spread([recall(one) for one in records]),
-            "branches": mean_and_spread([branches(one) for one in records]),
-            "weights at 224×224, M": _means(records, weights_at, 1e-6),
+            "accuracy, %": mean_and_spread([mean_accuracy(one) for one in records]),
+            "top-10 recall, %": mean_and_spread([recall(one) for one in records]),
+            "branches in all 15 layers": mean_count([branches(one) for one in records]),
+            "million weights at 224×224": _means(records, weights_at, 1e-6),
             "ms an image": _means(records, lambda one: one["run"]["milliseconds"]["network"]),
             "VGG-16, ms": _means(records, lambda one: one["run"]["milliseconds"]["vgg16"])}
         if beside_paper:
-            line["the paper's accuracy, recall, M"] = "–" if printed is None else (
+            line["the paper's accuracy, recall, million weights"] = "–" if printed is None else (
                 f"{printed['accuracy']:.2f}, {printed['top_10_recall']:.2f}, "
                 f"{printed['million_parameters']:.2f}")
         lines.append(line)
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def mean_count(counts: Sequence[int]) -> str:
+    """The mean of whole numbers for people: one alone is whole, and several have their spread."""
+    return str(counts[0]) if len(set(counts)) == 1 else mean_and_spread(counts)
 
 
 def _means(records: list[dict[str, Any]], measure: Callable, factor: float = 1.0) -> str:

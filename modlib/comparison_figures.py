@@ -295,7 +295,7 @@ def neighbour_grid(
             ax.grid(visible=False)
             colour = {None: "black", True: GREEN, False: VERMILION}[good]
             for side in ax.spines.values():
-                side.set(visible=True, color=colour, linewidth=3)
+                side.set(visible=ax is not axes_of_line[0], color=colour, linewidth=3)
             if good is False:  # not by colour alone
                 ax.plot([0.78, 0.96], [0.96, 0.78], color=VERMILION, linewidth=3,
                         transform=ax.transAxes)

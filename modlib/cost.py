@@ -1,5 +1,7 @@
 """What the paper's tables would cost at its own scale: a calculation from measured throughput.
 
+The call ::
+
     python -m modlib.cost --measure
 
 times training steps of each system at the paper's size on the device that is there, and writes a

@@ -53,7 +53,7 @@ def category_table(data: AttributeImages) -> pd.DataFrame:
         names = [category_name(task, n) for n in range(len(FACE_CATEGORIES.get(task, ())) + 1)]
         lines.append({
             "": task, "categories": len(shares),
-            "the largest holds": f"{shares.max():.0%}" if len(shares) else "–",
+            "the largest holds": f"{shares.max():.1%}" if len(shares) else "–",
             "the smallest holds": f"{shares.min():.1%}" if len(shares) else "–",
             "not known": f"{np.mean(labels_K < 0):.0%}",
             "which": ", ".join(names) if task in FACE_CATEGORIES else "of meta-data.csv"})
@@ -86,7 +86,8 @@ def tasks_of(rows: Rows) -> list[str]:
 
 
 def _beside(values: pd.Series, paper: float | None) -> str:
-    return mean_and_spread(values) + ("" if paper is None else f" ({paper:.1f})")
+    measured = mean_and_spread(values) if len(values) or paper is None else "–"
+    return measured + ("" if paper is None else f" ({paper:.1f})")
 
 
 def verdicts(rows: Rows) -> list[Verdict]:

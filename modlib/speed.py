@@ -1,4 +1,4 @@
-"""Speed as ratios: calls timed side by side in one run, and the record that `make bench` writes.
+"""Speed as ratios: calls timed side by side in one run, and the record that ``make bench`` writes.
 
 A ratio of two times from one run says more than either: machines differ, and so does one machine
 from hour to hour.

@@ -17,7 +17,7 @@ from modlib import branching_study, w_distance
 from modlib.ablations import ucr_matrix
 from modlib.adaptive_branching import BranchingSettings
 from modlib.arrays import from_json
-from modlib.branching_study import branches, mean_accuracy, paired
+from modlib.branching_study import branches, mean_accuracy, mean_count, paired
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, points
 from modlib.verdicts import Verdict, over_seeds
@@ -141,8 +141,8 @@ def result_table(rows: Rows) -> pd.DataFrame:
     """
     lines = [{
         "": name,
-        "accuracy": mean_and_spread([mean_accuracy(one) for one in records]),
-        "branches": mean_and_spread([branches(one) for one in records]),
+        "accuracy, %": mean_and_spread([mean_accuracy(one) for one in records]),
+        "branches in all 15 layers": mean_count([branches(one) for one in records]),
         "weights": _mean_count([one["results"]["parameters"]["weights"] for one in records]),
         "task parameters": _mean_count([task_parameters(one) for one in records]),
         "of these, scales": _mean_count([scale_count(one) for one in records]),
@@ -175,7 +175,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):
         added = added_parameters(rows, better, worse)
         lines.append({"": one.claim, "points": points(one.difference, one.low, one.high),
-                      "task parameters more": "–" if np.isnan(added) else f"{added:+,.0f}",
+                      "extra task parameters": "–" if np.isnan(added) else f"{added:+,.0f}",
                       "verdict": one.word})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 

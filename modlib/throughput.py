@@ -1,7 +1,7 @@
 """How many images a second training steps take: measured on noise, for an estimate of hours.
 
-The images' content makes no difference to the time of a step, so noise does, and no data is
-needed. What is timed is the step alone: forward, backward, and the optimiser.
+The images' content makes no difference to the time of a step, so noise will do, and no data
+is needed. What is timed is the step alone: forward, backward, and the optimiser.
 
 Shapes: B batch, T tasks, C channels, H W height and width.
 """

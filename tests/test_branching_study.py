@@ -232,12 +232,12 @@ def test_the_verdict_table_shows_numbers_beside_the_papers(rows):
 
 def test_the_result_table_has_the_papers_rows_beside_ours(rows):
     table = result_table(rows | {SHUFFLED: []})
-    assert table.loc[LOW, "accuracy"] == "83.0 ± 0.1"
-    assert table.loc[LOW, "top-10 recall"] == "63.0 ± 0.1"
-    assert table.loc[LOW, "the paper's accuracy, recall, M"] == "90.74, 69.95, 1.49"
-    assert table.loc[HIGH, ["branches", "ms an image", "VGG-16, ms"]].tolist() == [
-        "18.0 ± 0.0", "5.00", "40.00"]
-    assert table.loc[SHUFFLED, "accuracy"] == "not run yet"
+    assert table.loc[LOW, "accuracy, %"] == "83.0 ± 0.1"
+    assert table.loc[LOW, "top-10 recall, %"] == "63.0 ± 0.1"
+    assert table.loc[LOW, "the paper's accuracy, recall, million weights"] == "90.74, 69.95, 1.49"
+    assert table.loc[HIGH, ["branches in all 15 layers", "ms an image", "VGG-16, ms"]].tolist() == [
+        "18", "5.00", "40.00"]
+    assert table.loc[SHUFFLED, "accuracy, %"] == "not run yet"
     assert list(result_table(rows, beside_paper=False)) == list(table)[:-1]
 
 

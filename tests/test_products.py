@@ -84,7 +84,7 @@ def test_the_table_has_every_task_and_their_mean_beside_the_papers(rows):
 def test_without_records_the_papers_figures_stand_alone():
     table = task_table(NOTHING)
     assert list(table.index) == list(SYSTEMS)
-    assert table.loc["fully shared", "gender"] == "not run yet (69.2)"
+    assert table.loc["fully shared", "gender"] == "– (69.2)"
     assert set(table.seeds) == {0}
 
 
@@ -101,8 +101,8 @@ def test_categories_are_counted_among_the_train_images(categorised):
     data = replace(categorised, labels_NT=labels_NT, tasks=("Mouth", "class", "heel"))
     table = category_table(data)
     assert table.loc["Mouth"].tolist() == [
-        2, "75%", "25.0%", "20%", "Smiling, Mouth Slightly Open, none of these"]
-    assert table.loc["class"].tolist() == [1, "100%", "100.0%", "0%", "of meta-data.csv"]
+        2, "75.0%", "25.0%", "20%", "Smiling, Mouth Slightly Open, none of these"]
+    assert table.loc["class"].tolist() == [1, "100.0%", "100.0%", "0%", "of meta-data.csv"]
     assert table.loc["heel"].tolist() == [0, "–", "–", "100%", "of meta-data.csv"]
 
 

@@ -213,11 +213,11 @@ def test_pairs_on_which_the_views_disagree_are_ranked_by_how_far():
 def test_the_result_table_counts_what_each_network_costs(rows):
     given = result_table(rows | {FOUND: []})
     assert given.loc[SCALES].to_dict() == {
-        "accuracy": "83.0 ± 0.1", "branches": "15.0 ± 0.0", "weights": "1,000",
+        "accuracy, %": "83.0 ± 0.1", "branches in all 15 layers": "15", "weights": "1,000",
         "task parameters": "100", "of these, scales": "60"}
     assert given.loc[THIN, "of these, scales"] == "0"
-    assert given.loc[FOUND_SCALES, "branches"] == "16.0 ± 0.0"
-    assert given.loc[FOUND, ["accuracy", "weights"]].tolist() == ["not run yet", ""]
+    assert given.loc[FOUND_SCALES, "branches in all 15 layers"] == "16"
+    assert given.loc[FOUND, ["accuracy, %", "weights"]].tolist() == ["not run yet", ""]
     assert [scale_count(of_row[0]) for of_row in rows.values()] == [0, 60, 0, 60]
 
 
@@ -243,8 +243,8 @@ def test_one_seed_decides_nothing_and_none_is_not_run_yet(rows):
 def test_the_verdict_table_shows_what_a_difference_costs(rows):
     given = verdict_table(rows)
     assert given.iloc[1].to_dict() == {
-        "points": "+3.00 [+2.75, +3.25]", "task parameters more": "+60", "verdict": "held"}
-    assert given["task parameters more"].tolist() == ["+60", "+60", "+200", "-140", "+200"]
+        "points": "+3.00 [+2.75, +3.25]", "extra task parameters": "+60", "verdict": "held"}
+    assert given["extra task parameters"].tolist() == ["+60", "+60", "+200", "-140", "+200"]
 
 
 def test_the_takeaway_says_which_views_agree_and_what_helps(rows):
