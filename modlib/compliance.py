@@ -16,7 +16,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from modlib.ablations import ucr_matrix
-from modlib.comparison_figures import spread_apart
 from modlib.figures import BLUE, GREY
 from modlib.tables import points
 from modlib.verdicts import Verdict, over_seeds, seed_verdict
@@ -130,21 +129,16 @@ def compliance_table(ours: Records, shared: Records) -> pd.DataFrame:
 
 
 def draw_gains(ax: Axes, gained: pd.DataFrame) -> Axes:
-    """A named point for each line of :func:`gains_by_task`; the names stand beside the points."""
+    """A numbered point for each line of :func:`gains_by_task`; beside them stands who is who."""
     gained = gained.sort_values("accuracy", ascending=False)
-    ax.plot(gained.ucr, gained.accuracy, "o", color=BLUE, markersize=7)
-    low, high = gained.accuracy.agg(["min", "max"])
-    margin = 0.06 * max(high - low, 1.0)
-    low, high = low - margin, high + margin
-    heights = spread_apart([(value - low) / (high - low) for value in gained.accuracy],
-                           gap=min(0.062, 1 / len(gained)))
-    for (task, one), height in zip(gained.iterrows(), heights, strict=True):
-        ax.annotate(task.replace("_", " "), (one.ucr, one.accuracy), (1.03, height),
-                    textcoords="axes fraction", va="center", fontsize=8.5,
-                    arrowprops={"arrowstyle": "-", "color": GREY, "alpha": 0.6, "linewidth": 0.7,
-                                "linestyle": ":"})
     ax.axvline(0, color=GREY, linewidth=1, linestyle="--")
-    ax.set_ylim(low, high)
+    ax.plot(gained.ucr, gained.accuracy, "o", color=BLUE, markersize=13, markeredgecolor="white")
+    for number, (task, one) in enumerate(gained.iterrows(), start=1):
+        ax.annotate(f"{number}", (one.ucr, one.accuracy), ha="center", va="center_baseline",
+                    fontsize=8, fontweight="bold", color="white")
+        ax.text(1.03, 1 - (number - 0.5) / len(gained), f"{number}  {task.replace('_', ' ')}",
+                transform=ax.transAxes, va="center", fontsize=8.5)
+    ax.margins(0.08)
     ax.set_xlabel("gain in UCR with all other tasks, points")
     ax.set_ylabel("gain in accuracy, points")
     return ax

@@ -71,11 +71,11 @@ def gradient_arrows(ax: Axes, gramian_TT: np.ndarray, tasks: Sequence[str]) -> A
     arc = np.linspace(0, angle, 60)
     ax.plot(0.2 * np.cos(arc), 0.2 * np.sin(arc), color="black", linewidth=1)
     label_angle = angle / 4  # between the first arrow and the mean, clear of both
-    ax.annotate(f"{np.degrees(angle):.0f}°", 0.34 * np.array([np.cos(label_angle),
+    reach = 0.34 if angle > 1 else 0.65  # a narrow angle has room for it only farther out
+    ax.annotate(f"{np.degrees(angle):.0f}°", reach * np.array([np.cos(label_angle),
                 np.sin(label_angle)]), ha="center", va="center", fontsize=10)
-    ends = np.array([first, second, [0, 0]])
-    ax.set_xlim(ends[:, 0].min() - 0.15, ends[:, 0].max() + 0.15)
-    ax.set_ylim(-0.12, max(0.35, ends[:, 1].max() + 0.12))
+    ax.set_xlim(-1.15, 1.15)  # room for every angle, so that two panels have one scale
+    ax.set_ylim(-0.12, 1.12)
     ax.set_aspect("equal")
     ax.set_axis_off()
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=1, fontsize=10)

@@ -9,6 +9,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from modlib.figures import BLUE, GREEN, MARKERS, ORANGE, PURPLE
 
 
+SIZES = {"images": "images in the data set", "image size": "image size, pixels"}
+
+
 def accuracy_over_time(ax: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     """Accuracy (%) against seconds of training: a line a label, its last value written at its end.
 
@@ -48,7 +51,7 @@ def growth_curves(axes: Sequence[Sequence[Axes]], curves: Mapping[str, Mapping[s
             ax = line[column]
             ax.plot(curve["sizes"], [factor * value for value in curve[key]], color=colour,
                     marker=marker, markersize=5)
-            ax.set(xscale="log", yscale="log", xlabel=what, ylabel=label,
+            ax.set(xscale="log", yscale="log", xlabel=SIZES.get(what, what), ylabel=label,
                    ylim=(min(every) / 1.3, max(every) * 1.3))
             ax.set_title(f"exponent {curve[f'{key} exponent']:.2f}", fontsize=10)
             ax.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]], fontsize=9)
