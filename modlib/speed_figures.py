@@ -8,7 +8,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from modlib.figures import BLUE, GREEN, MARKERS, ORANGE, PURPLE
 
-
 SIZES = {"images": "images in the data set", "image size": "image size, pixels"}
 
 
