@@ -210,7 +210,7 @@ def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
         word = ("raises" if line.low > 0 else "lowers" if line.high < 0 else
                 "does not decidedly change")
         better, worse = label.split(" − ")
-        said.append(f"- Going from *{worse}* to *{better}* **{word}** the mean AUC "
+        said.append(f"- Going from *{worse}* to *{better}* {word} the mean AUC "
                     f"({line.points:+.2f} points, interval {line.low:+.2f} to {line.high:+.2f}).")
     said.append(f"- The intervals are over {seeds} seeds, and {len(table)} comparisons were made: "
                 "read them as hints.")

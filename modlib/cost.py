@@ -210,7 +210,8 @@ def hours_table(tables: Mapping[str, Table], record: Mapping[str, Any]) -> pd.Da
 
 def speed_sentence(record: Mapping[str, Any]) -> str:
     """What was timed on a device, and how fast it was, as Markdown."""
-    speeds = "; ".join(f"{name.replace('_', ' ')} {one['images_per_second']:,.0f}"
+    shown = {"csn": "CSN"}
+    speeds = "; ".join(f"{shown.get(name, name.replace('_', ' '))} {one['images_per_second']:,.0f}"
                        for name, one in record["systems"].items())
     where = device_in_words(record["device"]) + (
         f", {record['processor']}" if cpu_threads(record["device"]) else "")
