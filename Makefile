@@ -7,7 +7,7 @@ UV       ?= uv
 
 STAMP         := .venv/.installed# touched only when an install has come to its end
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
-SETTINGS_FILE  = $(wildcard notebooks/settings/$(notdir $(SETTINGS)).yml)
+SETTINGS_FILE  = $(wildcard notebooks/settings/$(notdir $(SETTINGS:.yml=)).yml)
 # As they were typed: make would carry out what stands in $(…) in the name of a folder.
 $(foreach name,NB SETTINGS DATA RESULTS NAME MIRROR,$(eval override $(name) := $$(value $(name))))
 export NB SETTINGS DATA RESULTS NAME MIRROR
@@ -21,8 +21,8 @@ help: ## list these targets
 	@echo "  for example: make run NB=02 SETTINGS=celeba_cpu DATA=/path/to/celeba"
 
 book: $(STAMP) ## execute the notebooks and build the pages
-	rm -rf runs/records/*/quick-* runs/checkpoints/quick-*  # so that live cells run today's code
-	TQDM_DISABLE=1 .venv/bin/jupyter-book build . --all -W -n --keep-going
+	rm -rf runs/book  # the book's own runs, so that live cells run today's code
+	MODLIB_RUNS=runs/book TQDM_DISABLE=1 .venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book is at _build/html/index.html"
 
 test: $(STAMP) ## run the tests

@@ -22,12 +22,14 @@ from modlib.results import project_root, read_record, resolve
 from modlib.whole_files import cannot_be_written, check_writable, written_whole
 
 COPIES = "runs"  # executed copies lie here, each beside its log
+MADE_HERE = ("toy_faces", "digits")  # data sets that need no data_root
 LOG_SECONDS = "5"  # between two lines of a progress bar in a log
 
 
 def settings_file(name: str) -> Path:
     """The file of ``notebooks/settings`` with this name; ModlibError where there is none."""
     files = {path.stem: path for path in resolve("notebooks/settings").glob("*.yml")}
+    name = name.removeprefix("notebooks/settings/").removesuffix(".yml")
     if name not in files:
         raise unknown_name("settings", name, sorted(files))
     return files[name]
@@ -227,13 +229,21 @@ def _print_status(copies: Sequence[Path]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Run what was asked for and say what has come of it; the exit status, 1 for any failure."""
     settings = settings_file(arguments.settings)
-    read_settings(settings)  # a slip in it is told now, not by papermill's traceback
-    notebooks = notebooks_for(settings)
+    values = read_settings(settings)  # a slip in it is told now, not by papermill's traceback
+    notebooks = allowed = notebooks_for(settings)
+    if not arguments.data and "data_root" not in values and (
+            values.get("dataset", "toy_faces") not in MADE_HERE):
+        raise ModlibError(f"{settings.name} needs data ({values['dataset']}): give "
+                          "DATA=/path/to/it, a folder or a zip archive, or --data")
     if arguments.notebook:
         notebooks = sorted(resolve("notebooks").glob(f"{arguments.notebook}*.ipynb"))
         if len(notebooks) != 1:
             raise ModlibError(f"notebook {arguments.notebook!r} must begin the name of exactly one "
                               f"of {resolve('notebooks')}; it begins {len(notebooks)}")
+        if notebooks[0] not in allowed:
+            raise ModlibError(
+                f"{settings.name} is not for notebook {notebooks[0].stem[:2]}; it is for "
+                f"{', '.join(path.stem[:2] for path in allowed)}")
     try:
         ended_well = [run_notebook(notebook, settings, arguments.data, arguments.results)
                       for notebook in notebooks]

@@ -171,13 +171,17 @@ def open_or_pack(
             raise broken_images(packed.notes["broken"], where)
         return packed
 
-    try:
-        packed = open_wanted()
-    except ModlibError:  # not there, torn, or packed from what was there before
+    def open_if_wanted() -> PackedImages | None:
+        try:
+            return open_wanted()
+        except ModlibError:  # not there, torn, or packed from what was there before
+            return None
+
+    packed = open_if_wanted()
+    if packed is None:
         with one_at_a_time(path):
-            try:
-                packed = open_wanted()  # another process has packed them meanwhile
-            except ModlibError:
+            packed = open_if_wanted()  # another process may have packed them meanwhile
+            if packed is None:
                 packed = pack()
     if broken := packed.notes["broken"]:
         warnings.warn(f"{where}: {len(broken)} images that cannot be decoded are left out: "

@@ -53,7 +53,7 @@ def _wait_for(lock: FileLock, name: str) -> None:
     with tqdm(desc=f"Another process is at {name}: waiting", bar_format="{desc} {elapsed}",
               leave=False) as bar:
         while not lock.is_locked:
-            bar.refresh()
+            bar.update(0)  # a line when its interval has passed, also in a log
             try:
                 lock.acquire(timeout=WAITING_SECONDS)
             except Timeout:

@@ -48,7 +48,7 @@ class RunBar(tqdm):
         names = [f"{places.results_dir}/{path.name}" for path in self.records.values()]
         super().__init__(total=sum(one.epochs for one in prints), unit="epoch", **{
             "initial": sum(self.epochs.values()), "smoothing": 0,
-            "postfix": self._runs_left() if self.waiting else None,
+            "postfix": self._runs_left() if self.waiting else "all runs were done before",
             "file": bar_file({"modlib": {"records": names}})} | more)
         self._time = time.monotonic  # tqdm's own clock jumps when somebody sets the machine's
         self.start_t = self.last_print_t = self._time()

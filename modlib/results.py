@@ -6,6 +6,7 @@ when it is read. It guards against slips, not against someone who computes a new
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import fields
@@ -36,8 +37,15 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path; relative ones start at the project's root, ``~`` at the user's home."""
-    return project_root() / Path(path).expanduser()
+    """An absolute path; relative ones start at the project's root, ``~`` at the user's home.
+
+    The environment variable ``MODLIB_RUNS`` names another folder in the place of ``runs``: the book
+    is built in one of its own, which may be thrown away without loss of anybody's runs.
+    """
+    path, elsewhere = Path(path).expanduser(), os.environ.get("MODLIB_RUNS")
+    if elsewhere and path.parts[:1] == ("runs",):
+        path = Path(elsewhere, *path.parts[1:])
+    return project_root() / path
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -122,6 +122,25 @@ def test_a_slip_of_the_pen_is_answered_without_a_traceback(
     assert "Traceback" not in said
 
 
+def test_a_notebook_that_the_settings_are_not_for_is_refused(project, monkeypatch, capsys):
+    settings_file("two").write_text("# Notebooks: 01\nseeds: [0]\n")
+    assert called(monkeypatch, "run", "two", "--notebook", "02") == 2
+    assert "two.yml is not for notebook 02; it is for 01" in capsys.readouterr().err
+    assert not (project / "runs").exists()
+
+
+def test_settings_that_need_data_say_so_before_anything_runs(project, monkeypatch, capsys):
+    settings_file("two").write_text("# Notebooks: all\ndataset: celeba\n")
+    assert called(monkeypatch, "run", "two") == 2
+    assert "two.yml needs data (celeba): give DATA=/path/to/it" in capsys.readouterr().err
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["two", "two.yml", "notebooks/settings/two.yml"])
+def test_settings_may_be_named_by_their_file(project, name):
+    assert settings_file(name) == project / "notebooks/settings/two.yml"
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (b"# Notebooks: all\nseeds: [0\n", "cannot be read as YAML"),
     (b"# Notebooks: all\nday: 2030-02-31\n", "cannot be read as YAML"),

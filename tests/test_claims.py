@@ -5,12 +5,13 @@ import shutil
 from math import inf, nan
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from study_records import publish, wide_record
 from table_1_records import MOUTH, SMILE, YOUNG
 from table_1_records import record as table_1_record
 
-from modlib import ablations, claims, later_tasks, products, twenty_attributes
+from modlib import ablations, any_network, claims, later_tasks, products, twenty_attributes
 from modlib.arrays import from_json
 from modlib.claims import ONE_PASS, all_claims, gains
 from modlib.claims_page import (
@@ -520,8 +521,22 @@ def test_the_cost_in_time_comes_from_the_benchmark(folder):
         "version": 1, "curves": [], "run": {}, "rows": [
             {"question": ONE_PASS, "value": 1.2, "low": 1, "high": 2},
             {"question": ONE_BY_ONE, "value": 15, "low": 1, "high": 20}]})
-    assert ("All 20 tasks of an image take 1.20 times the time of one, where 20 passes take 18 "
-            "times.") in answers()
+    assert ("All 20 tasks of an image take 1.20 times the time of one (1.00 to 2.00 over "
+            "repeats), where 20 passes take 18 times.") in answers()
+
+
+@pytest.mark.parametrize(("low", "high", "word"), [
+    (1, 3, "more"), (-3, -1, "less"), (-1, 3, "not decided")])
+def test_the_answers_tell_of_classifiers_where_some_were_trained(
+        folder, monkeypatch, low, high, word):
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "fully shared": 60})
+    assert "classifiers" not in answers()
+    rows = {"modulated": ["a record"], "fully_shared": ["another"]}
+    table = pd.DataFrame({"points": [(low + high) / 2], "low": [low], "high": [high]},
+                         index=["modulated − fully shared"])
+    monkeypatch.setattr(any_network, "published", lambda profile: rows)
+    monkeypatch.setattr(any_network, "differences", lambda given: table)
+    assert f"points ({word})." in answers().partition("**In classifiers too?**")[2]
 
 
 @pytest.mark.parametrize("missing", ["modulated", "fully shared"])

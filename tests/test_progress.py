@@ -92,11 +92,11 @@ def test_a_clock_that_is_set_back_or_forth_does_not_move_the_end(places, monkeyp
         assert (datetime.now() + timedelta(weeks=3)).strftime("%a %H") in bar.postfix
 
 
-def test_without_anything_left_it_says_nothing_of_the_rest(places):
+def test_without_anything_left_it_says_that_it_was_done_before(places):
     for one in RUNS:
         write_record(one, places)
     with RunBar(RUNS, places, file=io.StringIO()) as bar:
-        assert bar.n == 20 and not bar.postfix
+        assert bar.n == 20 and bar.postfix == "all runs were done before"
 
 
 def test_switched_off_it_is_silent(places):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from modlib.results import (
     write_record,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 PAIR, OTHER_PAIR = ["Smiling", "Young"], ["Smiling", "Bald"]
 
 
@@ -321,6 +323,18 @@ def test_the_root_is_found_from_within_the_project(project, monkeypatch, start):
     monkeypatch.chdir(project / start)
     assert project_root() == project
     assert resolve("runs/records") == project / "runs/records"
+
+
+def test_the_book_has_runs_of_its_own(project, monkeypatch):
+    """`make book` throws them away; what a user trained lies elsewhere."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MODLIB_RUNS", "runs/book")
+    assert resolve("runs/records") == project / "runs/book/records"
+    assert resolve("book/results") == project / "book/results"
+    assert resolve("/elsewhere/runs") == Path("/elsewhere/runs")
+    recipe = (ROOT / "Makefile").read_text().partition("\nbook:")[2].partition("\n\n")[0]
+    assert re.findall(r"rm -rf (.+?)(?:  #|$)", recipe, re.M) == ["runs/book"]
+    assert "MODLIB_RUNS=runs/book" in recipe
 
 
 def test_elsewhere_the_root_is_the_checkout_that_modlib_comes_from(project, monkeypatch):
