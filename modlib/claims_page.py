@@ -153,7 +153,7 @@ def _why(ours: list[dict[str, Any]], shared: list[dict[str, Any]]) -> str:
     said = [f"{points(one.difference, one.low, one.high)} points ({one.word})" for one in found]
     return ("- **Why?** The paper's reason is that updates agree more often. The update compliance "
             f"ratio changes by {said[0]} over all pairs, or by {said[1]} where inner products of 0 "
-            "are left out. Page 03 asks further.")
+            "are left out. <a href='../notebooks/03_twenty_attributes.html'>More on this</a>.")
 
 
 def _cost(ours: list[dict[str, Any]]) -> list[str]:
