@@ -93,7 +93,7 @@ class BranchingSettings(RunSettings):
 
     @property
     def trunk_from(self) -> "BranchingSettings | None":
-        """The run that this one starts from: the one that grew the tree, or the wide one.
+        """The run that this one starts from, which grew the tree or is the wide one.
 
         It has no scales, so that one serves the runs with scales and those without.
         """
@@ -140,8 +140,8 @@ def branching_round(
     """Decide on the active layer and split it; new branches keep the optimiser's averages.
 
     Returns:
-        what was decided and why: ``layer``, ``affinity`` of the tasks (T, T), ``objectives`` for
-        each number of branches, and the layer's ``groups`` of tasks.
+        what was decided and why, with ``layer``, ``affinity`` of the tasks (T, T),
+        ``objectives`` for each number of branches, and the layer's ``groups`` of tasks.
     """
     index = network.active
     layer, above = LAYERS[index], network.branches_above(index)
@@ -198,7 +198,7 @@ def train_branching(
     """Train on the train split, epoch by epoch, splitting layers on the way (Algorithm 1).
 
     Yields:
-        one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
+        one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
         ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
         gives them, with their ``batch``), ``ucr`` counts by pair, ``images``, ``seconds``.
     """

@@ -165,7 +165,7 @@ def _cost(ours: list[dict[str, Any]]) -> list[str]:
         in_time = (f" All 20 tasks of an image take {at_once['value']:.2f} times the time of one "
                    f"({at_once['low']:.2f} to {at_once['high']:.2f} over repeats), where 20 passes "
                    f"take {apart['value'] * at_once['value']:.0f} times.")
-    return [f"- **At what cost?** {counts['task']:,} numbers for all tasks, "
+    return [f"- **At what cost?** {counts['task']:,} numbers for all tasks of our narrow network, "
             f"{100 * counts['task'] / counts['shared']:.1f} % of the shared ones.{in_time}"]
 
 
@@ -189,8 +189,9 @@ def records_list() -> str:
                           "minutes": f"{run['training_seconds'] / 60:.1f}",
                           "commit": short_commit(run["git_commit"])})
         table = pd.DataFrame(lines).to_html(index=False, escape=False) if lines else ""
+        count = len(list(folder.glob("*.json")))
         parts.append(f'<h3 id="records-{folder.name}">{folder.name}</h3><details><summary>'
-                     f"{len(list(folder.glob('*.json')))} records</summary>{table}{others}"
+                     f"{count} record{'s' * (count > 1)}</summary>{table}{others}"
                      "</details>")
     return "\n".join(parts)
 

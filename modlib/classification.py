@@ -43,7 +43,7 @@ def train_classifier(
     """Train on the train split, epoch by epoch; see :func:`modlib.training.train`.
 
     Yields:
-        one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
+        one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
         ``valid_auc`` by task, ``ucr`` counts by pair, ``images``, ``seconds``.
     """
     data, get_images = without_test(

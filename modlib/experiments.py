@@ -221,6 +221,7 @@ def run_many(
 
     Args:
         settings: the runs, in the order in which their records are returned.
+        places: where data, records and checkpoints are, the device, and how many workers.
         executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
             share the cores, each with a GPU of its own where there are as many, or, when that
             is 0, this process. A worker that is killed is replaced, and its run goes on.

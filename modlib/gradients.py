@@ -149,17 +149,17 @@ class UcrCounter:
 
     @property
     def positive_TT(self) -> np.ndarray:
-        """In how many mini-batches the inner product is positive: int64."""
+        """In how many mini-batches the inner product is positive, int64."""
         return (self.signs_NTT > 0).sum(0)
 
     @property
     def negative_TT(self) -> np.ndarray:
-        """In how many mini-batches the inner product is negative: int64."""
+        """In how many mini-batches the inner product is negative, int64."""
         return (self.signs_NTT < 0).sum(0)
 
     @property
     def zero_TT(self) -> np.ndarray:
-        """In how many mini-batches the inner product is exactly 0: int64."""
+        """In how many mini-batches the inner product is exactly 0, int64."""
         return (self.signs_NTT == 0).sum(0)
 
     def stage_counts(self) -> np.ndarray:
@@ -169,7 +169,7 @@ class UcrCounter:
 
     @property
     def cosine_sum_TT(self) -> np.ndarray:
-        """The cosines of every pair of task gradients, added up over the mini-batches: float64."""
+        """The cosines of every pair of task gradients, added up over the mini-batches, float64."""
         total_TT = np.zeros((self.num_tasks, self.num_tasks))
         for gramian_TT in self.gramians:
             total_TT += cosines(gramian_TT).double().cpu().numpy()
@@ -233,7 +233,9 @@ def update_compliance_ratio(positive: int, negative: int, zero: int, with_zeros:
     Computes :eq:`eq-ucr` of the book's page on the method.
 
     Args:
-        positive, negative, zero: mini-batches by the sign of the inner product.
+        positive: mini-batches with a positive inner product.
+        negative: those with a negative one.
+        zero: those where it is exactly 0.
         with_zeros: whether batches with an inner product of exactly 0 (a task whose hinge losses
             are all zero) count among the batches. The paper leaves it open.
     """

@@ -62,8 +62,8 @@ def difference(
         tasks: which tasks to average over; None: all that both were tested on.
 
     Returns:
-        the difference, and the ends of its interval over images and seeds: infinite where there
-        are fewer than two common seeds, nan where there is none.
+        the difference and the ends of its interval over images and seeds, which are infinite
+        where there are fewer than two common seeds, and nan where there is none.
 
     Raises:
         ModlibError: records that were tested on other triplets, or on unknown ones.

@@ -25,7 +25,8 @@ class InsertedScale(nn.Module):
     """A :class:`ChannelScale` on the output of one submodule, by a forward hook.
 
     Args:
-        num_tasks, channels: T and C.
+        num_tasks: T, at least 1.
+        channels: C, of that output.
         dim: the dimension of the output that holds the channels.
         name: the submodule's, for messages.
         current: shared by all scales of one network.

@@ -48,8 +48,8 @@ def probe_modes(
     - ``trunk's output``: :func:`modlib.gradients.trunk_output_gramian`.
 
     Returns:
-        for a record: ``batches``, for each mode the ``counts`` of positive and of negative inner
-        products, packed int32 (2, T, T), and the ``agreement`` with each mode: among the pairs and
+        what a record keeps of it, with ``batches``, for each mode the ``counts`` of
+        positive and of negative inner products, packed int32 (2, T, T), and the ``agreement`` with each mode: among the pairs and
         batches where neither product is 0, the share of the same sign (None: there is none).
     """
     probed = replace(settings, batching="shared", batch_images="triplets",

@@ -45,8 +45,8 @@ def train_reader(
     """Train on the train split, epoch by epoch; see :func:`modlib.training.train`.
 
     Yields:
-        one dictionary an epoch: ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` by task,
-        ``images``, ``seconds``.
+        one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy``
+        by task, ``images``, ``seconds``.
     """
     data, get_images = without_test(
         data, get_images or image_getter(data, next(model.parameters()).device))

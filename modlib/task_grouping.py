@@ -32,7 +32,7 @@ class TaskAffinity(nn.Module):
     are, so that a checkpoint holds them.
 
     Args:
-        num_tasks: T.
+        num_tasks: T, at least 1.
         decay: from 0, the last batch alone, to 1, all batches alike.
     """
 

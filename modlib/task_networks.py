@@ -22,7 +22,7 @@ class SharedTrunkNetwork(nn.Module):
     Without any such stage this is the fully shared network: one embedding for all tasks.
 
     Args:
-        num_tasks: T.
+        num_tasks: T, at least 1.
         image_size: side of the input in pixels.
         stages: the trunk, as :func:`modlib.trunk.trunk` builds it.
         modulation: ``{stage name: the tasks' scales or projections}``.

@@ -60,8 +60,8 @@ class TopDownNetwork(nn.Module):
 
     Args:
         backbone: its parameters are BU1's and BU2's.
-        num_tasks: T.
-        classes: K.
+        num_tasks: T, at least 1.
+        classes: K, of every task.
         td_channels: of every TD map; None: as the backbone's on the same level.
         embedding_channels: of the embedding, which has the top level's sides; None: the top TD
             map's.

@@ -112,7 +112,7 @@ def train(
             callers; None: a new one.
 
     Yields:
-        one dictionary an epoch (the resumed ones first): ``epoch``, ``loss``, ``task_losses``,
+        one dictionary an epoch (the resumed ones first), with ``epoch``, ``loss``, ``task_losses``,
         ``valid_accuracy`` by task, ``ucr`` counts by pair, ``images`` seen, ``seconds`` of
         training and validation.
 

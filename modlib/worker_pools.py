@@ -23,8 +23,7 @@ class Rounds:
     Attributes:
         settings: all runs.
         numbers: of each round, the places of its runs in ``settings``.
-        runner: see :func:`modlib.experiments.run_many`; so are ``places``, ``on_epoch`` and
-            ``on_done``.
+        places, runner, on_epoch, on_done: see :func:`modlib.experiments.run_many`.
         records: by place in ``settings``; what is there is not run again.
     """
 

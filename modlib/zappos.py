@@ -61,8 +61,8 @@ def load_zappos(
         root: see ``LAYOUT``.
         tasks: some of class, closure, gender and heel, in the order wanted; None: all four.
         image_size: side in pixels; the centre square of each image is resized to it.
-        cache_dir, workers, skip_broken, progress, crop: see :func:`modlib.datasets.load_celeba`.
-            With an image that is left out go the triplets that it is in.
+        cache_dir, workers, progress, crop: see :func:`modlib.datasets.load_celeba`.
+        skip_broken: the same; with an image that is left out go the triplets that it is in.
 
     Returns:
         ``labels_NT`` int16, -1 where a category is not known; ``triplets`` as many of each task as

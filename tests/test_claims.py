@@ -486,7 +486,8 @@ def test_the_answers_are_differences_with_their_intervals(folder):
     assert re.match(rf"- \*\*When\?\*\* The gain over full sharing, in points: \+30\.00 {interval} "
                     r"with 20 tasks\. Of the 20 attributes ", when)
     assert why == "- **Why?** Not run yet: no training of 20 tasks was probed."
-    assert costs == "- **At what cost?** 40 numbers for all tasks, 0.0 % of the shared ones."
+    assert costs == ("- **At what cost?** 40 numbers for all tasks of our narrow network, 0.0 % of "
+                     "the shared ones.")
     assert last == (
         "Table 3's records are of commit `0123456789-dirty`, 2 seeds; all others stand at the end "
         "of this page.")
