@@ -48,9 +48,10 @@ def probe_modes(
     - ``trunk's output``: :func:`modlib.gradients.trunk_output_gramian`.
 
     Returns:
-        what a record keeps of it, with ``batches``, for each mode the ``counts`` of
-        positive and of negative inner products, packed int32 (2, T, T), and the ``agreement`` with each mode: among the pairs and
-        batches where neither product is 0, the share of the same sign (None: there is none).
+        what a record keeps of it, with ``batches``, for each mode the ``counts`` of positive and
+        of negative inner products, packed int32 (2, T, T), and the ``agreement`` with each mode:
+        among the pairs and batches where neither product is 0, the share of the same sign (None:
+        there is none).
     """
     probed = replace(settings, batching="shared", batch_images="triplets",
                      batches_per_epoch=settings.final_probes)
