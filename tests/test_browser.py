@@ -203,8 +203,8 @@ def test_a_word_is_searched_for_and_found(site, tab):
     box = of_view.locator(".bd-search-container input[type=search]")
     box.fill("interference")
     box.press("Enter")
-    hits = of_view.locator("#search-results li a")
-    hits.first.wait_for()
+    hits = of_view.locator("#search-results li a")  # they come one after the other
+    of_view.locator("#search-results p", has_text="earch finished").wait_for()
     found = {address.split("?")[0].split("#")[0] for address in hits.evaluate_all(
         "links => links.map(link => link.href)")}
     assert f"{site}notebooks/01_destructive_interference.html" in found

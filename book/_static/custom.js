@@ -15,6 +15,14 @@ function nameReferences() {
   }
 }
 
+// In the sidebar an arrow unfolds the pages below a page: for the ear it needs a name.
+function nameArrows() {
+  for (const arrow of document.querySelectorAll(".has-children > details > summary")) {
+    const above = arrow.closest(".has-children").querySelector("a");
+    arrow.setAttribute("aria-label", `Pages below: ${above.textContent.trim()}`);
+  }
+}
+
 // A number and its unit stay on one line: "14 %", "± 0.3", "[-4.94, -3.72]".
 function keepUnits() {
   const texts = document.createTreeWalker(
@@ -33,6 +41,7 @@ function keepUnits() {
 
 window.addEventListener("load", async () => {
   keepUnits();
+  nameArrows();
   nameReferences();
   await window.MathJax?.startup?.promise;
   letFormulasScroll();
