@@ -50,33 +50,36 @@ class BranchingSettings(RunSettings):
 
     kind = "branching-"
 
-    profile: str = "quick"
+    profile: str = "quick"  #: names the records
+    #: or celeba, folder
     dataset: Literal["toy_faces", "celeba", "folder"] = "toy_faces"
-    tasks: tuple[str, ...] = TOY_FACE_ATTRIBUTES[:20]
-    image_size: int = 64  # pixels
-    toy_images: int = 2000  # how many toy faces to draw
+    tasks: tuple[str, ...] = TOY_FACE_ATTRIBUTES[:20]  #: names of attributes
+    image_size: int = 64  #: pixels
+    toy_images: int = 2000  #: how many toy faces to draw
+    #: wide, thin, or a tree: grown here, another run's, or that one's with its tasks shuffled
     system: Literal["wide", "thin", "branched", "retrained", "shuffled"] = "branched"
-    thinness: int = 32  # ω
-    wide_thinness: int = 64  # ω of the wide network that SOMP starts from
-    somp: bool = True  # False: random first weights
-    scales: bool = False  # a scale per task and channel after conv5_3, fc6 and fc7
-    alpha: float = 1.0  # branching factor α; the larger, the more branches
-    round_batches: int = 1000  # between two branching rounds
-    affinity_decay: float = 0.99  # of the running averages, a batch
-    bn_decay: float = 0.9
-    batch_size: int = 32  # images
-    horizontal_flip: bool = True
-    epochs: int = 2
-    batches_per_epoch: int | None = None  # None: every image once
-    optimiser: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = 1e-3
-    scale_rate_factor: float = 1.0  # the scales' learning rate over the network's
+    thinness: int = 32  #: ω
+    wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
+    somp: bool = True  #: False: random first weights
+    scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
+    alpha: float = 1.0  #: branching factor α; the larger, the more branches
+    round_batches: int = 1000  #: between two branching rounds
+    affinity_decay: float = 0.99  #: of the running averages, a batch
+    bn_decay: float = 0.9  #: of batch norm's running averages
+    batch_size: int = 32  #: images
+    horizontal_flip: bool = True  #: mirror every second image, at random
+    epochs: int = 2  #: validation and a checkpoint after each
+    batches_per_epoch: int | None = None  #: None: every image once
+    optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
+    learning_rate: float = 1e-3  #: at the start
+    scale_rate_factor: float = 1.0  #: the scales' learning rate over the network's
+    #: how the learning rate falls
     schedule: Literal["tenth_every_third", "tenth_for_last_30_percent", "tenth_every_40_epochs",
                       "cosine"] = "tenth_every_third"
-    gradient_clip: float = 20.0  # largest norm of all gradients together
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    ucr_every: int = 0  # probe every k-th batch; 0: never
-    seed: int = 0
+    gradient_clip: float = 20.0  #: largest norm of all gradients together
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  #: or float32
+    ucr_every: int = 0  #: probe every k-th batch; 0: never
+    seed: int = 0  #: of all that is drawn at random
 
     def __post_init__(self):
         super().__post_init__()

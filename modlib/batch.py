@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,9 @@ def status_table(copies: Iterable[Path]) -> pd.DataFrame:
         columns ``notebook``, ``settings``, ``state`` (done, failed, stopped by an interrupt, or
         not finished: at work, or killed), ``runs done`` and ``runs left`` by the records that are
         there, ``minutes`` of training in them (these three empty where the notebook has no runs,
-        or has not come to them), ``executed copy``, ``log``, and ``error``, that a cell ended in.
+        or has not come to them), ``last line``, the minute in which the log got it (local time: it
+        tells a notebook at work from a killed one), ``executed copy``, ``log``, and ``error``,
+        that a cell ended in.
 
     Raises:
         ModlibError: a copy is no notebook, or a record of its runs is broken.
@@ -193,8 +196,16 @@ def _status(copy: Path) -> dict[str, Any]:
         "runs done": str(len(records)) if names else "",
         "runs left": str(len(names) - len(records)) if names else "",
         "minutes": f"{seconds / 60:.1f}" if names else "",
+        "last line": _last_written(copy.with_suffix(".log")),
         "executed copy": _within(copy), "log": _within(copy.with_suffix(".log")), "error": error,
     }
+
+
+def _last_written(log: Path) -> str:
+    try:
+        return datetime.fromtimestamp(log.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    except FileNotFoundError:
+        return ""
 
 
 def _told_by(content: Any) -> tuple[str, list[str], str]:

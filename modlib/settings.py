@@ -88,60 +88,65 @@ class RunSettings(Checked):
 class Settings(RunSettings):
     """Everything that decides the outcome of one training run on given data."""
 
-    profile: str = "quick"
+    profile: str = "quick"  #: names the records
     # Data
+    #: or celeba, zappos, folder
     dataset: Literal["toy_faces", "celeba", "zappos", "folder"] = "toy_faces"
-    tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")
-    image_size: int = 64  # pixels
-    crop: float = 1.0  # side of what is kept of each photograph, over its centre square's
-    toy_images: int = 2000  # how many toy faces to draw
+    tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young")  #: names of attributes
+    image_size: int = 64  #: pixels
+    crop: float = 1.0  #: side of what is kept of each photograph, over its centre square's
+    toy_images: int = 2000  #: how many toy faces to draw
     # System
+    #: a name of ``modlib.networks.SYSTEMS``
     system: Literal[tuple(SYSTEMS)] = "modulated"
-    initialisation: Literal[INITIALISATIONS] = "normal"  # of the convolutions and of fc
-    width: float = 0.25  # channels of the convolutions; 1.0 is the paper's network
-    embedding_size: int = 256
-    modulate_from: int = 4  # first modulated block
-    branch_size: int = 256  # outputs of a branch, where there are branches
-    trunk_system: Literal["branches", "modulated"] = "branches"  # that "mask_only" starts from
-    trunk_tasks: tuple[str, ...] = ()  # what its trunk was trained for; none: the same tasks
-    signed_scales: bool = False  # without the ReLU, where scales are modulation's
-    rank: int = 4  # of "low_rank"
-    mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  # of "csn"
-    bn_decay: float = 0.9  # batch norm's running averages; the paper's 0.995 needs long training
+    initialisation: Literal[INITIALISATIONS] = "normal"  #: of the convolutions and of fc
+    width: float = 0.25  #: channels of the convolutions; 1.0 is the paper's network
+    embedding_size: int = 256  #: numbers in an embedding
+    modulate_from: int = 4  #: first modulated block
+    branch_size: int = 256  #: outputs of a branch, where there are branches
+    trunk_system: Literal["branches", "modulated"] = "branches"  #: that "mask_only" starts from
+    trunk_tasks: tuple[str, ...] = ()  #: what its trunk was trained for; none: the same tasks
+    signed_scales: bool = False  #: without the ReLU, where scales are modulation's
+    rank: int = 4  #: of "low_rank"
+    mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  #: of "csn"
+    bn_decay: float = 0.9  #: batch norm's running averages; the paper's 0.995 needs long training
     # Triplets
+    #: shared: an image serves every task; triplets: only the one it was drawn for
     batching: Literal["shared", "triplets"] = "shared"
+    #: holders: an anchor has the attribute; symmetric: or, as often, has it not
     triplet_choice: Literal["holders", "symmetric"] = "holders"
-    batch_size: int = 180  # images
-    batch_images: Literal["triplets", "any"] = "triplets"  # a shared batch's: drawn for each task
-    samples_per_anchor: int = 8  # positives and negatives per anchor, in shared batching
-    margin: float = 0.2
-    hinge_mean: Literal["all", "active"] = "all"  # over which triplets a task's loss is averaged
-    horizontal_flip: bool = True
-    shift: int = 0  # pixels, at most, that an image is moved along each side
-    zoom: float = 0.0  # share, at most, by which an image is enlarged or shrunk
-    colour_jitter: float = 0.0  # strength of random brightness, contrast and tint
+    batch_size: int = 180  #: images
+    batch_images: Literal["triplets", "any"] = "triplets"  #: a shared batch's: drawn for each task
+    samples_per_anchor: int = 8  #: positives and negatives per anchor, in shared batching
+    margin: float = 0.2  #: of the triplet loss
+    hinge_mean: Literal["all", "active"] = "all"  #: over which triplets a task's loss is averaged
+    horizontal_flip: bool = True  #: mirror every second image, at random
+    shift: int = 0  #: pixels, at most, that an image is moved along each side
+    zoom: float = 0.0  #: share, at most, by which an image is enlarged or shrunk
+    colour_jitter: float = 0.0  #: strength of random brightness, contrast and tint
     # Optimisation
-    epochs: int = 3
-    batches_per_epoch: int | None = None  # None: as long as holders, or given triplets, last
-    optimiser: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = 1e-3
-    scale_rate_factor: float = 20.0  # the scales' learning rate over the network's
+    epochs: int = 3  #: validation and a checkpoint after each
+    batches_per_epoch: int | None = None  #: None: as long as holders, or given triplets, last
+    optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
+    learning_rate: float = 1e-3  #: at the start
+    scale_rate_factor: float = 20.0  #: the scales' learning rate over the network's
+    #: how the learning rate falls
     schedule: Literal["tenth_for_last_30_percent", "tenth_every_40_epochs", "cosine"] = (
         "tenth_for_last_30_percent"
     )
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    compiled: bool = False  # by torch.compile: minutes of warm-up
-    aggregation: Literal[("mean", *WEIGHTINGS)] = "mean"  # of the tasks' gradients
-    regulariser_weight: float = 0.0  # λ of Eq. 8; 0: off
-    regulariser_beta: float = 1.0  # β of Eq. 8
-    embedding_norm_weight: float = 0.0  # CSN's penalty on long embeddings; its code: 5e-3
-    mask_norm_weight: float = 0.0  # CSN's penalty on masks; its code: 5e-4
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  #: or float32
+    compiled: bool = False  #: by torch.compile: minutes of warm-up
+    aggregation: Literal[("mean", *WEIGHTINGS)] = "mean"  #: of the tasks' gradients
+    regulariser_weight: float = 0.0  #: λ of Eq. 8; 0: off
+    regulariser_beta: float = 1.0  #: β of Eq. 8
+    embedding_norm_weight: float = 0.0  #: CSN's penalty on long embeddings; its code: 5e-3
+    mask_norm_weight: float = 0.0  #: CSN's penalty on masks; its code: 5e-4
     # Measurement
-    ucr_every: int = 4  # probe every k-th batch; 0: never
-    final_probes: int = 0  # batches that the trained network is probed on in every mode
-    test_triplets: int = 10_000  # per task, and as many to validate on
-    final_test: bool = True  # False: validation alone, the test split is not looked at
-    seed: int = 0
+    ucr_every: int = 4  #: probe every k-th batch; 0: never
+    final_probes: int = 0  #: batches that the trained network is probed on in every mode
+    test_triplets: int = 10_000  #: per task, and as many to validate on
+    final_test: bool = True  #: False: validation alone, the test split is not looked at
+    seed: int = 0  #: of all that is drawn at random
 
     def __post_init__(self):
         super().__post_init__()
@@ -215,13 +220,13 @@ class Places(Checked):
     Relative paths start at the project's root.
     """
 
-    data_root: str | None = None  # a folder, or (CelebA, UT-Zappos50K, one's own) a zip archive
-    cache_dir: str | None = None  # decoded images; None: the user's cache folder
-    skip_broken: bool = False  # leave out images that cannot be decoded, and list them
-    results_dir: str = "runs/records"
-    checkpoint_dir: str = "runs/checkpoints"
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, …
-    workers: int = 0  # processes that train side by side; 0: this one
+    data_root: str | None = None  #: a folder, or (CelebA, UT-Zappos50K, one's own) a zip archive
+    cache_dir: str | None = None  #: decoded images; None: the user's cache folder
+    skip_broken: bool = False  #: leave out images that cannot be decoded, and list them
+    results_dir: str = "runs/records"  #: finished runs
+    checkpoint_dir: str = "runs/checkpoints"  #: what stopped runs go on from
+    device: str = "auto"  #: auto, cpu, cuda, cuda:1, …
+    workers: int = 0  #: processes that train side by side; 0: this one
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:

@@ -32,31 +32,36 @@ class ReaderSettings(RunSettings):
 
     kind = "reader-"
 
-    profile: str = "quick"
+    profile: str = "quick"  #: names the records
+    #: a name of ``BACKBONE_OF``
     dataset: Literal[tuple(BACKBONE_OF)] = "digits"
-    tasks: tuple[str, ...] = ("LU", "RL")
-    train_images: int = 2000  # composed of digits
-    test_images: int = 500  # composed of digits to test on, and as many to validate on
-    canvas: int = 36  # pixels; the side on which digits are put together
-    image_size: int = 224  # pixels, of photographs and rendered scenes
+    tasks: tuple[str, ...] = ("LU", "RL")  #: names of what is read
+    train_images: int = 2000  #: composed of digits
+    test_images: int = 500  #: composed of digits to test on, and as many to validate on
+    canvas: int = 36  #: pixels; the side on which digits are put together
+    image_size: int = 224  #: pixels, of photographs and rendered scenes
+    #: a row of the paper's Table 1, or our channel modulation
     system: Literal["single", "uniform", "moo", "channel", "top_down"] = "top_down"
-    td_channels: int | None = None  # of every top-down map; None: as the backbone's
+    td_channels: int | None = None  #: of every top-down map; None: as the backbone's
+    #: a name of ``modlib.top_down.CONNECTIONS``: how BU1's maps enter the top-down stream
     into_td: Literal[tuple(CONNECTIONS)] = "add"
+    #: likewise: how the top-down maps enter the second bottom-up stream
     into_bu2: Literal[tuple(CONNECTIONS)] = "gate_sigmoid"
-    image_aware: bool = True  # whether BU1 leads into the top-down stream
-    spatial: bool = True  # whether modulation differs from place to place
-    tasks_together: bool = True  # False: "channel" and "top_down" take task after task, for memory
-    bu1_weight: float = 0.0  # of the auxiliary loss on BU1
-    td_weight: float = 0.0  # of the loss on the last top-down map, or on "channel"'s last stage
-    batch_size: int = 64  # images
-    epochs: int = 4
-    batches_per_epoch: int | None = None  # None: every image once
-    optimiser: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = 1e-3
-    scale_rate_factor: float = 1.0  # the learning rate of "channel"'s scales over the network's
+    image_aware: bool = True  #: whether BU1 leads into the top-down stream
+    spatial: bool = True  #: whether modulation differs from place to place
+    tasks_together: bool = True  #: False: "channel" and "top_down" take task after task, for memory
+    bu1_weight: float = 0.0  #: of the auxiliary loss on BU1
+    td_weight: float = 0.0  #: of the loss on the last top-down map, or on "channel"'s last stage
+    batch_size: int = 64  #: images
+    epochs: int = 4  #: validation and a checkpoint after each
+    batches_per_epoch: int | None = None  #: None: every image once
+    optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
+    learning_rate: float = 1e-3  #: at the start
+    scale_rate_factor: float = 1.0  #: the learning rate of "channel"'s scales over the network's
+    #: how the learning rate falls
     schedule: Literal["tenth_for_last_30_percent", "tenth_every_40_epochs", "cosine"] = (
         "tenth_every_40_epochs")
-    seed: int = 0
+    seed: int = 0  #: of all that is drawn at random
 
     def __post_init__(self):
         super().__post_init__()

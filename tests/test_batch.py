@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -251,6 +252,15 @@ def test_runs_are_counted_by_the_records_that_are_there(project):
         record | {"version": 1, "run": {"training_seconds": 90}}))
     [row] = status_table([written(project, [bar], end_time=None)]).to_dict("records")
     assert (row["runs done"], row["runs left"], row["minutes"]) == ("1", "1", "1.5")
+
+
+def test_the_status_says_when_the_log_got_its_last_line(project):
+    copy = written(project, [], end_time=None)
+    assert list(status_table([copy])["last line"]) == [""]
+    copy.with_suffix(".log").touch()
+    at = datetime(2029, 12, 31, 23, 58).timestamp()
+    os.utime(copy.with_suffix(".log"), (at, at))
+    assert list(status_table([copy])["last line"]) == ["2029-12-31 23:58"]
 
 
 def test_a_copy_that_is_being_written_is_not_finished(project):
