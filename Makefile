@@ -9,8 +9,8 @@ STAMP         := .venv/.installed# touched only when an install has come to its 
 NOTEBOOK       = $(wildcard notebooks/$(notdir $(basename $(NB)))*.ipynb)
 SETTINGS_FILE  = $(wildcard notebooks/settings/$(notdir $(SETTINGS:.yml=)).yml)
 # As they were typed: make would carry out what stands in $(…) in the name of a folder.
-$(foreach name,NB SETTINGS DATA RESULTS NAME MIRROR,$(eval override $(name) := $$(value $(name))))
-export NB SETTINGS DATA RESULTS NAME MIRROR
+$(foreach name,NB SETTINGS DATA RESULTS SET NAME MIRROR,$(eval override $(name) := $$(value $(name))))
+export NB SETTINGS DATA RESULTS SET NAME MIRROR
 
 .DEFAULT_GOAL := help
 .PHONY: help book test run status data check-run verify soak bench clean lock
@@ -32,9 +32,9 @@ data: $(STAMP) ## fetch CelebA (NAME=mnist: MNIST) into DATA, or data/; MIRROR: 
 	@.venv/bin/python -m modlib.download "$$NAME" $(if $(DATA),"$$DATA","data/$$NAME") \
 	    $(if $(MIRROR),--mirror "$$MIRROR")
 
-run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTINGS, DATA, RESULTS)
+run: check-run $(STAMP) ## run notebook NB, or all, with a settings file (SETTINGS, DATA, RESULTS, SET)
 	@.venv/bin/python -m modlib.batch run "$$SETTINGS" $(if $(NB),--notebook "$(notdir $(NOTEBOOK:.ipynb=))") \
-	    $(if $(DATA),--data "$$DATA") $(if $(RESULTS),--results "$$RESULTS")
+	    $(if $(DATA),--data "$$DATA") $(if $(RESULTS),--results "$$RESULTS") $(if $(SET),--set "$$SET")
 
 status: $(STAMP) ## say what has come of the notebooks that were run
 	@.venv/bin/python -m modlib.batch status

@@ -42,16 +42,26 @@ def read_settings(settings: Path) -> dict[str, Any]:
     Raises:
         ModlibError: it is no text in UTF-8, no YAML, or no mapping of names to values.
     """
+    return _named_values(
+        _text(settings), f"settings {settings}", "a line each, such as 'epochs: 2'")
+
+
+def read_changes(changes: str) -> dict[str, Any]:
+    """Single parameters that are given with a call, by name; ModlibError as of a settings file."""
+    return _named_values(changes, "SET", "such as '{epochs: 2, seeds: [0]}'")
+
+
+def _named_values(text: str, said: str, example: str) -> dict[str, Any]:
     import yaml  # comes with the notebooks, not with modlib alone
 
     try:
-        values = yaml.safe_load(_text(settings))
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date
-        raise ModlibError(f"settings {settings} cannot be read as YAML: {error}") from error
+        raise ModlibError(f"{said} cannot be read as YAML: {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ModlibError(f"settings {settings} must map names to values, a line each, such as "
-                          f"'epochs: 2'; given {str(values)[:60]}")
+        raise ModlibError(
+            f"{said} must map names to values, {example}; given {str(values)[:60]}")
     return values
 
 
@@ -91,13 +101,15 @@ def executed_copy(notebook: Path, settings: Path) -> Path:
 
 
 def run_notebook(
-    notebook: Path, settings: Path, data: str | None = None, results: str | None = None
+    notebook: Path, settings: Path, data: str | None = None, results: str | None = None,
+    changes: str | None = None,
 ) -> bool:
     """Execute a notebook with a settings file; its log goes to the screen and beside its copy.
 
     Args:
         data: ``data_root``; None: as the settings say.
         results: ``results_dir``; None: as the settings say.
+        changes: single parameters that come before those of the settings, as YAML; None: none.
 
     Returns:
         whether every cell ended well.
@@ -110,7 +122,7 @@ def run_notebook(
     given = {"data_root": data, "results_dir": results}
     command = [
         sys.executable, "-m", "papermill", "-k", "python3", "--cwd", ".", "--log-output",
-        "--no-progress-bar", "-f", _within(settings),
+        "--no-progress-bar", "-f", _within(settings), *(("-y", changes) if changes else ()),
         *(part for name, value in given.items() if value for part in ("-r", name, value)),
         _within(notebook), _within(copy)]
     with _log(copy.with_suffix(".log")) as write, subprocess.Popen(
@@ -240,7 +252,8 @@ def _print_status(copies: Sequence[Path]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Run what was asked for and say what has come of it; the exit status, 1 for any failure."""
     settings = settings_file(arguments.settings)
-    values = read_settings(settings)  # a slip in it is told now, not by papermill's traceback
+    # A slip in them is told now, not by papermill's traceback.
+    values = read_settings(settings) | read_changes(arguments.set or "")
     notebooks = allowed = notebooks_for(settings)
     if not arguments.data and "data_root" not in values and (
             values.get("dataset", "toy_faces") not in MADE_HERE):
@@ -256,8 +269,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{settings.name} is not for notebook {notebooks[0].stem[:2]}; it is for "
                 f"{', '.join(path.stem[:2] for path in allowed)}")
     try:
-        ended_well = [run_notebook(notebook, settings, arguments.data, arguments.results)
-                      for notebook in notebooks]
+        ended_well = [
+            run_notebook(notebook, settings, arguments.data, arguments.results, arguments.set)
+            for notebook in notebooks]
         return int(not all(ended_well))
     except KeyboardInterrupt:
         print("\nStopped. The same call goes on from here.")
@@ -276,6 +290,7 @@ def main() -> None:
     run.add_argument("--notebook", help="how the name of the only one begins, such as 02")
     run.add_argument("--data", help="data_root: the folder or zip archive with the data")
     run.add_argument("--results", help="results_dir: where the records go")
+    run.add_argument("--set", help="single parameters as YAML: '{epochs: 2, seeds: [0]}'")
     commands.add_parser("status", help="a table of all executed copies")
     arguments = parser.parse_args()
     try:

@@ -167,6 +167,18 @@ def test_a_settings_file_of_comments_alone_has_no_parameters(project):
         notebooks_for(settings_file("two"))
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ("seeds", "must map names to values, such as '{epochs: 2, seeds: [0]}'; given seeds"),
+    ("{seeds: [0", "cannot be read as YAML"),
+    ("{dataset: celeba}", "needs data (celeba)")])
+def test_single_parameters_that_are_no_such_are_answered_before_anything_runs(
+        project, monkeypatch, capsys, changes, message):
+    assert called(monkeypatch, "run", "two", "--set", changes) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert not (project / "runs").exists()
+
+
 # Running them
 
 def test_after_a_notebook_that_fails_comes_the_next_and_a_table_of_both(
@@ -197,6 +209,13 @@ def test_a_second_call_trains_nothing_and_ends_well(project, monkeypatch, capsys
     batch._print_status([executed_copy(notebook, settings)])
     [_, line] = capsys.readouterr().out.strip().splitlines()
     assert line.split()[:5] == ["02_trains", "two", "done", "2", "0"]
+
+
+def test_single_parameters_come_before_those_of_the_settings(project, monkeypatch):
+    given = ("--notebook", "02", "--results", "mine", "--set", "{seeds: [7]}")
+    assert called(monkeypatch, "run", "two", *given) == 0
+    [record] = (project / "mine").glob("*.json")
+    assert "-seed7-" in record.name
 
 
 def test_an_interrupt_ends_in_the_table_and_begins_no_other(project):

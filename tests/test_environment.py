@@ -21,7 +21,7 @@ RANGES = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["all"]]
 PYTHONS = ["3.11", "3.12", "3.13"]
 PLATFORMS = ["linux", "darwin"]
 # Of the make that runs these tests.
-OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA", "RESULTS", "MIRROR"}
+OUTER = {"MAKEFLAGS", "MAKELEVEL", "NB", "SETTINGS", "DATA", "RESULTS", "SET", "MIRROR"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -206,10 +206,12 @@ def test_a_python_that_does_not_fit_makes_no_environment(checkout):
 def test_make_run_hands_on_what_it_is_given(checkout):
     data = checkout / "a folder"
     data.mkdir()
-    process, calls = make(checkout, "run", "NB=02", f"DATA={data}", "RESULTS=book/results")
+    process, calls = make(checkout, "run", "NB=02", f"DATA={data}", "RESULTS=book/results",
+                          "SET={seeds: [0], epochs: 2}")
     assert process.returncode == 0, process.stderr
     assert calls[-1] == (
-        f"-m modlib.batch run quick --notebook 02_second --data {data} --results book/results"
+        f"-m modlib.batch run quick --notebook 02_second --data {data} --results book/results "
+        "--set {seeds: [0], epochs: 2}"
     )
     assert make(checkout, "run")[1][-1] == "-m modlib.batch run quick"
     assert make(checkout, "status")[1][-1] == "-m modlib.batch status"

@@ -315,9 +315,10 @@ HOSTILE = ["a folder", "$(shell touch mark)", "$(touch mark)", "`touch mark`", "
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_folders_name_is_a_name_and_no_command(checkout, name):  # noqa: F811
     (checkout / "data" / name).mkdir(parents=True)
-    process, calls = make(checkout, "run", "NB=02", f"DATA=data/{name}", f"RESULTS={name}")
+    process, calls = make(
+        checkout, "run", "NB=02", f"DATA=data/{name}", f"RESULTS={name}", f"SET={name}")
     assert process.returncode == 0, process.stderr
-    assert calls[-1].endswith(f"--data data/{name} --results {name}")
+    assert calls[-1].endswith(f"--data data/{name} --results {name} --set {name}")
     process, calls = make(checkout, "data", f"NAME={name}", f"DATA=data/{name}", f"MIRROR={name}")
     assert calls[-1] == f"-m modlib.download {name} data/{name} --mirror {name}"
     process, calls = make(checkout, "bench", f"DATA=data/{name}")
