@@ -6,7 +6,6 @@ Shapes: B batch, T tasks, C channels, H W height and width.
 """
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +60,7 @@ class BranchingSettings(RunSettings):
     thinness: int = 32  #: ω
     wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
     somp: bool = True  #: False: random first weights
+    filters: Literal["somp", "random"] = "somp"  #: random: as many of the wide network's, by chance
     scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  #: branching factor α; the larger, the more branches
     round_batches: int = 1000  #: between two branching rounds
@@ -86,13 +86,18 @@ class BranchingSettings(RunSettings):
         if self.wide_thinness < self.thinness:
             raise ModlibError(f"wide_thinness must be at least thinness, {self.thinness}; given "
                               f"{self.wide_thinness}")
+        if self.filters != "somp" and (self.system == "wide" or not self.somp):
+            raise ModlibError(
+                f"filters={self.filters!r} needs a network that starts from a wide one; given "
+                f"system={self.system!r} and somp={self.somp}")
 
     @property
     def wide(self) -> "BranchingSettings | None":
         """The run of the wide network that SOMP starts from, or None; one serves every α."""
         if self.system == "wide" or not self.somp:
             return None
-        return replace(self._without_scales, system="wide", alpha=BranchingSettings.alpha)
+        return replace(self._without_scales, system="wide", alpha=BranchingSettings.alpha,
+                       filters=BranchingSettings.filters)
 
     @property
     def trunk_from(self) -> "BranchingSettings | None":
@@ -137,10 +142,20 @@ def _train_all(optimiser: torch.optim.Optimizer, network: BranchingVgg) -> None:
         parameter for parameter in network.parameters() if id(parameter) not in scales]
 
 
+def _fresh(optimiser: torch.optim.Optimizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A parameter's state as it is before the first step."""
+    start = {"sum": optimiser.defaults.get("initial_accumulator_value", 0.0)}  # Adagrad's
+    return {name: torch.full_like(value, start.get(name, 0.0)) for name, value in state.items()}
+
+
 def branching_round(
     network: BranchingVgg, optimiser: torch.optim.Optimizer, settings: BranchingSettings
 ) -> dict[str, Any]:
-    """Decide on the active layer and split it; new branches keep the optimiser's averages.
+    """Decide on the active layer and split it; its branches forget the optimiser's averages.
+
+    These are of all tasks' gradients, where a branch gets those of its own tasks: Adam's, kept,
+    would hold the branches' steps back for hundreds of batches. (The authors' code has a new
+    optimiser each round.)
 
     Returns:
         what was decided and why, with ``layer``, ``affinity`` of the tasks (T, T),
@@ -155,8 +170,8 @@ def branching_round(
                              poolings_above(layer), most, settings.seed * len(LAYERS) + index)
     for copy, original in network.widen(choice.clusters):
         for new, old in zip(copy.parameters(), original.parameters(), strict=True):
-            if old in optimiser.state:
-                optimiser.state[new] = deepcopy(optimiser.state[old])
+            for one in (old, new) if old in optimiser.state else ():
+                optimiser.state[one] = _fresh(optimiser, optimiser.state[old])
     _train_all(optimiser, network)
     network.affinity.reset()
     return {"layer": layer, "affinity": to_json(affinity_TT.astype(np.float32)),
@@ -176,8 +191,12 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     ``ucr_every``-th batch is probed over what all tasks share at that moment, if they share any.
     """
     rounds, before = [], epoch * batches_in_epoch(data, settings)
+    right_T, seen = torch.zeros(len(settings.tasks), dtype=torch.int64), 0
 
     def after_step(number: int, logits_BT: Tensor, labels_BT: Tensor) -> None:
+        nonlocal seen
+        right_T.add_(((logits_BT > 0) == labels_BT).sum(0).cpu())
+        seen += len(labels_BT)
         if network.active < 0:
             return
         network.affinity.add(logits_BT, labels_BT)
@@ -188,7 +207,8 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     metrics = classification.train_one_epoch(
         network, optimiser, data, get_images, settings, epoch, BranchingVgg.shared_parameters,
         settings.gradient_clip, after_step)
-    return metrics | {"rounds": rounds}
+    right = dict(zip(settings.tasks, (right_T / seen).tolist(), strict=True))
+    return metrics | {"train_accuracy": right, "rounds": rounds}
 
 
 def train_branching(
@@ -201,8 +221,9 @@ def train_branching(
     """Train on the train split, epoch by epoch, splitting layers on the way (Algorithm 1).
 
     Yields:
-        one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
-        ``valid_auc`` by task, ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
+        one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``train_accuracy`` (of
+        the batches as they come, before their step), ``valid_accuracy`` and ``valid_auc`` by task,
+        ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
         gives them, with their ``batch``), ``ucr`` counts by pair, ``images``, ``seconds``.
     """
     data, get_images = without_test(

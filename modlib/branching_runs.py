@@ -21,6 +21,7 @@ from modlib.adaptive_branching import (
     named_groups,
     train_branching,
 )
+from modlib.answers import kept_answers
 from modlib.arrays import to_json
 from modlib.batches import image_getter
 from modlib.classification import check_split, evaluate, split_logits
@@ -29,6 +30,7 @@ from modlib.evaluation import scale_results
 from modlib.experiments import checkpoint_path, kept_record, load_data
 from modlib.locks import one_at_a_time
 from modlib.machine import choose_device
+from modlib.record_checks import ANSWERS, TOP
 from modlib.settings import Places
 from modlib.somp import start_from_wide
 from modlib.speed import side_by_side
@@ -39,24 +41,32 @@ from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, w
 RECALL_DEPTH = 10
 
 
-def top_recall(logits_NT: np.ndarray, labels_NT: np.ndarray, count: int = RECALL_DEPTH) -> float:
-    """Top-k recall: of each image's attributes, the share among the k with the highest logits.
+def in_top(logits_NT: np.ndarray, count: int = RECALL_DEPTH) -> np.ndarray:
+    """Which attributes are among the so many of highest logit in their image: bool (N, T).
 
-    The paper reports it (Table 1) and does not define it; this is the mean over images that have
-    an attribute. Of equal logits the first task's counts as higher.
+    Of equal logits the first task's counts as higher.
+    """
+    highest_NK = np.argsort(-logits_NT, axis=1, kind="stable")[:, :count]
+    top_NT = np.zeros(logits_NT.shape, bool)
+    np.put_along_axis(top_NT, highest_NK, True, axis=1)
+    return top_NT
+
+
+def top_recall(top_NT: np.ndarray, labels_NT: np.ndarray) -> float:
+    """Top-k recall: of an attribute's holders, the share that have it among their k highest logits.
+
+    The mean over attributes that someone has. The paper reports the measure (Table 1) and does not
+    define it; this is what the authors' public code computes.
 
     Args:
-        logits_NT: float.
+        top_NT: from :func:`in_top`; k is 10 in the paper.
         labels_NT: bool.
-        count: k; 10 in the paper.
 
     Returns:
         a share from 0 to 1.
     """
-    highest_NK = np.argsort(-logits_NT, axis=1, kind="stable")[:, :count]
-    found_N = np.take_along_axis(labels_NT, highest_NK, axis=1).sum(1)
-    held_N = labels_NT.sum(1)
-    return float((found_N[held_N > 0] / held_N[held_N > 0]).mean())
+    holders_T = labels_NT.sum(0)
+    return float(((top_NT & labels_NT).sum(0)[holders_T > 0] / holders_T[holders_T > 0]).mean())
 
 
 @torch.no_grad()
@@ -111,10 +121,15 @@ def _results(network, data, settings, get_images) -> dict[str, Any]:
                 data.labels_NT[data.indices(split)])
 
     tested = evaluate(network, data, "test", get_images, settings, "test_")
-    affinity_TT = co_difficulty(*logits_and_labels("valid"))
+    affinity_TT, hard_T = co_difficulty(*logits_and_labels("valid"))
+    logits_NT, labels_NT = logits_and_labels("test")
+    top_NT = in_top(logits_NT)
     return tested | scale_results(network.modulation, settings.tasks) | {
-        "top_recall": top_recall(*logits_and_labels("test")),
+        ANSWERS: kept_answers(((logits_NT > 0) == labels_NT).T),
+        "top_recall": top_recall(top_NT, labels_NT),
+        TOP: kept_answers(top_NT.T, labels_NT.T),
         "affinity": to_json(affinity_TT.astype(np.float32)),
+        "hard": dict(zip(settings.tasks, hard_T.tolist(), strict=True)),
         "groups": {name: named_groups(groups, settings.tasks)
                    for name, groups in zip(LAYERS, network.groups, strict=True)},
         "parameters": _counts(network),
@@ -136,8 +151,9 @@ def _untrained_network(settings, places, data, get_images) -> tuple[BranchingVgg
         origin["trunk_from"] = before["name"]
     if settings.wide:
         wide = trained_network(settings.wide, places, data, get_images)
-        origin["somp_errors"], origin["random_errors"] = start_from_wide(
-            network, wide, settings.seed)
+        kept, by_chance = start_from_wide(network, wide, settings.seed, settings.filters)
+        if settings.filters == "somp":
+            origin |= {"somp_errors": kept, "random_errors": by_chance}
     if settings.system in REGROWN:
         network.take_groups(_tree(before, settings))
     return network, origin

@@ -79,13 +79,22 @@ def difference(
     correct = [np.stack([_correct(side[seed], tasks, reference) for seed in seeds])
                for side in by_seed]
     difference_RTK = 100 * (correct[0].astype(np.float32) - correct[1])
-    value = float(difference_RTK.mean())
-    if len(seeds) < 2:
-        return value, -inf, inf
     triplets_TK3 = record_triplets(reference)[_places(reference, tasks)]
     of_images = variance_over_images(difference_RTK.mean(0), triplets_TK3)
-    of_seeds = float(difference_RTK.mean((1, 2)).var(ddof=1)) / len(seeds)
-    student, normal = stats.t.ppf(0.975, len(seeds) - 1), stats.norm.ppf(0.975)
+    return over_images_and_seeds(difference_RTK.mean((1, 2)), of_images)
+
+
+def over_images_and_seeds(values_R: np.ndarray, of_images: float) -> tuple[float, float, float]:
+    """The mean of one value a seed with its 95 % interval, which is infinite of one seed.
+
+    Args:
+        of_images: the variance of the mean as test images are drawn.
+    """
+    value, seeds = float(values_R.mean()), len(values_R)
+    if seeds < 2:
+        return value, -inf, inf
+    of_seeds = float(values_R.var(ddof=1)) / seeds
+    student, normal = stats.t.ppf(0.975, seeds - 1), stats.norm.ppf(0.975)
     half = sqrt(normal**2 * of_images + student**2 * of_seeds)
     return value, value - half, value + half
 
@@ -95,19 +104,29 @@ def variance_over_images(values_TK: np.ndarray, triplets_TK3: np.ndarray) -> flo
 
     Computes :eq:`eq-variance` of the book's page on the method.
 
-    With e the values less their task's mean, over T·K: the sum of e·e' over all pairs of triplets
-    that have an image in common. Summing e by image and squaring counts each triplet's own
-    square three times, once an image, so two of them are taken off. (Pairs with two images in
-    common are rare and count twice.)
-
     Args:
         values_TK: float, one a triplet.
         triplets_TK3: int64, the images of each.
     """
     e_TK = (values_TK - values_TK.mean(1, keepdims=True)) / values_TK.size
-    images = np.bincount(triplets_TK3.reshape(-1), np.repeat(e_TK.reshape(-1), 3))
-    own = float(np.square(e_TK).sum())
-    return max(own, float(np.square(images).sum()) - 2 * own)
+    return clustered_variance(e_TK.reshape(-1), triplets_TK3.reshape(-1, 3))
+
+
+def clustered_variance(e_K: np.ndarray, parts_KM: np.ndarray) -> float:
+    """The variance of the sum of e, where summands with a part in common are not independent.
+
+    The sum of e·e' over all pairs of summands that have a part in common. Summing e by part and
+    squaring counts each summand's own square M times, once a part, so M − 1 of them are taken
+    off. (Pairs with two parts in common are rare and count twice.)
+
+    Args:
+        e_K: float; their mean is 0.
+        parts_KM: int from 0, the M parts of each (a triplet's images, an image's digits).
+    """
+    parts = parts_KM.shape[1]
+    of_parts = np.bincount(parts_KM.reshape(-1), np.repeat(e_K, parts))
+    own = float(np.square(e_K).sum())
+    return max(own, float(np.square(of_parts).sum()) - (parts - 1) * own)
 
 
 def _correct(

@@ -21,6 +21,7 @@ INFINITY, LARGEST = math.inf, sys.float_info.max
 ROUNDING = 1e-6
 COSINE_LIMIT = 1.001  # what rounding in float32 may make of 1
 SHARES = ("accuracy", "auc")  # by task, of each split
+ANSWERS, TOP = "test_answers", "test_top"  # answers of the test split, see modlib.answers
 SIGNS = ("positive", "negative", "zero")
 
 
@@ -112,11 +113,13 @@ def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
                 f"the sum of shared and task, {counts['shared'] + counts['task']}")
     if "dead_scales" in results:
         _whole(record, "results.dead_scales", results["dead_scales"], 0)
+    _shares(record, "results.hard", results.get("hard"), tasks)
     for n, pair in enumerate(_get(results, "w_distance", list, record, "results.", [])):
         _pair(record, f"results.w_distance[{n}]", pair, tasks)
         for measure in ("mean", "variance"):
             _number(record, f"results.w_distance[{n}].{measure}", pair.get(measure), 0)
     _check_triplets(record, results, tasks)
+    _check_answers(record, results, tasks)
     _check_probes(record, results, tasks)
 
 
@@ -134,6 +137,31 @@ def _check_triplets(record: Mapping[str, Any], results: Mapping[str, Any], tasks
         if stated is None or abs(stated - share) > ROUNDING:
             _refuse(record, f"results.test_accuracy.{task}", stated,
                     f"the share of its triplets that are correct, {share:.6f}")
+
+
+def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
+    """The shares of right answers are the accuracies; those of the highest logits, the recall."""
+    images = _get(record, "data", dict).get("images", {}).get("test")
+    for key in (key for key in (ANSWERS, TOP) if key in results):
+        kept, where = _get(results, key, dict, record, "results."), f"results.{key}"
+        right_TN = _array(record, f"{where}.right", kept.get("right"), (len(tasks), images))
+        asked_TN = np.ones(right_TN.shape, bool)
+        if "asked" in kept:
+            asked_TN = _array(record, f"{where}.asked", kept["asked"], right_TN.shape)
+        if "parts" in kept:
+            _array(record, f"{where}.parts", kept["parts"], (images, None))
+        if right_TN.dtype != bool or asked_TN.dtype != bool or not asked_TN.any(1).all():
+            _refuse(record, where, f"{right_TN.dtype}, {asked_TN.dtype}",
+                    "bool, one image a task or more")
+        shares_T = (right_TN & asked_TN).sum(1) / asked_TN.sum(1)
+        stated = results.get("test_accuracy") or {}
+        pairs = ([("top_recall", results.get("top_recall"), shares_T.mean())] if key == TOP else
+                 [(f"test_accuracy.{task}", stated.get(task), share)
+                  for task, share in zip(tasks, shares_T, strict=True)])
+        for name, found, share in pairs:
+            if found is None or abs(found - share) > ROUNDING:
+                _refuse(record, f"results.{name}", found,
+                        f"the share that {where} holds, {share:.6f}")
 
 
 def _check_probes(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
@@ -167,7 +195,9 @@ def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
         if epoch.get("epoch") != n + 1:
             _refuse(record, f"{where}.epoch", epoch.get("epoch"), str(n + 1))
         for measure in SHARES:
-            _shares(record, f"{where}.valid_{measure}", epoch.get(f"valid_{measure}"), tasks)
+            for split in ("train", "valid"):
+                _shares(record, f"{where}.{split}_{measure}", epoch.get(f"{split}_{measure}"),
+                        tasks)
         losses = _get(epoch, "task_losses", dict, record, f"{where}.", {})
         for task, loss in (("loss", epoch.get("loss", 0)), *losses.items()):
             _number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss, 0)

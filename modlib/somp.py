@@ -33,8 +33,7 @@ def select_filters(weight_FI: Tensor, count: int) -> list[int]:
     Raises:
         ModlibError: ``count`` is out of range.
     """
-    if not 1 <= count <= len(weight_FI):
-        raise ModlibError(f"count must be from 1 to {len(weight_FI)} filters; given {count}")
+    _check_count(count, len(weight_FI))
     left_FI = weight_FI.detach().double().cpu()
     lengths_F1 = left_FI.norm(dim=1, keepdim=True)
     unit_FI = left_FI / lengths_F1.clamp_min(1e-300)
@@ -52,6 +51,11 @@ def select_filters(weight_FI: Tensor, count: int) -> list[int]:
     return chosen
 
 
+def _check_count(count: int, filters: int) -> None:
+    if not 1 <= count <= filters:
+        raise ModlibError(f"count must be from 1 to {filters} filters; given {count}")
+
+
 def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
     """What the chosen rows cannot reconstruct of all rows, relative: 0 to 1 (Eq. 2 over ‖W‖)."""
     weight_FI = weight_FI.detach().double().cpu()
@@ -60,17 +64,23 @@ def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
     return float((weight_FI - mix_CF.T @ basis_FI).norm() / weight_FI.norm())
 
 
+def random_filters(count_of: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Some of so many filters, drawn at random without repetition; as :func:`select_filters`."""
+    _check_count(count, count_of)
+    return rng.permutation(count_of)[:count].tolist()
+
+
 def random_error(weight_FI: Tensor, count: int, seed: int, picks: int = PICKS) -> float:
     """The mean :func:`reconstruction_error` of some choices at random, the same for a seed."""
     rng = np.random.default_rng(seed)
     return float(np.mean([
-        reconstruction_error(weight_FI, rng.permutation(len(weight_FI))[:count].tolist())
+        reconstruction_error(weight_FI, random_filters(len(weight_FI), count, rng))
         for _ in range(picks)]))
 
 
 @torch.no_grad()
 def start_from_wide(
-    thin: BranchingVgg, wide: BranchingVgg, seed: int = 0
+    thin: BranchingVgg, wide: BranchingVgg, seed: int = 0, filters: str = "somp"
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Give a thin network the chosen filters of a trained wide one, layer by layer (Algorithm 2).
 
@@ -80,11 +90,12 @@ def start_from_wide(
     Args:
         thin: changed in place.
         wide: the same layers and tasks, none of them narrower.
-        seed: of the random choices that SOMP's are compared with.
+        seed: of what is chosen at random.
+        filters: ``"somp"``, or ``"random"``: as many at random, to compare with.
 
     Returns:
-        the relative reconstruction error of each layer, and the mean of as many filters of it at
-        random.
+        the relative reconstruction error of each layer by the filters that were kept, and the mean
+        of as many filters of it at random.
 
     Raises:
         ModlibError: a network with branches, of other tasks or another image size, or a layer that
@@ -96,14 +107,16 @@ def start_from_wide(
         raise ModlibError(
             f"thin and wide must be for the same tasks and image size; given {thin.num_tasks} and "
             f"{wide.num_tasks} tasks, {thin.side} and {wide.side} pixels before fc6")
-    errors, by_chance, kept = {}, {}, torch.arange(3)  # the inputs of conv1_1 are the three colours
+    errors, by_chance, rng = {}, {}, np.random.default_rng(seed)
+    kept = torch.arange(3)  # the inputs of conv1_1 are the three colours
     for name, [branch], [of_wide] in zip(LAYERS, thin.layers, wide.layers, strict=True):
         state, given = of_wide.state_dict(), branch.state_dict()
         for key, value in state.items():
             if value.ndim > 1:  # the weights come first: they choose the filters
                 inputs = _inputs(kept, wide.side**2) if name == "fc6" else kept
                 weight = value[:, inputs]
-                chosen = select_filters(weight.flatten(1), len(given[key]))
+                chosen = (select_filters(weight.flatten(1), len(given[key])) if filters == "somp"
+                          else random_filters(len(weight), len(given[key]), rng))
                 errors[name] = reconstruction_error(weight.flatten(1), chosen)
                 by_chance[name] = random_error(weight.flatten(1), len(chosen), seed)
                 kept, state[key] = torch.tensor(chosen), weight[chosen]

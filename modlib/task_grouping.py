@@ -67,7 +67,7 @@ class TaskAffinity(nn.Module):
             buffer.zero_()
 
 
-def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
+def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How often two tasks both find an image hard, or both easy, in a network that stays as it is.
 
     Computes :eq:`eq-affinity` of the book's page on the method.
@@ -80,12 +80,13 @@ def co_difficulty(logits_NT: np.ndarray, labels_NT: np.ndarray) -> np.ndarray:
         labels_NT: bool.
 
     Returns:
-        float64 (T, T), from 0 to 1, symmetric; 1 on the diagonal.
+        float64 (T, T), from 0 to 1, symmetric, 1 on the diagonal; and how often an image is hard
+        for each task, float64 (T,): two tasks that hardly ever find one hard agree by chance.
     """
     margins_NT = np.abs(labels_NT - expit(logits_NT.astype(np.float64)))
     hard_NT = (margins_NT >= margins_NT.mean(0)).astype(np.float64)
     easy_NT = 1 - hard_NT
-    return (hard_NT.T @ hard_NT + easy_NT.T @ easy_NT) / len(logits_NT)
+    return (hard_NT.T @ hard_NT + easy_NT.T @ easy_NT) / len(logits_NT), hard_NT.mean(0)
 
 
 def branch_affinity(affinity_TT: np.ndarray, branches: Sequence[Sequence[int]]) -> np.ndarray:

@@ -16,11 +16,12 @@ from scipy.stats import rankdata
 from modlib import branching_study, w_distance
 from modlib.ablations import ucr_matrix
 from modlib.adaptive_branching import BranchingSettings
+from modlib.answers import difference
 from modlib.arrays import from_json
 from modlib.branching_study import branches, mean_accuracy, mean_count, paired
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, points
-from modlib.verdicts import Verdict, over_seeds
+from modlib.verdicts import Verdict
 
 THIN, SCALES = "thin", "thin, scales"
 FOUND, FOUND_SCALES = "found branches", "found branches, scales"
@@ -155,11 +156,11 @@ def _mean_count(counts: Sequence[int]) -> str:
 
 
 def verdicts(rows: Rows) -> list[Verdict]:
-    """Each of ``DIFFERENCES`` in mean test accuracy, in points, with Student's interval over seeds.
+    """Each of ``DIFFERENCES`` in mean test accuracy, in points, over images and seeds.
 
     The paper proposes the first and prints no number.
     """
-    return [over_seeds(claim, paired(rows, better, worse, mean_accuracy))
+    return [Verdict(claim, *difference(rows[better], rows[worse]), None)
             for claim, better, worse in DIFFERENCES]
 
 

@@ -27,10 +27,11 @@ DEFAULTS = {field.name: field.default for field in fields(BranchingSettings)}
 OTHER_VALUES = {
     "profile": "mine", "dataset": "celeba", "tasks": ("Smiling", "Young"), "image_size": 48,
     "toy_images": 60, "system": "thin", "thinness": 16, "wide_thinness": 96, "somp": False,
-    "scales": True, "alpha": 2.0, "round_batches": 10, "affinity_decay": 0.9, "bn_decay": 0.99,
-    "batch_size": 24, "horizontal_flip": False, "epochs": 9, "batches_per_epoch": 7,
-    "optimiser": "adagrad", "learning_rate": 0.01, "scale_rate_factor": 10.0, "schedule": "cosine",
-    "gradient_clip": 1.0, "precision": "float32", "ucr_every": 5, "seed": 3,
+    "filters": "random", "scales": True, "alpha": 2.0, "round_batches": 10, "affinity_decay": 0.9,
+    "bn_decay": 0.99, "batch_size": 24, "horizontal_flip": False, "epochs": 9,
+    "batches_per_epoch": 7, "optimiser": "adagrad", "learning_rate": 0.01,
+    "scale_rate_factor": 10.0, "schedule": "cosine", "gradient_clip": 1.0,
+    "precision": "float32", "ucr_every": 5, "seed": 3,
 }
 
 
@@ -213,7 +214,9 @@ def test_there_are_no_more_branches_than_vgg_16_is_wide(of_planted, planted):
     assert branches == [3] * 13 + [2, 2]
 
 
-def test_a_round_starts_new_averages_and_keeps_the_optimisers(of_planted, planted):
+@pytest.mark.parametrize("name", ["adam", "adagrad"])
+def test_a_round_starts_new_averages_and_the_split_layers_anew(of_planted, planted, name):
+    of_planted = replace(of_planted, optimiser=name)
     torch.manual_seed(0)  # an affinity by which the round makes three branches
     network = build_network(of_planted).train()
     optimiser = build_optimiser(network, of_planted)
@@ -223,11 +226,50 @@ def test_a_round_starts_new_averages_and_keeps_the_optimisers(of_planted, plante
     branching_round(network, optimiser, of_planted)
     assert network.affinity.weight == 0 and network.affinity.affinity_TT.abs().sum() == 0
     assert optimiser.param_groups[0]["params"] == list(network.parameters())
-    first, second, third = (branch[0].weight for branch in network.layers[-1])
-    for copy in (second, third):
-        for name, value in optimiser.state[first].items():
-            assert torch.equal(optimiser.state[copy][name], value)
-            assert optimiser.state[copy][name] is not value
+    branches = [branch[0].weight for branch in network.layers[-1]]
+    assert len(branches) == 3
+    below = optimiser.state[network.layers[-3][0][0].weight]  # conv5_3's
+    start = {"adam": {"step": 0, "exp_avg": 0, "exp_avg_sq": 0},
+             "adagrad": {"step": 0, "sum": pytest.approx(0.1)}}[name]
+    assert below["step"] == 1 and below.keys() == start.keys()
+    for weight in branches:
+        for key, value in optimiser.state[weight].items():
+            assert value.min() == value.max() == start[key]
+            assert value.shape in (weight.shape, ())
+    kept = [value.data_ptr() for weight in branches for value in optimiser.state[weight].values()]
+    assert len(set(kept)) == len(kept)
+
+
+def test_after_a_round_a_branch_steps_as_one_that_is_trained_from_here(of_planted, planted):
+    """Adam's first step goes as far as its rate says, whatever came before."""
+    torch.manual_seed(0)
+    network = build_network(of_planted).train()
+    optimiser = build_optimiser(network, of_planted)
+    for scale in (100.0, 1.0):
+        network(torch.randn(6, 3, 48, 48)).sum().mul(scale).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    network.affinity.add(torch.randn(6, 3), torch.zeros(6, 3, dtype=torch.bool))
+    branching_round(network, optimiser, of_planted)
+    weights = [branch[0].weight for branch in network.layers[-1]]
+    before = [weight.detach().clone() for weight in weights]
+    network(torch.randn(6, 3, 48, 48)).sum().backward()
+    optimiser.step()
+    for weight, old in zip(weights, before, strict=True):
+        assert (weight.detach() - old).abs().max() == pytest.approx(0.01, rel=0.02)
+
+
+def test_right_answers_of_an_epochs_batches_are_counted_before_each_step(of_planted, planted):
+    settings = replace(of_planted, learning_rate=1e-9, round_batches=99, epochs=1)
+    _, [metrics] = trained(settings, planted)
+    network, right = build_network(settings).train(), []
+    get_images = image_getter(planted, torch.device("cpu"))
+    for images, labels in random_batches(planted, get_images, settings, 0):
+        with torch.no_grad():
+            right.append((network(normalise_pixels(images)) > 0) == labels)
+    expected = torch.cat(right).double().mean(0)
+    assert list(metrics["train_accuracy"]) == list(planted.tasks)
+    assert list(metrics["train_accuracy"].values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_copies_part_when_they_are_trained(of_planted, planted):
@@ -290,6 +332,12 @@ def test_every_setting_has_another_value_here():
     assert not [name for name, value in OTHER_VALUES.items() if value == DEFAULTS[name]]
 
 
+@pytest.mark.parametrize("changes", [{"somp": False}, {"system": "wide"}])
+def test_filters_are_of_a_network_that_starts_from_a_wide_one(changes):
+    with pytest.raises(ModlibError, match="filters='random' needs a network that starts from a wi"):
+        BranchingSettings(filters="random", **changes)
+
+
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_run_name_changes_with_every_setting(name):
     assert (BranchingSettings(**{name: OTHER_VALUES[name]}).run_name("data").rpartition("-")[2]
@@ -297,7 +345,7 @@ def test_a_run_name_changes_with_every_setting(name):
 
 
 def test_a_record_of_settings_gives_the_settings_back():
-    settings = BranchingSettings(**OTHER_VALUES)
+    settings = BranchingSettings(**OTHER_VALUES | {"somp": True})
     assert BranchingSettings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 

@@ -10,15 +10,17 @@ import torch
 
 from modlib import branching_runs
 from modlib.adaptive_branching import BranchingSettings
+from modlib.answers import read_answers
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.branching_runs import (
+    in_top,
     milliseconds_per_image,
     run_branching,
     top_recall,
     trained_network,
 )
-from modlib.classification import evaluate
+from modlib.classification import evaluate, split_logits
 from modlib.classifiers import task_logits
 from modlib.errors import ModlibError
 from modlib.experiments import run_many
@@ -48,11 +50,13 @@ def small(monkeypatch, planted):
 
 
 def recall_by_loops(logits, labels, count) -> float:
-    shares = []
+    found, held_by = [0] * logits.shape[1], [0] * logits.shape[1]
     for row, held in zip(logits.tolist(), labels.tolist(), strict=True):
         ranked = sorted(range(len(row)), key=lambda t: -row[t])[:count]
-        if any(held):
-            shares.append(sum(held[t] for t in ranked) / sum(held))
+        for t, has in enumerate(held):
+            held_by[t] += has
+            found[t] += has and t in ranked
+    shares = [one / of for one, of in zip(found, held_by, strict=True) if of]
     return sum(shares) / len(shares)
 
 
@@ -60,15 +64,18 @@ def recall_by_loops(logits, labels, count) -> float:
 def test_top_recall_equals_a_loop_over_images(count):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 12)), rng.random((50, 12)) < 0.15
+    labels[:, 5] = False  # an attribute that no image has
     assert not labels.any(1).all()  # some images have no attribute at all
-    assert top_recall(logits, labels, count) == pytest.approx(
+    assert top_recall(in_top(logits, count), labels) == pytest.approx(
         recall_by_loops(logits, labels, count))
 
 
 def test_top_recall_by_hand():
     logits = np.array([[3.0, 2.0, 1.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]])
     labels = np.array([[True, False, True], [False, True, False], [False, False, False]])
-    assert top_recall(logits, labels, 2) == pytest.approx((1 / 2 + 0) / 2)
+    top = in_top(logits, 2)
+    assert top.tolist() == [[True, True, False], [True, False, True], [False, True, True]]
+    assert top_recall(top, labels) == pytest.approx((1 / 1 + 0 / 1 + 0 / 1) / 3)
 
 
 def test_times_are_of_the_network_and_of_vgg_16():
@@ -88,8 +95,9 @@ def test_a_run_writes_the_record_that_it_returns(settings, places, planted):
     assert tuple(record) == RECORD_KEYS
     assert told == [(settings, epoch) for epoch in record["epochs"]]
     results = record["results"]
-    assert set(results) == {"trunk_from", "somp_errors", "random_errors", "test_accuracy",
-                            "test_auc", "top_recall", "affinity", "groups", "parameters"}
+    assert set(results) == {
+        "trunk_from", "somp_errors", "random_errors", "test_accuracy", "test_auc", "test_answers",
+        "top_recall", "test_top", "affinity", "hard", "groups", "parameters"}
     assert list(results["groups"]) == list(results["somp_errors"]) == list(LAYERS)
     assert list(results["random_errors"]) == list(LAYERS)
     rounds = [one for epoch in record["epochs"] for one in epoch["rounds"]]
@@ -105,6 +113,13 @@ def test_the_record_is_of_the_trained_network(settings, places, planted):
     network = trained_network(settings, places, planted, get_images)
     tested = evaluate(network, planted, "test", get_images, settings, "test_")
     assert tested.items() <= record["results"].items()
+    labels_TN = planted.labels_NT[planted.indices("test")].T
+    logits_NT = split_logits(network, planted, "test", get_images, settings)
+    right_TN, asked_TN, _ = read_answers(record)
+    assert asked_TN.all() and np.array_equal(right_TN, (logits_NT.T > 0) == labels_TN)
+    top_TN, held_TN, _ = read_answers(record, "test_top")
+    assert np.array_equal(held_TN, labels_TN) and np.array_equal(top_TN, in_top(logits_NT).T)
+    assert record["results"]["top_recall"] == top_recall(top_TN.T, labels_TN.T)
     counts = record["results"]["parameters"]
     assert counts["weights"] == count_weights(network)
     assert counts["total"] == counts["shared"] + counts["task"] == sum(
@@ -189,6 +204,14 @@ def test_a_thin_network_starts_from_the_trained_wide_one(settings, places, plant
     for name, value in expected.state_dict().items():
         if not name.endswith("extra_state"):
             assert torch.equal(given[name], value), name
+
+
+def test_filters_by_chance_come_from_the_same_wide_network(settings, places):
+    ours = run_branching(replace(settings, system="thin"), places)
+    by_chance = run_branching(replace(settings, system="thin", filters="random"), places)
+    assert by_chance["results"]["trunk_from"] == ours["results"]["trunk_from"]
+    assert by_chance["epochs"][0]["loss"] != ours["epochs"][0]["loss"]
+    assert not {"somp_errors", "random_errors"} & set(by_chance["results"])
 
 
 def test_without_somp_no_wide_network_is_trained(settings, places):

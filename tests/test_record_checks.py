@@ -36,6 +36,12 @@ def record() -> dict:
         "results": {
             "test_accuracy": {"Smiling": 1.0, "Young": 0.0},
             "test_auc": dict.fromkeys(TASKS, 0.5), "top_recall": 0.25,
+            "test_answers": {"right": to_json(np.array([[True] * 5, [False] * 5])),
+                             "parts": to_json(np.arange(10, dtype=np.int32).reshape(5, 2))},
+            "test_top": {"right": to_json(np.eye(2, 5, dtype=bool)),
+                         "asked": to_json(np.array([[True, True, False, False, False],
+                                                    [True, False, True, False, False]]))},
+            "hard": dict.fromkeys(TASKS, 0.25),
             "retrieval": {"Smiling": {"queries": 3, "mAP": 1, "recall@1": 0.0},
                           "Young": {"queries": 0, "mAP": None, "recall@1": None}},
             "parameters": {"total": 12, "shared": 10, "task": 2, "weights": 9},
@@ -50,6 +56,7 @@ def record() -> dict:
             {"epoch": 1, "loss": 0.5, "task_losses": {"Smiling": 0.0, "Young": 1.0}, "images": 9,
              "seconds": 0.1, "ucr_batches": 3, "ucr": [pair(positive=1, negative=2, zero=0)],
              "ucr_stages": {"stages": ["one", "two"], "counts": STAGES},
+             "train_accuracy": dict.fromkeys(TASKS, 0.75),
              "valid_accuracy": dict.fromkeys(TASKS, 0.5)},
             {"epoch": 2, "loss": 0, "images": 9, "seconds": 2, "ucr_batches": 0, "ucr": [],
              "valid_accuracy": dict.fromkeys(TASKS, 1), "valid_auc": dict.fromkeys(TASKS, 1)}],
@@ -91,6 +98,7 @@ NO_TIMES = [0, 0.0, -1.0, float("nan"), float("inf"), None, "2"]
     *((path, NO_SHARES) for path in (
         "results.test_accuracy.Smiling", "results.test_auc.Young", "results.top_recall",
         "results.retrieval.Smiling.mAP", "results.retrieval.Smiling.recall@1",
+        "results.hard.Young", "epochs[0].train_accuracy.Young",
         "epochs[0].valid_accuracy.Young", "epochs[1].valid_auc.Smiling")),
     *((path, NO_COUNTS) for path in (
         "results.parameters.total", "results.parameters.shared", "results.parameters.task",
@@ -169,6 +177,15 @@ def packed(*shape: int, value: int = 1) -> dict:
     ("results.test_triplets.correct", to_json(np.ones((2, 4), bool)), "Young is 0.0; allowed: the"),
     ("results.test_triplets.labels", to_json(np.ones((4, 2), bool)), "allowed: shape (5, 2)"),
     ("results.test_triplets.labels", {"dtype": "object"}, "labels is a record's array cannot be"),
+    ("results.test_answers", [], "test_answers is"),
+    ("results.test_answers.right", to_json(np.ones((2, 4), bool)), "allowed: shape (2, 5)"),
+    ("results.test_answers.right", packed(2, 5), "int32, bool; allowed: bool"),
+    ("results.test_answers.right", to_json(np.ones((2, 5), bool)), "Young is 0.0; allowed: the sh"),
+    ("results.test_answers.parts", packed(4, 2), "allowed: shape (5, any)"),
+    ("results.test_top.asked", to_json(np.ones((2, 5), bool)), "top_recall is 0.25; allowed: the"),
+    ("results.test_top.asked", to_json(np.eye(2, 5, dtype=bool) & False), "one image a task or mo"),
+    ("results.test_top.asked", to_json(np.ones((1, 5), bool)), "allowed: shape (2, 5)"),
+    ("results.top_recall", 0.5, "top_recall is 0.5; allowed: the share that results.test_top hol"),
 ])
 def test_packed_counts_and_triplets_that_cannot_be_are_refused(record, path, value, said):
     holder, key = at(record, path)

@@ -77,7 +77,7 @@ def test_co_difficulty_is_the_affinity_of_all_images_in_one_batch():
     [(logits, labels)] = batches(1, size=200, tasks=7)
     running = TaskAffinity(7)
     running.add(logits, labels)
-    given = co_difficulty(logits.numpy(), labels.numpy())
+    given, _ = co_difficulty(logits.numpy(), labels.numpy())
     np.testing.assert_allclose(given, running.affinity_TT, rtol=1e-12)
     assert given.dtype == np.float64 and len(np.unique(given)) > 10
 
@@ -85,8 +85,9 @@ def test_co_difficulty_is_the_affinity_of_all_images_in_one_batch():
 def test_co_difficulty_by_hand():
     """Probabilities are the labels, or their opposite; what all find hard is hard."""
     wrong = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]], bool)
-    given = co_difficulty(np.where(wrong, 200.0, -200.0), np.zeros((4, 3), bool))
+    given, hard = co_difficulty(np.where(wrong, 200.0, -200.0), np.zeros((4, 3), bool))
     assert given.tolist() == [[1, 0.75, 0], [0.75, 1, 0.25], [0, 0.25, 1]]
+    assert hard.tolist() == [0.5, 0.25, 0.5]
 
 
 def test_affinity_is_symmetric_and_one_with_itself():
