@@ -56,7 +56,7 @@ def aggregate_gradients(
     gramian_TT: Tensor,
     shared: list[nn.Parameter],
     generator: torch.Generator,
-) -> None:
+) -> Tensor:
     """Put the weighted sum of the task gradients in the place of their mean, in place.
 
     Computes :eq:`eq-aggregation` of the book's page on the method.
@@ -67,7 +67,12 @@ def aggregate_gradients(
         gramian_TT: their inner products.
         shared: the parameters, in the order of ``gradients_TP``; their ``grad`` is replaced.
         generator: see :func:`task_weights`.
+
+    Returns:
+        the weights, float32 (T,).
     """
-    step_P = task_weights(name, gramian_TT, generator) @ gradients_TP
+    weights_T = task_weights(name, gramian_TT, generator)
+    step_P = weights_T @ gradients_TP
     for parameter, step in zip(shared, step_P.split([p.numel() for p in shared]), strict=True):
         parameter.grad = step.view_as(parameter).clone()
+    return weights_T

@@ -11,21 +11,28 @@ import pandas as pd
 from modlib.reading import PIXELS
 from modlib.studies import Rows
 from modlib.tables import points
-from modlib.top_down_study import COUNTS, OURS
+from modlib.top_down_study import COUNTS, OURS, OURS_4
 from modlib.verdicts import Verdict, over_seeds
 
 OWN, OTHERS, _ = PIXELS
+BLIND = "places, image not seen"  # of four tasks
 
 
 def gate_table(rows: Rows) -> pd.DataFrame:
     """Mean gate in % by number of tasks, task and kind of pixel, and how far a task's own digit
-    lies above the others, in points with Student's 95 % interval over seeds."""
-    lines = []
-    for records in _top_down(rows):
+    lies above the others, in points with Student's 95 % interval over seeds.
+
+    The last lines are of the network whose top-down stream does not see the image: what it knows
+    is the corner alone.
+    """
+    lines, blind = [], rows.get(BLIND, [])
+    for records in (*_top_down(rows), *([blind] if blind and rows.get(OURS_4) else [])):
         for task in records[0]["settings"]["tasks"]:
             above = _own_above_others(records, task)
+            count = len(records[0]["settings"]["tasks"])
             lines.append({
-                "tasks": len(records[0]["settings"]["tasks"]), "task": task} | {
+                "tasks": count if records is not blind else f"{count}, image not seen",
+                "task": task} | {
                 pixels: f"{sum(_gates(records, task, pixels)) / len(records):.1f}"
                 for pixels in PIXELS} | {
                 "own above others": points(above.difference, above.low, above.high)})

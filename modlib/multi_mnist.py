@@ -107,7 +107,8 @@ def compose(
         canvas: its side in pixels, 28 (all digits lie on each other) to 56 (none do).
 
     Returns:
-        images of one channel. ``places`` gives the pixels of each task's own digit, 0 or 1.
+        images of one channel. ``places`` gives the pixels of each task's own digit, 0 or 1;
+        ``parts_NM`` are the digits.
 
     Raises:
         ModlibError: an unknown corner, a canvas outside the range, or a split without digits.
@@ -134,7 +135,7 @@ def compose(
     return TaskImages(
         images_N1HW, labels_NT, tuple(tasks), CLASSES, split_N,
         digest(images_N1HW, labels_NT, " ".join(tasks)),
-        f"MultiMNIST of {digits.source}, on a canvas of {canvas}×{canvas}", places)
+        f"MultiMNIST of {digits.source}, on a canvas of {canvas}×{canvas}", places, drawn_NT)
 
 
 @lru_cache(maxsize=4)

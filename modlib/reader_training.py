@@ -17,7 +17,7 @@ from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classification import epoch_metrics
 from modlib.errors import ModlibError
-from modlib.gradients import gramian, task_gradients
+from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.held_out import without_test
 from modlib.machine import to_device
 from modlib.optimisers import build_optimiser, set_rates
@@ -26,6 +26,7 @@ from modlib.task_images import UNKNOWN, TaskImages
 from modlib.task_readers import (
     ReaderSettings,
     all_streams,
+    backbone_parameters,
     one_task_streams,
     shared_parameters,
     takes_one_task,
@@ -46,7 +47,8 @@ def train_reader(
 
     Yields:
         one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy``
-        by task, ``images``, ``seconds``.
+        by task, ``ucr`` counts by pair, for ``"moo"`` the mean ``task_weights``, ``images``,
+        ``seconds``.
     """
     data, get_images = without_test(
         data, get_images or image_getter(data, next(model.parameters()).device))
@@ -62,44 +64,60 @@ def train_reader(
 
 
 def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
-    """Take a step a batch of random images; every task is asked about each of them."""
+    """Take a step a batch of random images; every task is asked about each of them.
+
+    Every ``ucr_every``-th batch is probed over the backbone, which is what these systems share.
+    """
     rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
     draws = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
     size = min(settings.batch_size, len(train))
     batches = settings.batches_per_epoch or len(train) // size
     loss_sum_T = torch.zeros(len(settings.tasks))
+    counter, weights = UcrCounter(len(settings.tasks)), []
+    probing = settings.ucr_every > 0 and bool(backbone_parameters(model))
     model.train()
     for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
         set_rates(optimiser, settings, epoch, number, batches)
         batch = _batch(data, indices_B, get_images, settings)
         if settings.tasks_together or not takes_one_task(model):
             losses_T = task_losses(all_streams(model, batch[0]), *batch[1:], settings)
-            take_step(model, optimiser, losses_T, settings, draws)
+            if probing and number % settings.ucr_every == 0:
+                counter.add(gramian(task_gradients(losses_T, backbone_parameters(model))))
+            weights.append(take_step(model, optimiser, losses_T, settings, draws))
         else:
             losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
-    return epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
+    metrics = epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
+    if settings.system == "moo":
+        mean_T = torch.stack(weights).mean(0).tolist()
+        metrics["task_weights"] = dict(zip(settings.tasks, mean_T, strict=True))
+    return metrics | counter.metrics(settings.tasks)
 
 
 def take_step(
     model: nn.Module, optimiser: torch.optim.Optimizer, losses_T: Tensor,
     settings: ReaderSettings, draws: torch.Generator,
-) -> None:
+) -> Tensor | None:
     """One step on the mean of the tasks' losses; on MGDA's weighting of them for ``"moo"``.
 
     Separate networks take their sum, so that each sees its own mean loss, as if alone.
 
     Args:
         draws: where the weighting would draw from; MGDA does not.
+
+    Returns:
+        MGDA's weight of each task, float32 (T,); None for the other systems.
     """
-    shared = shared_parameters(model)
+    shared, weights_T = shared_parameters(model), None
     if settings.system == "moo":
         gradients_TP = task_gradients(losses_T, shared)
     optimiser.zero_grad(set_to_none=True)
     (losses_T.mean() if shared else losses_T.sum()).backward()
     if settings.system == "moo":
-        aggregate_gradients("mgda", gradients_TP, gramian(gradients_TP), shared, draws)
+        weights_T = aggregate_gradients(
+            "mgda", gradients_TP, gramian(gradients_TP), shared, draws)
     optimiser.step()
+    return weights_T
 
 
 def take_step_by_task(
@@ -128,17 +146,17 @@ def take_step_by_task(
 
 
 @torch.no_grad()
-def accuracy(
+def split_answers(
     model: nn.Module, data: TaskImages, split: str, get_images: GetImages,
     batch_size: int | None = None,
-) -> dict[str, float]:
-    """The share of right answers of every task on one split, over the images that it asks about.
+) -> np.ndarray:
+    """Every task's answer to every image of one split: int64 (N, T), from 0 to K − 1.
 
     Args:
         batch_size: images that are answered at once; None: as many as have ``PIXELS_AT_ONCE``.
 
     Raises:
-        ModlibError: a task that asks about no image of the split, or logits that are not finite.
+        ModlibError: logits that are not finite.
     """
     model.eval()
     batch_size = batch_size or max(1, PIXELS_AT_ONCE // data.images_NCHW.shape[-1] ** 2)
@@ -149,8 +167,25 @@ def accuracy(
         if not torch.isfinite(logits_TBK).all():
             raise ModlibError("logits are not finite; a lower learning_rate may help")
         answers.append(logits_TBK.argmax(2).T.cpu())
-    right_NT = torch.cat(answers).numpy() == data.labels_NT[indices.numpy()]
-    asked_T = (data.labels_NT[indices.numpy()] != UNKNOWN).sum(0)
+    return torch.cat(answers).numpy()
+
+
+def accuracy(
+    model: nn.Module, data: TaskImages, split: str, get_images: GetImages,
+    batch_size: int | None = None,
+) -> dict[str, float]:
+    """The share of right answers of every task on one split; see :func:`split_answers`."""
+    return share_right(split_answers(model, data, split, get_images, batch_size), data, split)
+
+
+def share_right(answers_NT: np.ndarray, data: TaskImages, split: str) -> dict[str, float]:
+    """The share of right answers of every task, over the images that it asks about.
+
+    Raises:
+        ModlibError: a task that asks about no image of the split.
+    """
+    labels_NT = data.labels_NT[data.indices(split)]
+    right_NT, asked_T = answers_NT == labels_NT, (labels_NT != UNKNOWN).sum(0)
     for task, asked in zip(data.tasks, asked_T, strict=True):
         if asked == 0:
             raise ModlibError(f"task {task!r} asks about no image of the {split} split")

@@ -4,7 +4,7 @@ Source: Levi and Ullman, section 4.
 Shapes: B batch, T tasks, N images, H W height and width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from modlib.answers import kept_answers
 from modlib.arrays import from_json, to_json
 from modlib.batches import image_getter
 from modlib.clevr import load_clevr
 from modlib.cub_200 import load_cub_200
 from modlib.errors import ModlibError
+from modlib.evaluation import scale_results
 from modlib.experiments import checkpoint_path, kept_record
 from modlib.locks import one_at_a_time
 from modlib.machine import choose_device
-from modlib.multi_mnist import load_multi_mnist
-from modlib.reader_training import GetImages, accuracy, train_reader
+from modlib.modulated_network import ModulatedNetwork
+from modlib.multi_mnist import CLASSES, load_multi_mnist
+from modlib.reader_training import GetImages, share_right, split_answers, train_reader
+from modlib.record_checks import ANSWERS
 from modlib.results import resolve
 from modlib.settings import Places
-from modlib.task_images import TaskImages
+from modlib.task_images import UNKNOWN, TaskImages
 from modlib.task_readers import ReaderSettings, all_streams, build_reader
 from modlib.top_down import TopDownNetwork, count_weights
 
@@ -116,9 +120,11 @@ def run_reader(
             epochs.append(metrics)
             if on_epoch:
                 on_epoch(settings, metrics)
-        return epochs, {"test_accuracy": accuracy(model, data, "test", get_images),
+        answers_NT = split_answers(model, data, "test", get_images)
+        return epochs, {"test_accuracy": share_right(answers_NT, data, "test"),
+                        ANSWERS: _kept(answers_NT, data),
                         "parameters": {"weights": count_weights(model)},
-                        **_of_top_down(model, data, get_images)}
+                        **_of_system(model, data, get_images, settings)}
 
     return kept_record(settings, places, data, work)
 
@@ -158,14 +164,57 @@ def _as_bytes(shares: np.ndarray) -> np.ndarray:
     return np.round(255 * shares).astype(np.uint8)
 
 
-def _of_top_down(model: nn.Module, data: TaskImages, get_images: GetImages) -> dict[str, Any]:
-    """Where a top-down network looks, for its record; only on digits, whose pixels are known.
+def _kept(answers_NT: np.ndarray, data: TaskImages) -> dict[str, Any]:
+    """The answers of the test split for the record."""
+    test = data.indices("test")
+    labels_NT, parts_NM = data.labels_NT[test], data.parts_NM
+    kept = kept_answers((answers_NT == labels_NT).T, (labels_NT != UNKNOWN).T,
+                        None if parts_NM is None else parts_NM[test])
+    return kept if parts_NM is None else kept | {
+        "wrong": wrong_answers(answers_NT, labels_NT, data.tasks)}
 
-    The means of its gates, and some test images with their maps: digits are small and free.
+
+def wrong_answers(
+    answers_NT: np.ndarray, labels_NT: np.ndarray, tasks: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """How many answers of each task are wrong, and how many of these are another task's digit.
+
+    Args:
+        answers_NT, labels_NT: int64, digits from 0 to 9.
+
+    Returns:
+        by task ``count``, ``of_others``, and ``by_chance``: how many would be another's if each
+        wrong answer were any of the nine wrong digits, at random.
     """
+    found = {}
+    for t, task in enumerate(tasks):
+        wrong_N = answers_NT[:, t] != labels_NT[:, t]
+        others = [set(row) for row in np.delete(labels_NT, t, axis=1)[wrong_N].tolist()]
+        answered, own = answers_NT[wrong_N, t].tolist(), labels_NT[wrong_N, t].tolist()
+        found[task] = {
+            "count": len(others),
+            "of_others": sum(one in there for one, there in zip(answered, others, strict=True)),
+            "by_chance": sum(len(there - {right}) for right, there in
+                             zip(own, others, strict=True)) / (CLASSES - 1)}
+    return found
+
+
+def _of_system(
+    model: nn.Module, data: TaskImages, get_images: GetImages, settings: ReaderSettings
+) -> dict[str, Any]:
+    """What only some systems have, for the record: channel modulation's scales; on digits, whose
+    pixels are known, where a top-down network looks.
+
+    Of the latter the means of its gates where it has some, and some test images with their maps:
+    digits are small and free.
+    """
+    if isinstance(model, ModulatedNetwork):
+        return scale_results({name: inserted.scale for name, inserted in model.modulation.items()},
+                             settings.tasks)
     if not isinstance(model, TopDownNetwork) or data.images_NCHW.shape[1] > 1:
         return {}
     indices = data.indices("test")[:SHOWN]
     maps_TBHW = _as_bytes(top_down_maps(model, data, indices, get_images))
-    return {"gates": gate_means(model, data, get_images),
-            "maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}
+    gates = {"gates": gate_means(model, data, get_images)}
+    return (gates if settings.into_bu2 == "gate_sigmoid" else {}) | {
+        "maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}

@@ -1,6 +1,6 @@
 """Images of which each task asks another question, with its answer among K classes.
 
-Shapes: N images, T tasks, B batch, C channels, H W height and width.
+Shapes: N images, T tasks, M parts of an image, B batch, C channels, H W height and width.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ class TaskImages:
         source: one line for people: where the images and the split came from.
         places: from B indices to where each task has to look, float32 (B, T, H, W), all 0 where
             nobody knows; None where the data do not tell.
+        parts_NM: int64, numbers of what each image is composed of, which other images may hold
+            too; None where images have nothing in common.
     """
 
     images_NCHW: np.ndarray
@@ -38,6 +40,7 @@ class TaskImages:
     fingerprint: str
     source: str
     places: Callable[[np.ndarray], np.ndarray] | None = None
+    parts_NM: np.ndarray | None = None
 
     def indices(self, split: str) -> np.ndarray:
         """Indices (int64, ascending) of the images in ``split``: train, valid or test."""

@@ -6,12 +6,14 @@ Shapes: B batch, T tasks, K classes, H W height and width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from modlib.backbones import BACKBONES, Backbone, pixels
 from modlib.errors import ModlibError
@@ -50,6 +52,7 @@ class ReaderSettings(RunSettings):
     image_aware: bool = True  #: whether BU1 leads into the top-down stream
     spatial: bool = True  #: whether modulation differs from place to place
     tasks_together: bool = True  #: False: "channel" and "top_down" take task after task, for memory
+    ucr_every: int = 0  #: probe every k-th batch over the backbone; 0: never
     bu1_weight: float = 0.0  #: of the auxiliary loss on BU1
     td_weight: float = 0.0  #: of the loss on the last top-down map, or on "channel"'s last stage
     batch_size: int = 64  #: images
@@ -70,6 +73,9 @@ class ReaderSettings(RunSettings):
         if changed and self.system != "top_down":
             raise ModlibError(f"{changed[0]} is of system='top_down'; given "
                               f"{getattr(self, changed[0])!r} with system={self.system!r}")
+        if self.ucr_every and not self.tasks_together:
+            raise ModlibError("ucr_every above 0 needs tasks_together=True: the gradients of all "
+                              f"tasks come from one pass; given ucr_every={self.ucr_every}")
         if self.td_weight > 0 and self.system not in ("channel", "top_down"):
             raise ModlibError("td_weight above 0 needs system='top_down' or 'channel', which have "
                               f"a map for each task; given system={self.system!r}")
@@ -149,6 +155,24 @@ def build_reader(settings: ReaderSettings, classes: int) -> nn.Module:
     return insert_modulation(model, after, settings.tasks, example)
 
 
+def operations(settings: ReaderSettings, classes: int = 10) -> float:
+    """The arithmetic of every task's answer to one image, in floating-point operations.
+
+    A multiply-add is two of them; what is not multiplied is not counted.
+    """
+    return _operations(replace(settings, profile="any", seed=0), classes)
+
+
+@lru_cache(maxsize=256)
+def _operations(settings: ReaderSettings, classes: int) -> float:
+    model = build_reader(settings, classes).to("meta")  # shapes alone: nothing is computed
+    backbone = BACKBONES[BACKBONE_OF[settings.dataset]]
+    channels, side = (1, 28) if backbone is BACKBONES["lenet"] else (3, settings.image_size)
+    with FlopCounterMode(display=False) as counter:
+        all_streams(model, torch.empty(1, channels, side, side, device="meta"))
+    return float(counter.get_total_flops())
+
+
 def all_streams(model: nn.Module, images_BCHW: Tensor) -> Streams:
     """What any of the systems answers to every task of every image.
 
@@ -209,3 +233,11 @@ def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
         return model.shared_parameters()
     return [weight for name, weight in model.named_parameters()
             if not name.startswith(("embedding.", "bu1_heads."))]
+
+
+def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that every system with a shared network has in common; none of separate ones."""
+    if isinstance(model, SeparateNetworks):
+        return []
+    return list((model.model if isinstance(model, ModulatedNetwork) else model)
+                .backbone.parameters())

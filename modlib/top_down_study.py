@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from modlib.answers import difference
 from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
@@ -19,9 +20,9 @@ from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
-from modlib.task_readers import ReaderSettings
+from modlib.task_readers import ReaderSettings, operations
 from modlib.top_down import TopDownNetwork, weight_counts
-from modlib.verdicts import Verdict, seed_verdict
+from modlib.verdicts import Verdict
 
 NOTEBOOK = "10"
 SYSTEMS = {"single": "single task", "uniform": "uniform scaling", "moo": "MOO",
@@ -30,9 +31,9 @@ CORNERS = ("LU", "RL", "LL", "RU")  # in the order in which the paper adds them
 TWO, FOUR = ({"system": "top_down", "tasks": CORNERS[:count]} for count in (2, 4))
 LENET_WEIGHTS = 24_250  # of a LeNet with one classifier, without biases: the paper's unit
 WIDTHS = (10, 6, 2, 1)
-NOT_USED = ("toy_images", "width", "ucr_every", "test_triplets", "precision")  # in smoke.yml
+NOT_USED = ("toy_images", "width", "test_triplets", "precision")  # in smoke.yml
 
-FAST = ", scales at 20 times the rate"  # of a row of channel modulation; at 1 they hardly move
+FAST = ", scales at 20 times the rate"  # of a row of channel modulation, as in notebook 02
 COUNTS = (2, 3, 4)
 CHANNELS, FAST_CHANNELS, OURS = (
     {count: f"{count} tasks, {label}" for count in COUNTS}
@@ -187,7 +188,8 @@ def by_seed(rows: Rows, name: str) -> dict[int, float]:
 def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFrame:
     """Rows for people: accuracy by task and mean, the weights, and the paper's mean and weights.
 
-    Weights are multiples of one LeNet where the images are digits, else counts in millions.
+    Where the images are digits, weights are multiples of one LeNet's, and so is *work*, the
+    arithmetic of all tasks' answers to an image; else weights are counts in millions.
     """
     printed, table = paper_rows(folder, names), accuracies(rows)
     tasks = list(dict.fromkeys(table[table.row.isin(names)].task)) or list(CORNERS[:2])
@@ -202,17 +204,18 @@ def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFram
             "paper's mean": f"{np.mean(list(paper['accuracy'].values())):.1f}"
                             if paper["accuracy"] else "–",
             "weights": _weights(rows.get(name, [])),
-            "paper's": f"×{paper['multiple']:g}" if "multiple" in paper else "–"})
+            "paper's": f"×{paper['multiple']:g}" if "multiple" in paper else "–"}
+            | ({"work": _work(rows.get(name, []))} if folder == MULTI_MNIST.folder else {}))
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
 def verdicts(rows: Rows, folder: str) -> list[Verdict]:
-    """The paper's claims about a data set, each judged seed by seed; one seed is one repetition."""
+    """The paper's claims about a data set, each judged over images and seeds."""
     judged = []
     for claim, better, worse in CLAIMS[folder]:
         printed = paper_rows(folder, (better, worse))
-        judged.append(seed_verdict(claim, by_seed(rows, better), by_seed(rows, worse),
-                                   _mean(printed[better]) - _mean(printed[worse])))
+        judged.append(Verdict(claim, *difference(rows.get(better, []), rows.get(worse, [])),
+                              _mean(printed[better]) - _mean(printed[worse])))
     return judged
 
 
@@ -269,6 +272,14 @@ def _weights(records: Sequence[Mapping[str, Any]]) -> str:
     if records[0]["settings"]["dataset"] in ("digits", "mnist"):
         return f"×{weights / LENET_WEIGHTS:.3f}"
     return f"{weights / 1e6:.2f} M"
+
+
+def _work(records: Sequence[Mapping[str, Any]]) -> str:
+    if not records:
+        return "–"
+    settings = ReaderSettings(**records[0]["settings"])
+    one = ReaderSettings(system="single", tasks=settings.tasks[:1])
+    return f"×{operations(settings) / operations(one):.1f}"
 
 
 def _mean(printed: Mapping[str, Any]) -> float:

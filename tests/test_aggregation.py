@@ -232,9 +232,10 @@ def test_an_unknown_name_is_refused(given, words):
 def test_gradients_become_the_weighted_sum(name):
     gradients_TP = torch.tensor(random_gradients(3, tasks=3, size=7))
     parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(3))]
-    aggregate_gradients(name, gradients_TP, gramian(gradients_TP), parameters,
-                        torch.Generator().manual_seed(4))
+    told = aggregate_gradients(name, gradients_TP, gramian(gradients_TP), parameters,
+                               torch.Generator().manual_seed(4))
     weights = weights_of(name, gradients_TP.tolist(), seed=4).tolist()
+    assert told.tolist() == weights
     expected = [sum(w * float(gradients_TP[t, p]) for t, w in enumerate(weights))
                 for p in range(7)]
     given = [*parameters[0].grad.flatten().tolist(), *parameters[1].grad.tolist()]

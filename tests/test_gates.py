@@ -31,6 +31,17 @@ def test_the_table_has_a_line_for_each_task_with_its_difference(rows):
     assert table.loc[(3, "RL"), "own above others"] == "-20.00 [-20.00, -20.00]"
 
 
+def test_what_does_not_see_the_image_stands_beside_what_does(rows):
+    blind, four = "places, image not seen", OURS[4]
+    rows = dict(rows) | {blind: [looking(blind, 0, LU=0.6, RL=0.6, LL=0.6, RU=0.6)]}
+    assert gate_table(rows).index.get_level_values(0).unique().tolist() == [2, 3]
+    rows[four] = [looking(four, 0, LU=0.7, RL=0.7, LL=0.7, RU=0.7)]
+    table = gate_table(rows)
+    assert table.index.get_level_values(0).unique().tolist() == [2, 3, 4, "4, image not seen"]
+    assert table.loc[("4, image not seen", "RU"), "own digit"] == "60.0"
+    assert gate_sentence(rows) == gate_sentence({k: v for k, v in rows.items() if k != blind})
+
+
 def test_the_sentence_counts_what_the_intervals_decide(rows):
     said = gate_sentence(rows)
     assert said.startswith("Of 5 gates")

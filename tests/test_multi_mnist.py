@@ -141,6 +141,8 @@ def test_images_are_those_of_a_plain_loop(digits, tasks, canvas):
     of_label = {tuple(image.flat): label for image, label in
                 zip(digits.images_DHW, digits.labels_D, strict=True)}
     drawn = _drawn(digits, tasks, canvas)
+    assert np.array_equal(digits.labels_D[data.parts_NM], data.labels_NT)
+    assert (digits.split_D[data.parts_NM] == data.split_N[:, None]).all()
     for n in (0, 17, 35, 51):
         brightest = np.zeros((canvas, canvas), np.float32)
         for t, task in enumerate(tasks):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from modlib import reader_training
 from modlib.aggregation import task_weights
-from modlib.batches import image_getter
+from modlib.batches import image_getter, shuffled_batches
 from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
 from modlib.optimisers import build_optimiser
@@ -71,12 +72,56 @@ def test_moo_steps_by_mgdas_weights_and_the_heads_by_their_own_losses(data):
         weights_T, torch.tensor([0.5, 0.5]))
     losses_T.mean().backward()
     optimiser = build_optimiser(model, settings)
-    take_step(model, optimiser, answer_losses(all_streams(model, images).logits, labels),
-              settings, torch.Generator())
+    told_T = take_step(model, optimiser, answer_losses(all_streams(model, images).logits, labels),
+                       settings, torch.Generator())
+    assert torch.equal(told_T, weights_T)
     step_P = torch.cat([weight.grad.flatten() for weight in model.backbone.parameters()])
     torch.testing.assert_close(step_P, weights_T @ gradients_TP)
     for mine, other in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_moos_weights_are_told_as_a_mean_over_the_epoch(data, monkeypatch):
+    told, step = [], reader_training.take_step
+    monkeypatch.setattr(reader_training, "take_step",
+                        lambda *given: told.append(step(*given)) or told[-1])
+    _, epochs = trained(replace(TINY, system="moo"), data)
+    for n, epoch in enumerate(epochs):
+        weights_T = torch.stack(told[3 * n:3 * n + 3]).mean(0)
+        assert epoch["task_weights"] == dict(zip(data.tasks, weights_T.tolist(), strict=True))
+        assert sum(epoch["task_weights"].values()) == pytest.approx(1)
+    assert "task_weights" not in trained(replace(TINY, system="uniform"), data)[1][0]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_probe_counts_the_signs_over_the_backbone_and_changes_nothing(system, data):
+    plain, epochs = trained(replace(TINY, system=system), data)
+    probed, told = trained(replace(TINY, system=system, ucr_every=2), data)
+    for one, other in zip(plain.parameters(), probed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [one["loss"] for one in told] == [one["loss"] for one in epochs]
+    assert [one["ucr"] for one in epochs] == [[], []]
+    if system == "single":
+        assert [one["ucr"] for one in told] == [[], []]
+        return
+    assert [one["ucr_batches"] for one in told] == [2, 2]  # batches 0 and 2 of three
+    # The first probe, by hand.
+    model = build_reader(replace(TINY, system=system), data.classes).train()
+    rng, train = np.random.default_rng([TINY.seed, 0]), data.indices("train")
+    first = next(shuffled_batches(train, 16, 3, rng))
+    losses_T = answer_losses(
+        all_streams(model, image_getter(data, torch.device("cpu"))(first)).logits,
+        torch.from_numpy(data.labels_NT[first.numpy()]))
+    backbone = getattr(model, "model", model).backbone
+    one, other = (torch.cat([g.flatten() for g in torch.autograd.grad(
+        loss, list(backbone.parameters()), retain_graph=True)]) for loss in losses_T)
+    [epoch] = list(train_reader(
+        build_reader(replace(TINY, system=system), data.classes), data,
+        replace(TINY, system=system, ucr_every=99, epochs=1)))
+    [pair] = epoch["ucr"]
+    cosine = torch.nn.functional.cosine_similarity(one, other, dim=0).item()
+    assert pair["mean_cosine"] == pytest.approx(cosine, abs=1e-4)
+    assert pair["positive"] == (cosine > 0) and pair["negative"] == (cosine < 0)
 
 
 @pytest.mark.parametrize("changes", [

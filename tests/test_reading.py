@@ -9,10 +9,12 @@ import torch
 from test_multi_mnist import write_part
 
 from modlib import reading
+from modlib.answers import read_answers
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, run_many
+from modlib.reader_training import split_answers
 from modlib.reading import (
     PIXELS,
     gate_means,
@@ -22,6 +24,7 @@ from modlib.reading import (
     shown_maps,
     top_down_maps,
     trained_reader,
+    wrong_answers,
 )
 from modlib.results import comparable, read_record
 from modlib.task_readers import ReaderSettings
@@ -48,8 +51,44 @@ def test_a_record_is_written_once_and_read_after_that(system, places, monkeypatc
     assert record["data"]["images"] == {"train": 60, "valid": 20, "test": 20}
     for kept in ("maps", "gates"):
         assert (kept in record["results"]) == (system == "top_down")
+    for kept in ("scales", "dead_scales"):
+        assert (kept in record["results"]) == (system == "channel")
     monkeypatch.setattr(reading, "train_reader", None)
     assert run_reader(settings, places) == record
+
+
+def test_a_record_holds_every_answer_and_the_digits_it_was_about(places, data):
+    record = run_reader(TINY, places)
+    model = trained_reader(TINY, places)
+    test, get_images = data.indices("test"), image_getter(data, torch.device("cpu"))
+    answers_NT = split_answers(model, data, "test", get_images)
+    right_TN, asked_TN, parts_NM = read_answers(record)
+    assert np.array_equal(right_TN, (answers_NT == data.labels_NT[test]).T) and asked_TN.all()
+    same = data.parts_NM[test][:, :, None, None] == data.parts_NM[test]
+    assert np.array_equal(parts_NM[:, :, None, None] == parts_NM, same)
+    assert record["results"]["test_answers"]["wrong"] == wrong_answers(
+        answers_NT, data.labels_NT[test], data.tasks)
+
+
+def test_wrong_answers_that_are_anothers_digit_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    labels, answers = rng.integers(0, 10, (2, 300, 3))
+    answers[:90] = labels[:90]
+    found = wrong_answers(answers, labels, ("LU", "RL", "LL"))
+    for t, task in enumerate(("LU", "RL", "LL")):
+        count = others = chance = 0
+        for answer, label in zip(answers.tolist(), labels.tolist(), strict=True):
+            if answer[t] != label[t]:
+                there = {label[u] for u in range(3) if u != t} - {label[t]}
+                count, others = count + 1, others + (answer[t] in there)
+                chance += len(there) / 9
+        assert found[task] == {"count": count, "of_others": others,
+                               "by_chance": pytest.approx(chance)}
+
+
+def test_only_gates_have_means(places):
+    added = run_reader(replace(TINY, epochs=1, into_bu2="add"), places)["results"]
+    assert "maps" in added and "gates" not in added
 
 
 def test_run_many_runs_readers_and_the_same_settings_give_the_same_record(places, tmp_path):

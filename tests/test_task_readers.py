@@ -9,8 +9,10 @@ from modlib.errors import ModlibError
 from modlib.task_readers import (
     ReaderSettings,
     all_streams,
+    backbone_parameters,
     build_reader,
     one_task_streams,
+    operations,
     shared_parameters,
 )
 from modlib.top_down import count_weights
@@ -21,9 +23,9 @@ OTHER_VALUES = {
     "profile": "mine", "dataset": "mnist", "tasks": FOUR, "train_images": 60_000,
     "test_images": 20, "canvas": 40, "image_size": 64, "system": "uniform", "td_channels": 3,
     "into_td": "multiply", "into_bu2": "add", "image_aware": False, "spatial": False,
-    "tasks_together": False, "bu1_weight": 0.5, "td_weight": 0.5, "batch_size": 9, "epochs": 9,
-    "batches_per_epoch": 2, "optimiser": "adagrad", "learning_rate": 0.01,
-    "scale_rate_factor": 20.0, "schedule": "cosine", "seed": 3,
+    "tasks_together": False, "ucr_every": 5, "bu1_weight": 0.5, "td_weight": 0.5,
+    "batch_size": 9, "epochs": 9, "batches_per_epoch": 2, "optimiser": "adagrad",
+    "learning_rate": 0.01, "scale_rate_factor": 20.0, "schedule": "cosine", "seed": 3,
 }
 
 
@@ -54,6 +56,7 @@ def test_a_run_name_tells_the_kind():
     ({"canvas": 20}, "canvas must be from 28 to 56; given 20"),
     ({"into_td": "plus"}, "value of into_td: 'plus'"), ({"tasks": []}, "tasks must be one or more"),
     ({"td_weight": -1.0}, "td_weight must be from 0"),
+    ({"ucr_every": 2, "tasks_together": False}, "ucr_every above 0 needs tasks_together=True"),
     ({"system": "uniform", "td_channels": 4}, "td_channels is of system='top_down'; given 4"),
     ({"system": "channel", "spatial": False}, "spatial is of system='top_down'"),
     ({"system": "moo", "td_weight": 1.0}, "td_weight above 0 needs system='top_down' or 'channel'"),
@@ -114,6 +117,24 @@ def test_single_networks_do_not_touch_each_other(images_B1HW):
     assert all(weight.grad.any() for weight in model.networks[0].parameters())
     assert not any(weight.grad.any() for weight in model.networks[1].parameters())
     assert shared_parameters(model) == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_backbone_is_what_all_systems_have_in_common(system):
+    model = build_reader(ReaderSettings(system=system), 10)
+    found = backbone_parameters(model)
+    own = {id(weight) for weight in model.parameters()}
+    assert sum(weight.numel() for weight in found) == (0 if system == "single" else 21_250 + 80)
+    assert {id(weight) for weight in found} <= own
+
+
+def test_the_work_of_networks_of_their_own_is_theirs_together():
+    one, four = (operations(ReaderSettings(system="single", tasks=FOUR[:count]))
+                 for count in (1, 4))
+    assert four == 4 * one == 4 * operations(ReaderSettings(system="uniform", tasks=FOUR[:1]))
+    assert operations(ReaderSettings(system="uniform", tasks=FOUR)) < 1.02 * one
+    assert operations(ReaderSettings(tasks=FOUR, seed=4)) == operations(ReaderSettings(tasks=FOUR))
+    assert operations(ReaderSettings(tasks=FOUR)) > 4 * one  # it sees the image once more
 
 
 @pytest.mark.parametrize(("system", "own"), [
