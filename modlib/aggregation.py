@@ -7,6 +7,8 @@ Source: Yu et al., NeurIPS 2020 (PCGrad); Désidéri, 2012, and Sener and Koltun
 Shapes: T tasks, P shared parameters.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,17 @@ def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> T
         torch.default_generator.manual_seed(seed)
         weights_T[asking] = getattr(aggregation, WEIGHTINGS[name])()(asking_gramian)
     return weights_T * (1 if name == "pcgrad" else len(asking)) / len(weights_T)
+
+
+def weight_metrics(weights: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What an epoch's metrics hold of its steps' weights, (T,) each: ``task_weights``, the means.
+
+    Nothing where no step had any.
+    """
+    if not weights:
+        return {}
+    mean_T = torch.stack(list(weights)).mean(0).tolist()
+    return {"task_weights": dict(zip(tasks, mean_T, strict=True))}
 
 
 def aggregate_gradients(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modlib.aggregation import aggregate_gradients
+from modlib.aggregation import aggregate_gradients, weight_metrics
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classification import epoch_metrics
@@ -83,15 +83,13 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
             losses_T = task_losses(all_streams(model, batch[0]), *batch[1:], settings)
             if probing and number % settings.ucr_every == 0:
                 counter.add(gramian(task_gradients(losses_T, backbone_parameters(model))))
-            weights.append(take_step(model, optimiser, losses_T, settings, draws))
+            found_T = take_step(model, optimiser, losses_T, settings, draws)
+            weights += [] if found_T is None else [found_T]
         else:
             losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
     metrics = epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
-    if settings.system == "moo":
-        mean_T = torch.stack(weights).mean(0).tolist()
-        metrics["task_weights"] = dict(zip(settings.tasks, mean_T, strict=True))
-    return metrics | counter.metrics(settings.tasks)
+    return metrics | weight_metrics(weights, settings.tasks) | counter.metrics(settings.tasks)
 
 
 def take_step(

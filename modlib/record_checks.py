@@ -201,6 +201,8 @@ def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
         losses = _get(epoch, "task_losses", dict, record, f"{where}.", {})
         for task, loss in (("loss", epoch.get("loss", 0)), *losses.items()):
             _number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss, 0)
+        for task, weight in _get(epoch, "task_weights", dict, record, f"{where}.", {}).items():
+            _number(record, f"{where}.task_weights.{task}", weight)
         if "images" in epoch:
             _whole(record, f"{where}.images", epoch["images"], 1)
         if "seconds" in epoch:

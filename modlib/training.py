@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modlib.aggregation import aggregate_gradients
+from modlib.aggregation import aggregate_gradients, weight_metrics
 from modlib.arrays import to_json
 from modlib.batches import batches_in_epoch, draw_batches, image_getter
 from modlib.checkpoints import resumable_epochs
@@ -113,8 +113,8 @@ def train(
 
     Yields:
         one dictionary an epoch (the resumed ones first), with ``epoch``, ``loss``, ``task_losses``,
-        ``valid_accuracy`` by task, ``ucr`` counts by pair, ``images`` seen, ``seconds`` of
-        training and validation.
+        ``valid_accuracy`` by task, ``ucr`` counts by pair, with an aggregation the mean
+        ``task_weights``, ``images`` seen, ``seconds`` of training and validation.
 
     Raises:
         ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
@@ -162,8 +162,13 @@ def training_step(
     settings: Settings,
     generator: torch.Generator,
     counter: UcrCounter | None = None,
+    weights: list[Tensor] | None = None,
 ) -> Tensor:
     """One step of the optimiser; with a counter, the gradients' signs are counted before it.
+
+    Args:
+        weights: a list that takes the weights that the tasks' gradients had in the step, float32
+            (T,), where an aggregation has found some.
 
     Returns:
         every task's loss before the step, float32 (T,), without graph.
@@ -183,7 +188,10 @@ def training_step(
         # A copy: the triplets of the next batch shall be those of training without aggregation.
         draws = torch.Generator()
         draws.set_state(generator.get_state())
-        aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, draws)
+        found_T = aggregate_gradients(
+            settings.aggregation, gradients_TP, gramian_TT, shared, draws)
+        if weights is not None:
+            weights.append(found_T)
     optimiser.step()
     return losses_T.detach()
 
@@ -213,12 +221,13 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     counter = UcrCounter(len(settings.tasks))
     probing = settings.ucr_every > 0 and bool(network.shared_parameters())
     batches = batches_in_epoch(data, settings)
-    images_seen, loss_sum_T = 0, 0.0
+    images_seen, loss_sum_T, weights = 0, 0.0, []
     network.train()
     for number, batch in enumerate(draw_batches(data, get_images, settings, epoch)):
         set_rates(optimiser, settings, epoch, number, batches)
         probed = counter if probing and number % settings.ucr_every == 0 else None
-        loss_sum_T += training_step(network, optimiser, *batch[:2], settings, batch[2], probed)
+        loss_sum_T += training_step(
+            network, optimiser, *batch[:2], settings, batch[2], probed, weights)
         images_seen += len(batch[0])
     task_losses = (loss_sum_T / batches).tolist()
     if not all(math.isfinite(loss) for loss in task_losses):
@@ -235,4 +244,4 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "loss": sum(task_losses) / len(task_losses),
         "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
         "images": images_seen,
-    } | counter.metrics(settings.tasks) | by_stage
+    } | weight_metrics(weights, settings.tasks) | counter.metrics(settings.tasks) | by_stage

@@ -222,6 +222,20 @@ def recipe_sentence(rows: Rows) -> str:
             "The paper: above them, with no rate named.")
 
 
+def task_weights_sentence(rows: Rows) -> str:
+    """Between which means over training the conflict-aware optimisers weigh tasks, as Markdown."""
+    listed = []
+    for name, records in rows.items():
+        weights_RET = [[list(epoch["task_weights"].values()) for epoch in record["epochs"]]
+                       for record in records if "task_weights" in record["epochs"][0]]
+        if weights_RET:
+            weights_T = np.mean(weights_RET, axis=(0, 1))
+            listed.append(f"*{name}* {weights_T.min():.3f} to {weights_T.max():.3f} (equal weights "
+                          f"are {1 / len(weights_T):.3f})")
+    return ("Weights of the tasks' gradients in the shared step, a mean over training: "
+            f"{'; '.join(listed)}." if listed else "")
+
+
 def takeaway(rows: Rows) -> str:
     """What the records say about the paper's claims of Table 3's order, as Markdown."""
     judged, lines = verdicts(rows), []

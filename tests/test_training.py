@@ -395,12 +395,17 @@ def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monke
 
     def look(name, gradients_TP, gramian_TT, shared, generator):
         states.append(generator.get_state())
-        aggregate(name, gradients_TP, gramian_TT, shared, generator)
+        told.append(aggregate(name, gradients_TP, gramian_TT, shared, generator))
         states.append(generator.get_state())
+        return told[-1]
 
+    told = []
     monkeypatch.setattr(training, "aggregate_gradients", look)
-    trained(replace(settings, epochs=1), planted)
+    _, [epoch] = trained(replace(settings, epochs=1), planted)
     assert len({tuple(state.tolist()) for state in states}) == 4  # before and after each step
+    mean_T = torch.stack(told).mean(0)
+    assert list(epoch["task_weights"].values()) == pytest.approx(mean_T.tolist())
+    assert "task_weights" not in trained(replace(tiny, epochs=1), planted)[1][0]
 
 
 def test_the_full_networks_stages_have_these_many_shared_parameters():

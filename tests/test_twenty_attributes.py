@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from study_records import COUNT, NETWORK, TRIPLETS, record
 
+from modlib import twenty_attributes
 from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
@@ -225,6 +226,15 @@ def looped_difference(first, second) -> tuple[float, float, float]:
 def test_a_difference_and_its_interval_equal_a_loop(rows):
     assert differences(rows)["fully shared"] == pytest.approx(
         looped_difference(rows[OURS], rows["fully shared"]), rel=1e-5)
+
+
+def test_weights_of_tasks_are_told_where_there_are_some():
+    weighed = [{"epochs": [{"task_weights": {"Smiling": low, "Young": 1 - low}}
+                           for low in (seed / 10, seed / 5)]} for seed in (1, 2)]
+    said = twenty_attributes.task_weights_sentence(
+        {"modulated": [{"epochs": [{}]}], "fully shared, MGDA": weighed})
+    assert said.endswith("*fully shared, MGDA* 0.225 to 0.775 (equal weights are 0.500).")
+    assert twenty_attributes.task_weights_sentence({"modulated": [{"epochs": [{}]}]}) == ""
 
 
 def failing_on(row, *images_by_seed) -> list[dict]:
