@@ -194,6 +194,17 @@ def verdicts(rows: Rows) -> list[Verdict]:
     ]
 
 
+def tree_sentence(rows: Rows) -> str:
+    """What the found tree is worth when it is there from the start, as Markdown."""
+    against = {name: difference(rows[FOUND], rows[other]) for name, other in (
+        ("the thin network", THIN), ("the network that grew it", HIGH))}
+    if any(np.isnan(value) for value, _, _ in against.values()):
+        return ""
+    listed = " and ".join(f"**{points(*found)}** points from {name}"
+                          for name, found in against.items())
+    return f"Trained on the found tree from the start, a network's accuracy is {listed} away."
+
+
 def costs(rows: Rows) -> list[tuple[Verdict, float]]:
     """The paper's claims about ratios to VGG-16 for α = 1, each less what is taken for "far".
 

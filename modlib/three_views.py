@@ -71,6 +71,24 @@ def difficulty_distances(records: list[dict[str, Any]]) -> np.ndarray:
     return 1 - np.mean([from_json(one["results"]["affinity"]) for one in records], axis=0)
 
 
+def chance_free_distances(records: list[dict[str, Any]]) -> np.ndarray:
+    """1 − φ, the correlation of *hard* between two tasks: affinity without what chance gives.
+
+    Two tasks that find few images hard agree on most, whatever else they have in common. With the
+    affinity A and the shares h of hard images, P(both hard) = (A − 1 + h_i + h_j) / 2, and φ is
+    that less h_i·h_j, over the product of the standard deviations √(h·(1 − h)).
+    """
+    distances = []
+    for one in records:
+        affinity_TT = from_json(one["results"]["affinity"]).astype(np.float64)
+        hard_T = np.array([one["results"]["hard"][task] for task in one["settings"]["tasks"]])
+        both_TT = (affinity_TT - 1 + hard_T[:, None] + hard_T) / 2
+        deviation_T = np.sqrt(hard_T * (1 - hard_T))
+        distances.append(1 - (both_TT - np.outer(hard_T, hard_T))
+                         / np.outer(deviation_T, deviation_T))
+    return np.mean(distances, axis=0)
+
+
 VIEWS: dict[str, Callable[[list[dict[str, Any]]], np.ndarray]] = {
     "W-distance": w_distance.distances,
     "100 − UCR": gradient_distances,

@@ -276,6 +276,13 @@ def test_how_it_ran_says_what_made_the_records(rows):
     assert "NB=11 SETTINGS=mine" in how_it_ran(NOTHING, "mine")
 
 
+def test_what_a_tree_is_worth_from_the_start_is_told(rows):
+    said = branching_study.tree_sentence(rows)
+    assert "**+2.00 [" in said and "from the thin network and **-1.00 [" in said
+    assert said.endswith("points from the network that grew it away.")
+    assert branching_study.tree_sentence(NOTHING) == ""
+
+
 def test_what_no_skill_would_score_is_told(rows):
     assert branching_study.majority_sentence(rows).endswith("would score 60.0 %.")
     assert branching_study.majority_sentence(NOTHING) == ""

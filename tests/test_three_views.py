@@ -24,6 +24,7 @@ from modlib.three_views import (
     STUDY,
     THIN,
     VIEWS,
+    chance_free_distances,
     difficulty_distances,
     disagreement_table,
     gradient_distances,
@@ -181,6 +182,19 @@ def test_distances_of_gradients_and_of_difficulty_by_hand():
     assert difficulty_distances([one]) == pytest.approx(table(NEAR) / 10, abs=1e-6)
     assert difficulty_distances([one, other]) == pytest.approx(
         table([2, 2.5, 3, 3.5, 4, 4.5]) / 10, abs=1e-6)
+
+
+def test_the_affinity_without_chance_is_the_correlation_of_hard_images():
+    rng = np.random.default_rng(3)
+    hard = rng.random((500, 4)) < (0.05, 0.1, 0.4, 0.5)
+    hard[:, 1] |= hard[:, 0]
+    affinity = (hard[:, :, None] == hard[:, None]).mean(0)
+    one = record(SCALES)
+    one["results"] |= {"affinity": to_json(affinity.astype(np.float32)),
+                       "hard": dict(zip(TASKS, hard.mean(0).tolist(), strict=True))}
+    expected = 1 - np.corrcoef(hard.astype(float).T)
+    assert chance_free_distances([one]) == pytest.approx(expected, abs=1e-5)
+    assert chance_free_distances([one, one]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_all_views_are_of_the_same_records(rows):
