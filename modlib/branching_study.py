@@ -14,14 +14,13 @@ import pandas as pd
 import torch
 
 from modlib.adaptive_branching import BranchingSettings
-from modlib.answers import difference, read_answers
+from modlib.answers import read_answers
 from modlib.machine import device_in_words
-from modlib.record_checks import ANSWERS, TOP
+from modlib.record_checks import TOP
 from modlib.results import resolve
 from modlib.studies import Rows, Study, valid_accuracy
-from modlib.tables import mean_and_spread, not_run_yet, points, short_commit, some_not_run_yet
+from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
-from modlib.verdicts import Verdict, over_seeds
 
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
 FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
@@ -41,8 +40,6 @@ STUDY = Study("adaptive_branching", {
 }, quick=4, settings=BranchingSettings, not_used=(*NOT_USED, "scale_rate_factor", "ucr_every"))
 PAPER_NAMES = {THIN: "thin-32", LOW: "Branch-32-1.0", HIGH: "Branch-32-2.0"}
 PAPER_SIZE = 224  # pixels, VGG-16's input
-# At least so many times as large or slow as the branched network: what "far" is taken to mean.
-FAR_WEIGHTS, FAR_TIME = 10, 3
 
 
 def paper_table() -> dict[str, dict[str, float]]:
@@ -138,133 +135,6 @@ def paired(
     first, second = ({one["settings"]["seed"]: measure(one) for one in rows[name]}
                      for name in (better, worse))
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-
-
-def tasks_gained(rows: Rows, better: str, worse: str) -> list[float]:
-    """How many tasks gain, less how many lose, one number for each seed that both rows have."""
-    tasks = [task for one in rows[better][:1] for task in one["settings"]["tasks"]]
-    by_task = [paired(rows, better, worse, lambda one, task=task: one["results"]["test_accuracy"][
-        task]) for task in tasks]
-    return [float(np.sign(of_seed).sum()) for of_seed in zip(*by_task, strict=True)]
-
-
-def after_first_epoch(record: dict[str, Any]) -> float:
-    """Mean validation accuracy after the first epoch, in %."""
-    return valid_accuracy({"epochs": record["epochs"][:1]})
-
-
-def verdicts(rows: Rows) -> list[Verdict]:
-    """The paper's claims about differences, with their intervals, in points.
-
-    Of accuracy and recall on the test split over images and seeds (:mod:`modlib.answers`); of
-    numbers of branches and tasks, and on the validation split, Student's over seeds.
-    """
-    paper = paper_table()
-
-    def printed(better: str, worse: str, key: str = "accuracy") -> float:
-        return paper[PAPER_NAMES[better]][key] - paper[PAPER_NAMES[worse]][key]
-
-    def claim(text, better, worse, key=ANSWERS, of_paper=None) -> Verdict:
-        return Verdict(text, *difference(rows[better], rows[worse], key), of_paper)
-
-    def by_seed(text, better, worse, measure) -> Verdict:
-        return over_seeds(text, paired(rows, better, worse, measure))
-
-    return [
-        claim("Branching makes the thin network more accurate (α = 1)", LOW, THIN,
-              of_paper=printed(LOW, THIN)),
-        claim("Branching raises its top-10 recall (α = 1)", LOW, THIN, TOP,
-              printed(LOW, THIN, "top_10_recall")),
-        claim("Branching raises its top-10 recall (α = 2)", HIGH, THIN, TOP,
-              printed(HIGH, THIN, "top_10_recall")),
-        by_seed("A larger α makes more branches (number of branches)", HIGH, LOW, branches),
-        claim("A larger α makes the network more accurate", HIGH, LOW,
-              of_paper=printed(HIGH, LOW)),
-        claim("A larger α raises the top-10 recall", HIGH, LOW, TOP,
-              printed(HIGH, LOW, "top_10_recall")),
-        claim("The grouping that was found is more accurate than a shuffled one", FOUND, SHUFFLED),
-        over_seeds("More tasks gain by it than lose (their difference)",
-                   tasks_gained(rows, FOUND, SHUFFLED)),
-        claim("A thin network that starts by SOMP is more accurate than one that starts at random",
-              THIN, RANDOM),
-        by_seed("It is so after the first epoch already (validation)", THIN, RANDOM,
-                after_first_epoch),
-        claim("SOMP's filters are better to start with than as many of the same, by chance",
-              THIN, BY_CHANCE),
-    ]
-
-
-def tree_sentence(rows: Rows) -> str:
-    """What the found tree is worth when it is there from the start, as Markdown."""
-    against = {name: difference(rows[FOUND], rows[other]) for name, other in (
-        ("the thin network", THIN), ("the network that grew it", HIGH))}
-    if any(np.isnan(value) for value, _, _ in against.values()):
-        return ""
-    listed = " and ".join(f"**{points(*found)}** points from {name}"
-                          for name, found in against.items())
-    return f"Trained on the found tree from the start, a network's accuracy is {listed} away."
-
-
-def costs(rows: Rows) -> list[tuple[Verdict, float]]:
-    """The paper's claims about ratios to VGG-16 for α = 1, each less what is taken for "far".
-
-    Returns:
-        the verdict and the threshold, which is to be added to its numbers.
-    """
-    paper, ours = paper_table(), paper_table()[PAPER_NAMES[LOW]]
-    of_weights = [vgg16_weights(len(one["settings"]["tasks"])) / weights_at(one)
-                  for one in rows[LOW]]
-    printed = {key: paper["VGG-16"][key] / ours[key]
-               for key in ("million_parameters", "milliseconds")}
-    return [
-        (over_seeds(f"VGG-16 has far more weights: at least {FAR_WEIGHTS} times as many (α = 1)",
-                    [ratio - FAR_WEIGHTS for ratio in of_weights], printed["million_parameters"]),
-         FAR_WEIGHTS),
-        (over_seeds(f"VGG-16 is far slower: at least {FAR_TIME} times (α = 1)",
-                    [speed_up(one) - FAR_TIME for one in rows[LOW]], printed["milliseconds"]),
-         FAR_TIME)]
-
-
-def ratio(one: Verdict, far: float) -> str:
-    """A verdict of :func:`costs` for people: the measured ratio and its interval."""
-    value, low, high = (number + far for number in (one.difference, one.low, one.high))
-    if np.isnan(value):
-        return "not run yet"
-    return f"× {value:.1f}" + (
-        " (one seed)" if np.isinf(low) else f" [{low:.1f}, {high:.1f}]")
-
-
-def verdict_table(rows: Rows) -> pd.DataFrame:
-    """All claims for people: the paper's number, ours with its interval over seeds, the verdict."""
-    lines = [
-        {"claim of the paper": one.claim,
-         "paper": "–" if one.paper is None else f"{one.paper:+.2f}",
-         "measured": points(one.difference, one.low, one.high), "verdict": one.word}
-        for one in verdicts(rows)]
-    for one, far in costs(rows):
-        lines.append({"claim of the paper": one.claim, "paper": f"× {one.paper:.1f}",
-                      "measured": ratio(one, far), "verdict": one.word})
-    return pd.DataFrame(lines).set_index("claim of the paper").rename_axis(None)
-
-
-def takeaway(rows: Rows) -> str:
-    """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
-    if any(len(records) < 2 for records in rows.values()):
-        return "The records of this page are not complete yet, so it draws no conclusion."
-    judged = [*verdicts(rows), *(one for one, _ in costs(rows))]
-    lines = []
-    for word in ("held", "did not hold", "not decided"):
-        claims = [one.claim[0].lower() + one.claim[1:] for one in judged if one.word == word]
-        if claims:
-            lines.append(f"- **{len(claims)} of {len(judged)} claims {word}**: "
-                         f"{'; '.join(claims)}.")
-    gain = judged[0]
-    cost = np.mean([weights_at(low) / weights_at(thin)
-                    for low, thin in zip(rows[LOW], rows[THIN], strict=False)])
-    lines.append(f"- Branching with α = 1 changed the mean accuracy by "
-                 f"**{points(gain.difference, gain.low, gain.high)}** points, for {cost:.1f} times "
-                 "the weights of the thin network.")
-    return "\n".join(lines)
 
 
 def how_it_ran(

@@ -3,7 +3,14 @@
 Sources: Zhao et al., ECCV 2018; Levi and Ullman, 2020; Lu et al., CVPR 2017.
 """
 
-from modlib import branching_study, claims_page, later_tasks, three_views, top_down_study
+from modlib import (
+    branching_study,
+    branching_verdicts,
+    claims_page,
+    later_tasks,
+    three_views,
+    top_down_study,
+)
 from modlib.claims import all_claims
 from modlib.errors import unknown_name
 from modlib.intervals import difference
@@ -68,11 +75,11 @@ def _of_other_papers() -> list[Claim]:
         ("10_top_down", digits.folder,
          top_down_study.verdicts(digits.published("multi_mnist_cpu"), digits.folder)),
         ("11_adaptive_branching", branching_study.STUDY.folder,
-         branching_study.verdicts(branching)),
+         branching_verdicts.verdicts(branching)),
         ("13_three_views_of_task_relation", three_views.STUDY.folder,
          three_views.verdicts(three_views.STUDY.published("celeba_cpu_three_views")))]
-    ratios = [Claim("", one.claim, branching_study.ratio(one, far), f"× {one.paper:.1f}", one.word,
-                    "11_adaptive_branching", branching_study.STUDY.folder)
-              for one, far in branching_study.costs(branching)]
+    ratios = [Claim("", one.claim, branching_verdicts.ratio(one, far), f"× {one.paper:.1f}",
+                    one.word, "11_adaptive_branching", branching_study.STUDY.folder)
+              for one, far in branching_verdicts.costs(branching)]
     return ratios + [of_verdict("", verdict, page, folder)
                      for page, folder, verdicts in judged for verdict in verdicts]

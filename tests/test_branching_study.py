@@ -9,7 +9,7 @@ import torch
 import yaml
 from hand_made_answers import IMAGES, first_right
 
-from modlib import branching_study
+from modlib import branching_study, branching_verdicts
 from modlib.adaptive_branching import BranchingSettings, build_network
 from modlib.arrays import to_json
 from modlib.branching_study import (
@@ -23,7 +23,6 @@ from modlib.branching_study import (
     THIN,
     WIDE,
     branches,
-    costs,
     how_it_ran,
     learning_curves,
     paired,
@@ -31,12 +30,10 @@ from modlib.branching_study import (
     result_table,
     round_table,
     split_layers,
-    takeaway,
-    verdict_table,
-    verdicts,
     vgg16_weights,
     weights_at,
 )
+from modlib.branching_verdicts import costs, takeaway, verdict_table, verdicts
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve
 from modlib.settings import Places
@@ -191,9 +188,9 @@ def test_tasks_that_gain_and_lose_are_counted_seed_by_seed(rows):
     better["results"]["test_accuracy"] = {"Smiling": 0.9, "Young": 0.7, "Bald": 0.5}
     worse["results"]["test_accuracy"] = {"Smiling": 0.8, "Young": 0.7, "Bald": 0.4}
     one = {FOUND: [better], SHUFFLED: [record(SHUFFLED, 1), worse]}
-    assert branching_study.tasks_gained(one, FOUND, SHUFFLED) == [2]
-    assert branching_study.tasks_gained(rows, SHUFFLED, FOUND) == [3, 3, 3]
-    assert branching_study.tasks_gained(NOTHING, FOUND, SHUFFLED) == []
+    assert branching_verdicts.tasks_gained(one, FOUND, SHUFFLED) == [2]
+    assert branching_verdicts.tasks_gained(rows, SHUFFLED, FOUND) == [3, 3, 3]
+    assert branching_verdicts.tasks_gained(NOTHING, FOUND, SHUFFLED) == []
 
 
 def test_every_claim_is_judged(rows):
@@ -277,10 +274,10 @@ def test_how_it_ran_says_what_made_the_records(rows):
 
 
 def test_what_a_tree_is_worth_from_the_start_is_told(rows):
-    said = branching_study.tree_sentence(rows)
+    said = branching_verdicts.tree_sentence(rows)
     assert "**+2.00 [" in said and "from the thin network and **-1.00 [" in said
     assert said.endswith("points from the network that grew it away.")
-    assert branching_study.tree_sentence(NOTHING) == ""
+    assert branching_verdicts.tree_sentence(NOTHING) == ""
 
 
 def test_what_no_skill_would_score_is_told(rows):

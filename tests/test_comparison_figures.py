@@ -16,13 +16,15 @@ from modlib import figures
 from modlib.arrays import to_json
 from modlib.comparison_figures import (
     accuracy_by_attribute,
-    clustered_heat_map,
-    clustered_heat_maps,
     cost_frontier,
     neighbour_grid,
+    spread_apart,
+)
+from modlib.heat_maps import (
+    clustered_heat_map,
+    clustered_heat_maps,
     scale_map,
     split_heat_map,
-    spread_apart,
     task_order,
 )
 from modlib.twenty_attributes import frontier
