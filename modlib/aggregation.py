@@ -8,6 +8,7 @@ Shapes: T tasks, P shared parameters.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +53,56 @@ def task_weights(name: str, gramian_TT: Tensor, generator: torch.Generator) -> T
     return weights_T * (1 if name == "pcgrad" else len(asking)) / len(weights_T)
 
 
-def weight_metrics(weights: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What an epoch's metrics hold of its steps' weights, (T,) each: ``task_weights``, the means.
+class StepLog:
+    """What an epoch's steps have made of the tasks' gradients.
 
-    Nothing where no step had any.
+    Attributes:
+        weights: of each step, float32 (T,).
+        cosines: of the angle between the step's weighted sum and the plain mean of the gradients.
+        uphill: the share of the tasks whose loss the step raises, by their own gradients. It is of
+            what the optimiser has really done, with its momentum and its scales.
     """
-    if not weights:
-        return {}
-    mean_T = torch.stack(list(weights)).mean(0).tolist()
-    return {"task_weights": dict(zip(tasks, mean_T, strict=True))}
+
+    def __init__(self):
+        self.weights: list[Tensor] = []
+        self.cosines: list[Tensor] = []
+        self.uphill: list[Tensor] = []
+
+    def add(self, weights_T: Tensor, gramian_TT: Tensor, changes_T: Tensor) -> None:
+        """Note one step.
+
+        Args:
+            weights_T: from :func:`task_weights`.
+            gramian_TT: inner products of the task gradients.
+            changes_T: of each task, its gradient times the change of the parameters.
+        """
+        together_T = gramian_TT @ weights_T
+        length = (weights_T @ together_T * gramian_TT.sum()).clamp(min=0).sqrt()
+        cosine = together_T.sum() / length.clamp(min=torch.finfo(length.dtype).tiny)
+        self.weights.append(weights_T)
+        self.cosines.append(cosine.clamp(-1, 1))
+        self.uphill.append((changes_T > 0).float().mean())
+
+    def metrics(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """What an epoch's metrics hold, means over its steps; nothing where there were none.
+
+        ``task_weights`` by task; the ``largest_weight`` as a share of all; ``cosine_to_mean``; and
+        ``tasks_uphill``, from 0 to 1.
+        """
+        if not self.weights:
+            return {}
+        weights_NT = torch.stack(self.weights)
+        shares_N = weights_NT.amax(1) / weights_NT.sum(1).clamp(min=torch.finfo().tiny)
+        return {
+            "task_weights": dict(zip(tasks, weights_NT.mean(0).tolist(), strict=True)),
+            "largest_weight": float(shares_N.mean()),
+            "cosine_to_mean": float(torch.stack(self.cosines).mean()),
+            "tasks_uphill": float(torch.stack(self.uphill).mean())}
+
+
+def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The values of some parameters one after the other, as in ``gradients_TP``; a copy."""
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
 def aggregate_gradients(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modlib.aggregation import aggregate_gradients, weight_metrics
+from modlib.aggregation import StepLog, aggregate_gradients, flat
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classification import epoch_metrics
@@ -47,8 +47,8 @@ def train_reader(
 
     Yields:
         one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy``
-        by task, ``ucr`` counts by pair, for ``"moo"`` the mean ``task_weights``, ``images``,
-        ``seconds``.
+        by task, ``ucr`` counts by pair, for ``"moo"`` what
+        :class:`~modlib.aggregation.StepLog` has noted, ``images``, ``seconds``.
     """
     data, get_images = without_test(
         data, get_images or image_getter(data, next(model.parameters()).device))
@@ -73,7 +73,7 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
     size = min(settings.batch_size, len(train))
     batches = settings.batches_per_epoch or len(train) // size
     loss_sum_T = torch.zeros(len(settings.tasks))
-    counter, weights = UcrCounter(len(settings.tasks)), []
+    counter, log = UcrCounter(len(settings.tasks)), StepLog()
     probing = settings.ucr_every > 0 and bool(backbone_parameters(model))
     model.train()
     for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
@@ -83,39 +83,41 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
             losses_T = task_losses(all_streams(model, batch[0]), *batch[1:], settings)
             if probing and number % settings.ucr_every == 0:
                 counter.add(gramian(task_gradients(losses_T, backbone_parameters(model))))
-            found_T = take_step(model, optimiser, losses_T, settings, draws)
-            weights += [] if found_T is None else [found_T]
+            take_step(model, optimiser, losses_T, settings, draws, log)
         else:
             losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
     metrics = epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
-    return metrics | weight_metrics(weights, settings.tasks) | counter.metrics(settings.tasks)
+    return metrics | log.metrics(settings.tasks) | counter.metrics(settings.tasks)
 
 
 def take_step(
     model: nn.Module, optimiser: torch.optim.Optimizer, losses_T: Tensor,
-    settings: ReaderSettings, draws: torch.Generator,
-) -> Tensor | None:
+    settings: ReaderSettings, draws: torch.Generator, log: StepLog | None = None,
+) -> None:
     """One step on the mean of the tasks' losses; on MGDA's weighting of them for ``"moo"``.
 
     Separate networks take their sum, so that each sees its own mean loss, as if alone.
 
     Args:
         draws: where the weighting would draw from; MGDA does not.
-
-    Returns:
-        MGDA's weight of each task, float32 (T,); None for the other systems.
+        log: takes what MGDA has made of the tasks' gradients.
     """
-    shared, weights_T = shared_parameters(model), None
-    if settings.system == "moo":
-        gradients_TP = task_gradients(losses_T, shared)
+    shared = shared_parameters(model)
+    if settings.system != "moo":
+        optimiser.zero_grad(set_to_none=True)
+        (losses_T.mean() if shared else losses_T.sum()).backward()
+        optimiser.step()
+        return
+    gradients_TP = task_gradients(losses_T, shared)
+    gramian_TT = gramian(gradients_TP)
     optimiser.zero_grad(set_to_none=True)
-    (losses_T.mean() if shared else losses_T.sum()).backward()
-    if settings.system == "moo":
-        weights_T = aggregate_gradients(
-            "mgda", gradients_TP, gramian(gradients_TP), shared, draws)
+    losses_T.mean().backward(inputs=list(model.heads.parameters()))
+    weights_T = aggregate_gradients("mgda", gradients_TP, gramian_TT, shared, draws)
+    before_P = flat(shared)
     optimiser.step()
-    return weights_T
+    if log is not None:
+        log.add(weights_T, gramian_TT, gradients_TP @ (flat(shared) - before_P))
 
 
 def take_step_by_task(

@@ -48,8 +48,12 @@ def moo_weights_sentence(rows: Rows) -> str:
             weights_RET = [[list(epoch["task_weights"].values()) for epoch in record["epochs"]]
                            for record in records]
             of_tasks = [f"{weight:.2f}" for weight in np.mean(weights_RET, axis=(0, 1))]
+            largest, uphill = (np.mean([epoch[key] for record in records
+                                        for epoch in record["epochs"]])
+                               for key in ("largest_weight", "tasks_uphill"))
             listed.append(f"{', '.join(of_tasks)} for {count} tasks (equal ones are "
-                          f"{1 / count:.2f})")
+                          f"{1 / count:.2f}, the largest in a step is {largest:.2f} on average, "
+                          f"and a step raises the loss of {100 * uphill:.0f} % of the tasks)")
     return f"MOO's weights, a mean over training: {'; '.join(listed)}." if listed else ""
 
 

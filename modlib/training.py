@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modlib.aggregation import aggregate_gradients, weight_metrics
+from modlib.aggregation import StepLog, aggregate_gradients, flat
 from modlib.arrays import to_json
 from modlib.batches import batches_in_epoch, draw_batches, image_getter
 from modlib.checkpoints import resumable_epochs
@@ -113,8 +113,9 @@ def train(
 
     Yields:
         one dictionary an epoch (the resumed ones first), with ``epoch``, ``loss``, ``task_losses``,
-        ``valid_accuracy`` by task, ``ucr`` counts by pair, with an aggregation the mean
-        ``task_weights``, ``images`` seen, ``seconds`` of training and validation.
+        ``valid_accuracy`` by task, ``ucr`` counts by pair, with an aggregation what
+        :class:`~modlib.aggregation.StepLog` has noted, ``images`` seen, ``seconds`` of training
+        and validation.
 
     Raises:
         ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
@@ -162,13 +163,12 @@ def training_step(
     settings: Settings,
     generator: torch.Generator,
     counter: UcrCounter | None = None,
-    weights: list[Tensor] | None = None,
+    log: StepLog | None = None,
 ) -> Tensor:
     """One step of the optimiser; with a counter, the gradients' signs are counted before it.
 
     Args:
-        weights: a list that takes the weights that the tasks' gradients had in the step, float32
-            (T,), where an aggregation has found some.
+        log: takes what an aggregation has made of the tasks' gradients.
 
     Returns:
         every task's loss before the step, float32 (T,), without graph.
@@ -183,16 +183,21 @@ def training_step(
         counter.add(gramian_TT, stage_gramians(
             gradients_TP, stage_sizes(network).values()))
     optimiser.zero_grad(set_to_none=True)
-    total_loss(network, losses_T, settings, *unmasked).backward()
-    if aggregated:
-        # A copy: the triplets of the next batch shall be those of training without aggregation.
-        draws = torch.Generator()
-        draws.set_state(generator.get_state())
-        found_T = aggregate_gradients(
-            settings.aggregation, gradients_TP, gramian_TT, shared, draws)
-        if weights is not None:
-            weights.append(found_T)
+    loss = total_loss(network, losses_T, settings, *unmasked)
+    if not aggregated:
+        loss.backward()
+        optimiser.step()
+        return losses_T.detach()
+    if own := [one for one in network.task_parameters() if one.requires_grad]:
+        loss.backward(inputs=own)
+    # A copy: the triplets of the next batch shall be those of training without aggregation.
+    draws = torch.Generator()
+    draws.set_state(generator.get_state())
+    weights_T = aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, draws)
+    before_P = flat(shared)
     optimiser.step()
+    if log is not None:
+        log.add(weights_T, gramian_TT, gradients_TP @ (flat(shared) - before_P))
     return losses_T.detach()
 
 
@@ -221,13 +226,13 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     counter = UcrCounter(len(settings.tasks))
     probing = settings.ucr_every > 0 and bool(network.shared_parameters())
     batches = batches_in_epoch(data, settings)
-    images_seen, loss_sum_T, weights = 0, 0.0, []
+    images_seen, loss_sum_T, log = 0, 0.0, StepLog()
     network.train()
     for number, batch in enumerate(draw_batches(data, get_images, settings, epoch)):
         set_rates(optimiser, settings, epoch, number, batches)
         probed = counter if probing and number % settings.ucr_every == 0 else None
         loss_sum_T += training_step(
-            network, optimiser, *batch[:2], settings, batch[2], probed, weights)
+            network, optimiser, *batch[:2], settings, batch[2], probed, log)
         images_seen += len(batch[0])
     task_losses = (loss_sum_T / batches).tolist()
     if not all(math.isfinite(loss) for loss in task_losses):
@@ -244,4 +249,4 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         "loss": sum(task_losses) / len(task_losses),
         "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
         "images": images_seen,
-    } | weight_metrics(weights, settings.tasks) | counter.metrics(settings.tasks) | by_stage
+    } | log.metrics(settings.tasks) | counter.metrics(settings.tasks) | by_stage

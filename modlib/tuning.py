@@ -32,8 +32,8 @@ STUDY = Study("tuning", {
 def lay_out(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
     """Every candidate of every system; see :meth:`Study.lay_out`.
 
-    Independent networks are trained for every fifth task alone, each with the candidate: there
-    is nothing in one network that another task's would change.
+    Independent networks are trained for every fifth task alone, each with the candidate. With
+    fewer tasks more of a batch is drawn for each, so it is not quite the training among all.
     """
     tasks = list(parameters.get("tasks", Settings.tasks))[::STRIDE]
     return STUDY.lay_out(parameters, {

@@ -2,11 +2,12 @@
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from modlib.aggregation import WEIGHTINGS, aggregate_gradients, task_weights
+from modlib.aggregation import WEIGHTINGS, StepLog, aggregate_gradients, task_weights
 from modlib.errors import ModlibError
 from modlib.gradients import gramian
 
@@ -241,6 +242,33 @@ def test_gradients_become_the_weighted_sum(name):
     given = [*parameters[0].grad.flatten().tolist(), *parameters[1].grad.tolist()]
     assert given == pytest.approx(expected, abs=1e-5)
     assert (parameters[0].grad.shape, parameters[1].grad.shape) == ((2, 2), (3,))
+
+
+def test_a_log_of_steps_is_what_plain_arithmetic_says():
+    log, expected = StepLog(), {"largest": [], "cosine": [], "uphill": []}
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        gradients_TP = rng.normal(size=(3, 8)) + 0.3
+        weights_T, change_P = rng.random(3), rng.normal(size=8)
+        log.add(*(torch.tensor(one, dtype=torch.float32) for one in (
+            weights_T, gradients_TP @ gradients_TP.T, gradients_TP @ change_P)))
+        step_P, mean_P = weights_T @ gradients_TP, gradients_TP.mean(0)
+        expected["largest"].append(weights_T.max() / weights_T.sum())
+        expected["cosine"].append(
+            step_P @ mean_P / np.linalg.norm(step_P) / np.linalg.norm(mean_P))
+        expected["uphill"].append(np.mean([one @ change_P > 0 for one in gradients_TP]))
+    found = log.metrics(("a", "b", "c"))
+    assert [found[name] for name in ("largest_weight", "cosine_to_mean", "tasks_uphill")] == [
+        pytest.approx(np.mean(values), abs=1e-5) for values in expected.values()]
+    assert StepLog().metrics(("a",)) == {}
+
+
+def test_a_step_of_nothing_has_no_direction():
+    log = StepLog()
+    log.add(torch.zeros(2), torch.zeros(2, 2), torch.zeros(2))
+    assert log.metrics(("a", "b")) == {
+        "task_weights": {"a": 0.0, "b": 0.0}, "largest_weight": 0.0, "cosine_to_mean": 0.0,
+        "tasks_uphill": 0.0}
 
 
 def test_gradients_of_channels_last_parameters_keep_their_places():

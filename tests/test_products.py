@@ -6,18 +6,25 @@ import numpy as np
 import pytest
 from study_records import wide_record
 
+from modlib import products
+from modlib.arrays import from_json, to_json
+from modlib.intervals import difference, record_triplets
 from modlib.products import (
     ORDER,
     STUDY,
     SYSTEMS,
+    balanced_table,
+    category_accuracies,
     category_name,
     category_table,
+    lay_out,
     paper_rows,
     paper_table,
     takeaway,
     task_table,
     verdicts,
 )
+from modlib.tables import mean_and_spread
 from modlib.zappos_files import TASKS
 
 FACES = ("Hair", "Beard")
@@ -30,8 +37,10 @@ def of(row: str, accuracies: dict[str, int], seed: int = 0) -> dict:
 
 
 def shoes(row: str, accuracy: int, seed: int = 0, heel: int = 0) -> dict:
-    """The same accuracy in every task, and ``heel`` more on heels."""
-    return of(row, dict.fromkeys(TASKS, accuracy) | {"heel": accuracy + heel}, seed)
+    """The same accuracy in every task, and ``heel`` more on heels; triplets that were given."""
+    one = of(row, dict.fromkeys(TASKS, accuracy) | {"heel": accuracy + heel}, seed)
+    one["results"]["test_triplets"]["given"] = True
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +148,52 @@ def test_on_other_tasks_only_the_order_is_judged_and_has_no_figure_of_the_papers
     faces = STUDY.by_row([of(row, {"Hair": 70 + n, "Beard": 60}, seed)
                           for n, row in enumerate(STUDY.rows) for seed in range(2)])
     assert [verdict.paper for verdict in verdicts(faces)] == [None] * len(ORDER)
-    assert verdicts(faces)[0].difference == pytest.approx(-0.5)
+    first = verdicts(faces)[0]
+    expected = difference(faces["modulated"], faces["CSN"])
+    assert (first.difference, first.low, first.high) == expected
+    assert first.difference == pytest.approx(-0.5)
+
+
+def test_each_category_of_anchors_counts_alike():
+    one = of("CSN", {"Hair": 70, "Beard": 60})
+    kept = one["results"]["test_triplets"]
+    labels_NT, triplets_TK3 = from_json(kept["labels"]), record_triplets(one)
+    labels_NT = np.where(labels_NT, 1, 2).astype(np.int16)
+    correct_TK = np.stack([labels_NT[anchors, t] == 1
+                           for t, anchors in enumerate(triplets_TK3[:, :, 0])])
+    assert correct_TK.mean() > 0.9  # of two sides, anchors have the attribute
+    one["results"]["test_triplets"] |= {"correct": to_json(correct_TK)}
+    assert category_accuracies(one) == {"Hair": 100.0, "Beard": 100.0}
+
+
+def test_categories_are_balanced_by_their_anchors(monkeypatch):
+    """Three of four anchors are of one category, which is always right; the other never is."""
+    labels_NT = np.array([[0], [0], [0], [1]], np.int16)
+    one = {"settings": {"tasks": ["Hair"]}, "results": {"test_triplets": {
+        "labels": to_json(labels_NT), "correct": to_json(np.array([[True, True, True, False]]))}}}
+    monkeypatch.setattr(products, "record_triplets",
+                        lambda record: np.array([[[0, 1, 3], [1, 2, 3], [2, 0, 3], [3, 3, 0]]]))
+    assert category_accuracies(one) == {"Hair": 50.0}
+
+
+def test_the_balanced_table_has_every_task_and_their_mean():
+    rows = STUDY.by_row([of("CSN", {"Hair": 70, "Beard": 60}, seed) for seed in (0, 1)])
+    table = balanced_table(rows)
+    found = [category_accuracies(one) for one in rows["CSN"]]
+    assert table.loc["CSN"].tolist() == [
+        mean_and_spread([one[task] for one in found]) for task in FACES] + [
+        mean_and_spread([(one["Hair"] + one["Beard"]) / 2 for one in found])]
+    assert table.loc["modulated"].tolist() == ["not run yet"] * 3
+
+
+def test_faces_have_their_tuned_settings_and_shoes_none():
+    tuned = {"CSN": {"learning_rate": 8e-3, "margin": 0.2}}
+    runs, _ = lay_out({"dataset": "celeba", "tasks": list(FACES)}, tuned)
+    assert runs["CSN"][0].learning_rate == 8e-3
+    assert runs["modulated"][0].learning_rate == 1e-3
+    for dataset in ("zappos", "toy_faces"):
+        runs, _ = lay_out({"dataset": dataset, "tasks": list(FACES)}, tuned)
+        assert runs["CSN"][0].learning_rate == 1e-3
 
 
 def test_what_was_not_run_is_not_judged(rows):

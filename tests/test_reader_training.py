@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modlib import reader_training
-from modlib.aggregation import task_weights
+from modlib.aggregation import StepLog, flat, task_weights
 from modlib.batches import image_getter, shuffled_batches
 from modlib.errors import ModlibError
 from modlib.gradients import gramian, task_gradients
@@ -72,9 +71,13 @@ def test_moo_steps_by_mgdas_weights_and_the_heads_by_their_own_losses(data):
         weights_T, torch.tensor([0.5, 0.5]))
     losses_T.mean().backward()
     optimiser = build_optimiser(model, settings)
-    told_T = take_step(model, optimiser, answer_losses(all_streams(model, images).logits, labels),
-                       settings, torch.Generator())
-    assert torch.equal(told_T, weights_T)
+    log = StepLog()
+    before_P = flat(list(model.backbone.parameters()))
+    take_step(model, optimiser, answer_losses(all_streams(model, images).logits, labels),
+              settings, torch.Generator(), log)
+    assert torch.equal(log.weights[0], weights_T)
+    changed_P = flat(list(model.backbone.parameters())) - before_P
+    assert log.uphill[0] == np.mean([float(one @ changed_P) > 0 for one in gradients_TP])
     step_P = torch.cat([weight.grad.flatten() for weight in model.backbone.parameters()])
     torch.testing.assert_close(step_P, weights_T @ gradients_TP)
     for mine, other in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
@@ -82,9 +85,9 @@ def test_moo_steps_by_mgdas_weights_and_the_heads_by_their_own_losses(data):
 
 
 def test_moos_weights_are_told_as_a_mean_over_the_epoch(data, monkeypatch):
-    told, step = [], reader_training.take_step
-    monkeypatch.setattr(reader_training, "take_step",
-                        lambda *given: told.append(step(*given)) or told[-1])
+    told, add = [], StepLog.add
+    monkeypatch.setattr(StepLog, "add", lambda log, weights_T, *given: (
+        told.append(weights_T), add(log, weights_T, *given)))
     _, epochs = trained(replace(TINY, system="moo"), data)
     for n, epoch in enumerate(epochs):
         weights_T = torch.stack(told[3 * n:3 * n + 3]).mean(0)

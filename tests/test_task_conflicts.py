@@ -48,10 +48,12 @@ def test_moos_weights_are_a_mean_over_epochs_and_seeds():
     rows = {"2 tasks, MOO": [record("2 tasks, MOO", seed, 90) for seed in (0, 1)]}
     for seed, one in enumerate(rows["2 tasks, MOO"]):
         for n, epoch in enumerate(one["epochs"]):
-            epoch["task_weights"] = {"LU": 0.2 + 0.1 * n + 0.1 * seed, "RL": 0.8 - 0.1 * n
-                                     - 0.1 * seed}
+            epoch |= {"task_weights": {"LU": 0.2 + 0.1 * n + 0.1 * seed,
+                                       "RL": 0.8 - 0.1 * n - 0.1 * seed},
+                      "largest_weight": 0.7 + seed / 5, "tasks_uphill": 0.2}
     assert moo_weights_sentence(rows) == (
-        "MOO's weights, a mean over training: 0.40, 0.60 for 2 tasks (equal ones are 0.50).")
+        "MOO's weights, a mean over training: 0.40, 0.60 for 2 tasks (equal ones are 0.50, the "
+        "largest in a step is 0.80 on average, and a step raises the loss of 20 % of the tasks).")
 
 
 def test_scales_are_told_at_both_rates():

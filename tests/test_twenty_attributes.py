@@ -228,13 +228,16 @@ def test_a_difference_and_its_interval_equal_a_loop(rows):
         looped_difference(rows[OURS], rows["fully shared"]), rel=1e-5)
 
 
-def test_weights_of_tasks_are_told_where_there_are_some():
-    weighed = [{"epochs": [{"task_weights": {"Smiling": low, "Young": 1 - low}}
-                           for low in (seed / 10, seed / 5)]} for seed in (1, 2)]
-    said = twenty_attributes.task_weights_sentence(
-        {"modulated": [{"epochs": [{}]}], "fully shared, MGDA": weighed})
-    assert said.endswith("*fully shared, MGDA* 0.225 to 0.775 (equal weights are 0.500).")
-    assert twenty_attributes.task_weights_sentence({"modulated": [{"epochs": [{}]}]}) == ""
+def test_what_optimisers_make_of_gradients_is_told_where_there_are_some():
+    weighed = [{"epochs": [{"task_weights": {"Smiling": low, "Young": 1 - low},
+                            "largest_weight": 1 - low, "cosine_to_mean": 0.9 - low,
+                            "tasks_uphill": low} for low in (seed / 10, seed / 5)]}
+               for seed in (1, 2)]
+    table = twenty_attributes.step_table(
+        {"modulated": [{"epochs": [{}]}], "fully shared, MGDA": weighed, "CSN": []})
+    assert list(table.index) == ["fully shared, MGDA"]
+    assert table.iloc[0].tolist() == ["0.225 to 0.775 (equal: 0.500)", "78", "0.68", "22"]
+    assert len(twenty_attributes.step_table({"modulated": [{"epochs": [{}]}]})) == 0
 
 
 def failing_on(row, *images_by_seed) -> list[dict]:
