@@ -55,12 +55,12 @@ class BranchingSettings(RunSettings):
     tasks: tuple[str, ...] = TOY_FACE_ATTRIBUTES[:20]  #: names of attributes
     image_size: int = 64  #: pixels
     toy_images: int = 2000  #: how many toy faces to draw
-    #: wide, thin, or a tree: grown here, another run's, or that one's with its tasks shuffled
+    #: wide, thin, or with a tree (grown here, another run's, or that one's with its tasks shuffled)
     system: Literal["wide", "thin", "branched", "retrained", "shuffled"] = "branched"
     thinness: int = 32  #: ω
     wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
-    somp: bool = True  #: False: random first weights
-    filters: Literal["somp", "random"] = "somp"  #: random: as many of the wide network's, by chance
+    somp: bool = True  #: False for random first weights
+    filters: Literal["somp", "random"] = "somp"  #: of the wide network's; random by chance
     scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  #: branching factor α; the larger, the more branches
     round_batches: int = 1000  #: between two branching rounds
@@ -69,7 +69,7 @@ class BranchingSettings(RunSettings):
     batch_size: int = 32  #: images
     horizontal_flip: bool = True  #: mirror every second image, at random
     epochs: int = 2  #: validation and a checkpoint after each
-    batches_per_epoch: int | None = None  #: None: every image once
+    batches_per_epoch: int | None = None  #: None for every image once
     optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
     learning_rate: float = 1e-3  #: at the start
     scale_rate_factor: float = 1.0  #: the scales' learning rate over the network's
@@ -78,7 +78,7 @@ class BranchingSettings(RunSettings):
                       "cosine"] = "tenth_every_third"
     gradient_clip: float = 20.0  #: largest norm of all gradients together
     precision: Literal["bfloat16", "float32"] = "bfloat16"  #: or float32
-    ucr_every: int = 0  #: probe every k-th batch; 0: never
+    ucr_every: int = 0  #: probe every k-th batch; 0 for never
     seed: int = 0  #: of all that is drawn at random
 
     def __post_init__(self):

@@ -26,25 +26,28 @@ class ClassifierSettings(RunSettings):
 
     kind = "classifier-"
 
-    profile: str = "quick"
-    dataset: Literal["toy_faces", "celeba", "folder"] = "toy_faces"
+    profile: str = "quick"  #: names the records
+    dataset: Literal["toy_faces", "celeba", "folder"] = "toy_faces"  #: or celeba, folder
+    #: names of attributes
     tasks: tuple[str, ...] = ("Smiling", "Mouth_Slightly_Open", "Young", "Wavy_Hair")
-    image_size: int = 64  # pixels
-    toy_images: int = 2000  # how many toy faces to draw
+    image_size: int = 64  #: pixels
+    toy_images: int = 2000  #: how many toy faces to draw
+    #: what the tasks have of their own
     system: Literal["fully_shared", "branches", "modulated"] = "modulated"
-    modulate_after: tuple[str, ...] = ("layer3", "layer4", "avgpool")  # submodules of ResNet-18
-    branch_size: int = 128  # hidden units of a branch
-    batch_size: int = 72  # images
-    horizontal_flip: bool = True
-    epochs: int = 2
-    batches_per_epoch: int | None = None  # None: every image once
-    optimiser: Literal["adam", "adagrad"] = "adam"
-    learning_rate: float = 1e-3
-    scale_rate_factor: float = 20.0  # the scales' learning rate over the network's
+    modulate_after: tuple[str, ...] = ("layer3", "layer4", "avgpool")  #: submodules of ResNet-18
+    branch_size: int = 128  #: hidden units of a branch
+    batch_size: int = 72  #: images
+    horizontal_flip: bool = True  #: mirror every second image, at random
+    epochs: int = 2  #: validation and a checkpoint after each
+    batches_per_epoch: int | None = None  #: None for every image once
+    optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
+    learning_rate: float = 1e-3  #: at the start
+    scale_rate_factor: float = 20.0  #: the scales' learning rate over the network's
+    #: how the learning rate falls
     schedule: Literal["tenth_for_last_30_percent", "tenth_every_40_epochs", "cosine"] = "cosine"
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    ucr_every: int = 8  # probe every k-th batch; 0: never
-    seed: int = 0
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  #: or float32
+    ucr_every: int = 8  #: probe every k-th batch; 0 for never
+    seed: int = 0  #: of all that is drawn at random
 
 
 class Branches(nn.Module):

@@ -18,6 +18,7 @@ from modlib.errors import ModlibError, unknown_name
 from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
 from modlib.trunk import INITIALISATIONS
 
+AGGREGATIONS = ("mean", *WEIGHTINGS)
 # Smallest and largest allowed value of the numeric settings.
 RANGES = {
     "image_size": (48, 1024), "crop": (0.2, 1.0), "toy_images": (50, 1_000_000),
@@ -105,18 +106,18 @@ class Settings(RunSettings):
     modulate_from: int = 4  #: first modulated block
     branch_size: int = 256  #: outputs of a branch, where there are branches
     trunk_system: Literal["branches", "modulated"] = "branches"  #: that "mask_only" starts from
-    trunk_tasks: tuple[str, ...] = ()  #: what its trunk was trained for; none: the same tasks
+    trunk_tasks: tuple[str, ...] = ()  #: what its trunk was trained for; none for the same tasks
     signed_scales: bool = False  #: without the ReLU, where scales are modulation's
     rank: int = 4  #: of "low_rank"
     mask_initialisation: Literal[MASK_INITIALISATIONS] = "slices"  #: of "csn"
     bn_decay: float = 0.9  #: batch norm's running averages; the paper's 0.995 needs long training
     # Triplets
-    #: shared: an image serves every task; triplets: only the one it was drawn for
+    #: whether an image serves every task (shared), or the one it was drawn for (triplets)
     batching: Literal["shared", "triplets"] = "shared"
-    #: holders: an anchor has the attribute; symmetric: or, as often, has it not
+    #: whether anchors have the attribute (holders), or only every second one (symmetric)
     triplet_choice: Literal["holders", "symmetric"] = "holders"
     batch_size: int = 180  #: images
-    batch_images: Literal["triplets", "any"] = "triplets"  #: a shared batch's: drawn for each task
+    batch_images: Literal["triplets", "any"] = "triplets"  #: whether drawn for each task
     samples_per_anchor: int = 8  #: positives and negatives per anchor, in shared batching
     margin: float = 0.2  #: of the triplet loss
     hinge_mean: Literal["all", "active"] = "all"  #: over which triplets a task's loss is averaged
@@ -126,7 +127,7 @@ class Settings(RunSettings):
     colour_jitter: float = 0.0  #: strength of random brightness, contrast and tint
     # Optimisation
     epochs: int = 3  #: validation and a checkpoint after each
-    batches_per_epoch: int | None = None  #: None: as long as holders, or given triplets, last
+    batches_per_epoch: int | None = None  #: None for as long as holders, or triplets, last
     optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
     learning_rate: float = 1e-3  #: at the start
     scale_rate_factor: float = 20.0  #: the scales' learning rate over the network's
@@ -135,17 +136,17 @@ class Settings(RunSettings):
         "tenth_for_last_30_percent"
     )
     precision: Literal["bfloat16", "float32"] = "bfloat16"  #: or float32
-    compiled: bool = False  #: by torch.compile: minutes of warm-up
-    aggregation: Literal[("mean", *WEIGHTINGS)] = "mean"  #: of the tasks' gradients
-    regulariser_weight: float = 0.0  #: λ of Eq. 8; 0: off
+    compiled: bool = False  #: by torch.compile, with minutes of warm-up
+    aggregation: Literal[AGGREGATIONS] = "mean"  #: of the tasks' gradients
+    regulariser_weight: float = 0.0  #: λ of Eq. 8; 0 is off
     regulariser_beta: float = 1.0  #: β of Eq. 8
-    embedding_norm_weight: float = 0.0  #: CSN's penalty on long embeddings; its code: 5e-3
-    mask_norm_weight: float = 0.0  #: CSN's penalty on masks; its code: 5e-4
+    embedding_norm_weight: float = 0.0  #: CSN's penalty on long embeddings; 5e-3 in its code
+    mask_norm_weight: float = 0.0  #: CSN's penalty on masks; 5e-4 in its code
     # Measurement
-    ucr_every: int = 4  #: probe every k-th batch; 0: never
+    ucr_every: int = 4  #: probe every k-th batch; 0 for never
     final_probes: int = 0  #: batches that the trained network is probed on in every mode
     test_triplets: int = 10_000  #: per task, and as many to validate on
-    final_test: bool = True  #: False: validation alone, the test split is not looked at
+    final_test: bool = True  #: False for validation alone, without a look at the test split
     seed: int = 0  #: of all that is drawn at random
 
     def __post_init__(self):
@@ -221,12 +222,12 @@ class Places(Checked):
     """
 
     data_root: str | None = None  #: a folder, or (CelebA, UT-Zappos50K, one's own) a zip archive
-    cache_dir: str | None = None  #: decoded images; None: the user's cache folder
+    cache_dir: str | None = None  #: decoded images; None for the user's cache folder
     skip_broken: bool = False  #: leave out images that cannot be decoded, and list them
     results_dir: str = "runs/records"  #: finished runs
     checkpoint_dir: str = "runs/checkpoints"  #: what stopped runs go on from
     device: str = "auto"  #: auto, cpu, cuda, cuda:1, …
-    workers: int = 0  #: processes that train side by side; 0: this one
+    workers: int = 0  #: processes that train side by side; 0 for this one alone
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:

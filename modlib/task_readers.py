@@ -44,20 +44,20 @@ class ReaderSettings(RunSettings):
     image_size: int = 224  #: pixels, of photographs and rendered scenes
     #: a row of the paper's Table 1, or our channel modulation
     system: Literal["single", "uniform", "moo", "channel", "top_down"] = "top_down"
-    td_channels: int | None = None  #: of every top-down map; None: as the backbone's
-    #: a name of ``modlib.top_down.CONNECTIONS``: how BU1's maps enter the top-down stream
+    td_channels: int | None = None  #: of every top-down map; None for the backbone's
+    #: how BU1's maps enter the top-down stream, a name of ``modlib.top_down.CONNECTIONS``
     into_td: Literal[tuple(CONNECTIONS)] = "add"
-    #: likewise: how the top-down maps enter the second bottom-up stream
+    #: likewise how the top-down maps enter the second bottom-up stream
     into_bu2: Literal[tuple(CONNECTIONS)] = "gate_sigmoid"
     image_aware: bool = True  #: whether BU1 leads into the top-down stream
     spatial: bool = True  #: whether modulation differs from place to place
-    tasks_together: bool = True  #: False: "channel" and "top_down" take task after task, for memory
-    ucr_every: int = 0  #: probe every k-th batch over the backbone; 0: never
+    tasks_together: bool = True  #: False for task after task, to save memory
+    ucr_every: int = 0  #: probe every k-th batch over the backbone; 0 for never
     bu1_weight: float = 0.0  #: of the auxiliary loss on BU1
     td_weight: float = 0.0  #: of the loss on the last top-down map, or on "channel"'s last stage
     batch_size: int = 64  #: images
     epochs: int = 4  #: validation and a checkpoint after each
-    batches_per_epoch: int | None = None  #: None: every image once
+    batches_per_epoch: int | None = None  #: None for every image once
     optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
     learning_rate: float = 1e-3  #: at the start
     scale_rate_factor: float = 1.0  #: the learning rate of "channel"'s scales over the network's

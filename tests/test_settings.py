@@ -5,12 +5,15 @@ from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
+from sphinx.pycode import ModuleAnalyzer
 
+from modlib.adaptive_branching import BranchingSettings
 from modlib.aggregation import WEIGHTINGS
 from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.networks import MASK_INITIALISATIONS, SYSTEMS, TRUNK_FROM
 from modlib.settings import Places, Settings
+from modlib.task_readers import ReaderSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted((ROOT / "book/results/three_attributes").glob("*.json"))
@@ -347,3 +350,18 @@ def test_a_setting_that_committed_records_lack_has_what_was_done_then_as_its_def
     for path in COMMITTED:
         lacking = DEFAULTS.keys() - json.loads(path.read_text())["settings"].keys()
         assert lacking <= SINCE.keys()
+
+
+# Their page of functions
+
+
+@pytest.mark.parametrize("settings", [
+    Settings, Places, BranchingSettings, ReaderSettings, ClassifierSettings],
+    ids=lambda one: one.__name__)
+def test_every_setting_is_described_on_its_page_of_functions(settings):
+    """By a ``#:`` comment, which Sphinx reads from the source."""
+    described = ModuleAnalyzer.for_module(settings.__module__).find_attr_docs()
+    own = {(settings.__name__, field.name) for field in fields(settings)}
+    assert own <= described.keys(), own - described.keys()
+    # Napoleon takes what stands before a colon for a type.
+    assert not [name for name in own if ": " in " ".join(described[name])]
