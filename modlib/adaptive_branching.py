@@ -24,6 +24,7 @@ from modlib.errors import ModlibError
 from modlib.held_out import without_test
 from modlib.optimisers import build_optimiser
 from modlib.settings import RunSettings
+from modlib.somp import FILTERS
 from modlib.task_grouping import TaskAffinity, branch_affinity, choose_clusters
 from modlib.thin_vgg import (
     LAYERS,
@@ -60,7 +61,7 @@ class BranchingSettings(RunSettings):
     thinness: int = 32  #: ω
     wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
     somp: bool = True  #: False for random first weights
-    filters: Literal["somp", "random"] = "somp"  #: of the wide network's; random by chance
+    filters: Literal[FILTERS] = "somp"  #: of the wide network's; random by chance
     scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  #: branching factor α; the larger, the more branches
     round_batches: int = 1000  #: between two branching rounds

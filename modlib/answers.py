@@ -69,7 +69,7 @@ def share_weights(asked_TN: np.ndarray) -> np.ndarray:
     return asked_TN / (len(asked_TN) * asked_TN.sum(1, keepdims=True))
 
 
-def difference(
+def answer_difference(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], key: str = ANSWERS
 ) -> tuple[float, float, float]:
     """One system's mean share of right answers minus another's, in points, with its interval.
@@ -107,7 +107,10 @@ def _right(record: Mapping[str, Any], reference: Mapping[str, Any], key: str) ->
     right_TN, *asked = read_answers(record, key)
     same = all(np.array_equal(one, other)
                for one, other in zip(asked, read_answers(reference, key)[1:], strict=True))
-    if record["settings"]["tasks"] != reference["settings"]["tasks"] or not same:
-        raise ModlibError(f"records {reference['name']} and {record['name']} were tested on other "
-                          "tasks or images and cannot be compared image by image")
+    tests = [f"{', '.join(one['settings']['tasks'])} on data {one['data']['fingerprint']}"
+             for one in (reference, record)]
+    if tests[0] != tests[1] or not same:
+        raise ModlibError(
+            f"records {reference['name']} ({tests[0]}) and {record['name']} ({tests[1]}) cannot be "
+            "compared image by image: the tasks, the data and the test images must be the same")
     return right_TN

@@ -24,7 +24,7 @@ from modlib.adaptive_branching import (
 from modlib.answers import kept_answers
 from modlib.arrays import to_json
 from modlib.batches import image_getter
-from modlib.classification import check_split, evaluate, split_logits
+from modlib.classification import check_split, scores, split_logits
 from modlib.datasets import AttributeImages
 from modlib.evaluation import scale_results
 from modlib.experiments import checkpoint_path, kept_record, load_data
@@ -120,10 +120,10 @@ def _results(network, data, settings, get_images) -> dict[str, Any]:
         return (split_logits(network, data, split, get_images, settings),
                 data.labels_NT[data.indices(split)])
 
-    tested = evaluate(network, data, "test", get_images, settings, "test_")
     affinity_TT, hard_T = co_difficulty(*logits_and_labels("valid"))
     logits_NT, labels_NT = logits_and_labels("test")
     top_NT = in_top(logits_NT)
+    tested = scores(logits_NT, labels_NT, settings.tasks, "test_")
     return tested | scale_results(network.modulation, settings.tasks) | {
         ANSWERS: kept_answers(((logits_NT > 0) == labels_NT).T),
         "top_recall": top_recall(top_NT, labels_NT),
@@ -151,9 +151,9 @@ def _untrained_network(settings, places, data, get_images) -> tuple[BranchingVgg
         origin["trunk_from"] = before["name"]
     if settings.wide:
         wide = trained_network(settings.wide, places, data, get_images)
-        kept, by_chance = start_from_wide(network, wide, settings.seed, settings.filters)
-        if settings.filters == "somp":
-            origin |= {"somp_errors": kept, "random_errors": by_chance}
+        errors = start_from_wide(network, wide, settings.seed, settings.filters)
+        if errors:
+            origin["somp_errors"], origin["random_errors"] = errors
     if settings.system in REGROWN:
         network.take_groups(_tree(before, settings))
     return network, origin

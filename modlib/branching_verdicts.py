@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.answers import difference
+from modlib.answers import answer_difference
 from modlib.branching_study import (
     BY_CHANCE,
     FOUND,
@@ -60,7 +60,7 @@ def verdicts(rows: Rows) -> list[Verdict]:
         return paper[PAPER_NAMES[better]][key] - paper[PAPER_NAMES[worse]][key]
 
     def claim(text, better, worse, key=ANSWERS, of_paper=None) -> Verdict:
-        return Verdict(text, *difference(rows[better], rows[worse], key), of_paper)
+        return Verdict(text, *answer_difference(rows[better], rows[worse], key), of_paper)
 
     def by_seed(text, better, worse, measure) -> Verdict:
         return over_seeds(text, paired(rows, better, worse, measure))
@@ -91,7 +91,7 @@ def verdicts(rows: Rows) -> list[Verdict]:
 
 def tree_sentence(rows: Rows) -> str:
     """What the found tree is worth when it is there from the start, as Markdown."""
-    against = {name: difference(rows[FOUND], rows[other]) for name, other in (
+    against = {name: answer_difference(rows[FOUND], rows[other]) for name, other in (
         ("the thin network", THIN), ("the network that grew it", HIGH))}
     if any(np.isnan(value) for value, _, _ in against.values()):
         return ""

@@ -5,7 +5,7 @@ Shapes: B batch, T tasks, N images, C channels, H W height and width.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,19 +181,31 @@ def split_logits(
 def evaluate(
     model, data, split: str, get_images, settings, prefix: str, batch_size: int = 512
 ) -> dict[str, Any]:
-    """Accuracy and AUC of every task on one split, in eval mode.
+    """Accuracy and AUC of every task on one split, in eval mode; see :func:`scores`."""
+    check_split(data, split)
+    logits_NT = split_logits(model, data, split, get_images, settings, batch_size)
+    return scores(logits_NT, data.labels_NT[data.indices(split)], settings.tasks, prefix)
+
+
+def scores(
+    logits_NT: np.ndarray, labels_NT: np.ndarray, tasks: Sequence[str], prefix: str
+) -> dict[str, Any]:
+    """Accuracy and AUC of every task.
 
     The area under the ROC curve (AUC) is the chance that a random holder of the attribute gets a
     higher logit than a random other image; guessing gives 50 %, however rare the attribute is.
 
+    Args:
+        logits_NT: float.
+        labels_NT: bool; each task has holders and others.
+        tasks: T names.
+        prefix: of the keys.
+
     Returns:
         ``{prefix + "accuracy": {task: share}, prefix + "auc": {task: share}}``.
     """
-    check_split(data, split)
-    logits_NT = split_logits(model, data, split, get_images, settings, batch_size)
-    labels_NT = data.labels_NT[data.indices(split)].astype(bool)
-    accuracy, auc = {}, {}
-    for t, task in enumerate(settings.tasks):
+    labels_NT, accuracy, auc = labels_NT.astype(bool), {}, {}
+    for t, task in enumerate(tasks):
         held = labels_NT[:, t]
         u = mannwhitneyu(logits_NT[held, t], logits_NT[~held, t], method="asymptotic").statistic
         accuracy[task] = float(((logits_NT[:, t] > 0) == held).mean())

@@ -215,6 +215,7 @@ def _of_system(
         return {}
     indices = data.indices("test")[:SHOWN]
     maps_TBHW = _as_bytes(top_down_maps(model, data, indices, get_images))
-    gates = {"gates": gate_means(model, data, get_images)}
-    return (gates if settings.into_bu2 == "gate_sigmoid" else {}) | {
-        "maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}
+    maps = {"maps": {"images": to_json(data.images_NCHW[indices, 0]), "maps": to_json(maps_TBHW)}}
+    if settings.into_bu2 != "gate_sigmoid":
+        return maps
+    return maps | {"gates": gate_means(model, data, get_images)}

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modlib.errors import ModlibError
+from modlib.errors import ModlibError, unknown_name
 from modlib.thin_vgg import LAYERS, BranchingVgg
 
+FILTERS = ("somp", "random")
 PICKS = 20  # choices at random that SOMP's is compared with
 
 
@@ -64,10 +65,21 @@ def reconstruction_error(weight_FI: Tensor, chosen: list[int]) -> float:
     return float((weight_FI - mix_CF.T @ basis_FI).norm() / weight_FI.norm())
 
 
-def random_filters(count_of: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Some of so many filters, drawn at random without repetition; as :func:`select_filters`."""
-    _check_count(count, count_of)
-    return rng.permutation(count_of)[:count].tolist()
+def random_filters(filters: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Draw some of so many filters at random, without repetition.
+
+    Args:
+        filters: F, how many there are.
+        count: how many to draw, from 1 to F.
+
+    Returns:
+        their indices.
+
+    Raises:
+        ModlibError: ``count`` is out of range.
+    """
+    _check_count(count, filters)
+    return rng.permutation(filters)[:count].tolist()
 
 
 def random_error(weight_FI: Tensor, count: int, seed: int, picks: int = PICKS) -> float:
@@ -81,7 +93,7 @@ def random_error(weight_FI: Tensor, count: int, seed: int, picks: int = PICKS) -
 @torch.no_grad()
 def start_from_wide(
     thin: BranchingVgg, wide: BranchingVgg, seed: int = 0, filters: str = "somp"
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[dict[str, float], dict[str, float]] | None:
     """Give a thin network the chosen filters of a trained wide one, layer by layer (Algorithm 2).
 
     Each chosen filter brings its batch norm along, and keeps of its inputs those that were chosen
@@ -94,12 +106,12 @@ def start_from_wide(
         filters: ``"somp"``, or ``"random"``: as many at random, to compare with.
 
     Returns:
-        the relative reconstruction error of each layer by the filters that were kept, and the mean
-        of as many filters of it at random.
+        of SOMP, the relative reconstruction error of each layer, and the mean of as many filters
+        of it at random; of filters at random, None.
 
     Raises:
-        ModlibError: a network with branches, of other tasks or another image size, or a layer that
-            is narrower in ``wide``.
+        ModlibError: unknown ``filters``, a network with branches, of other tasks or another image
+            size, or a layer that is narrower in ``wide``.
     """
     if any(len(layer) > 1 for network in (thin, wide) for layer in network.layers):
         raise ModlibError("start_from_wide needs networks that are not split yet")
@@ -107,6 +119,8 @@ def start_from_wide(
         raise ModlibError(
             f"thin and wide must be for the same tasks and image size; given {thin.num_tasks} and "
             f"{wide.num_tasks} tasks, {thin.side} and {wide.side} pixels before fc6")
+    if filters not in FILTERS:
+        raise unknown_name("value of filters:", filters, FILTERS)
     errors, by_chance, rng = {}, {}, np.random.default_rng(seed)
     kept = torch.arange(3)  # the inputs of conv1_1 are the three colours
     for name, [branch], [of_wide] in zip(LAYERS, thin.layers, wide.layers, strict=True):
@@ -115,17 +129,19 @@ def start_from_wide(
             if value.ndim > 1:  # the weights come first: they choose the filters
                 inputs = _inputs(kept, wide.side**2) if name == "fc6" else kept
                 weight = value[:, inputs]
-                chosen = (select_filters(weight.flatten(1), len(given[key])) if filters == "somp"
-                          else random_filters(len(weight), len(given[key]), rng))
-                errors[name] = reconstruction_error(weight.flatten(1), chosen)
-                by_chance[name] = random_error(weight.flatten(1), len(chosen), seed)
+                if filters == "random":
+                    chosen = random_filters(len(weight), len(given[key]), rng)
+                else:
+                    chosen = select_filters(weight.flatten(1), len(given[key]))
+                    errors[name] = reconstruction_error(weight.flatten(1), chosen)
+                    by_chance[name] = random_error(weight.flatten(1), len(chosen), seed)
                 kept, state[key] = torch.tensor(chosen), weight[chosen]
             elif value.ndim == 1:
                 state[key] = value[kept]
         branch.load_state_dict(state)
     thin.output.weight.copy_(wide.output.weight[:, kept])
     thin.output.bias.copy_(wide.output.bias)
-    return errors, by_chance
+    return (errors, by_chance) if errors else None
 
 
 def _inputs(channels: Tensor, places: int) -> Tensor:

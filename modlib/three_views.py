@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from modlib import branching_study, w_distance
 from modlib.ablations import ucr_matrix
 from modlib.adaptive_branching import BranchingSettings
-from modlib.answers import difference
+from modlib.answers import answer_difference
 from modlib.arrays import from_json
 from modlib.branching_study import branches, mean_accuracy, mean_count, paired
 from modlib.studies import Rows, Study
@@ -178,7 +178,7 @@ def verdicts(rows: Rows) -> list[Verdict]:
 
     The paper proposes the first and prints no number.
     """
-    return [Verdict(claim, *difference(rows[better], rows[worse]), None)
+    return [Verdict(claim, *answer_difference(rows[better], rows[worse]), None)
             for claim, better, worse in DIFFERENCES]
 
 

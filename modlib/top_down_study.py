@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.answers import difference
+from modlib.answers import answer_difference
 from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
@@ -214,7 +214,7 @@ def verdicts(rows: Rows, folder: str) -> list[Verdict]:
     judged = []
     for claim, better, worse in CLAIMS[folder]:
         printed = paper_rows(folder, (better, worse))
-        judged.append(Verdict(claim, *difference(rows.get(better, []), rows.get(worse, [])),
+        judged.append(Verdict(claim, *answer_difference(rows.get(better, []), rows.get(worse, [])),
                               _mean(printed[better]) - _mean(printed[worse])))
     return judged
 

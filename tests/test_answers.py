@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modlib.answers import difference, kept_answers, read_answers
+from modlib.answers import answer_difference, kept_answers, read_answers
 from modlib.errors import ModlibError
 
 RNG = np.random.default_rng(0)
 TASKS = ("LU", "RL", "LL")
 
 
-def record(right_TN, seed=0, asked_TN=None, parts_NM=None, tasks=TASKS) -> dict:
+def record(right_TN, seed=0, asked_TN=None, parts_NM=None, tasks=TASKS, data="d") -> dict:
     return {"name": f"r{seed}", "settings": {"seed": seed, "tasks": list(tasks)},
+            "data": {"fingerprint": data},
             "results": {"test_answers": kept_answers(right_TN, asked_TN, parts_NM)}}
 
 
@@ -71,7 +72,7 @@ def test_the_difference_and_its_interval_equal_plain_loops(all_asked, parts):
     half = np.sqrt(1.959964**2 * variance
                    + stats.t.ppf(0.975, 2)**2 * np.var(by_seed, ddof=1) / 3)
     value = np.mean(by_seed)
-    assert difference(*sides) == pytest.approx((value, value - half, value + half), rel=1e-6)
+    assert answer_difference(*sides) == pytest.approx((value, value - half, value + half), rel=1e-6)
 
 
 def test_digits_that_many_images_share_widen_the_interval():
@@ -83,7 +84,7 @@ def test_digits_that_many_images_share_widen_the_interval():
     for name, parts_NM in (("own", None), ("shared", parts)):
         sides = [[record(right, seed, None, parts_NM) for seed in (0, 1)]
                  for right in (together, others)]
-        value, low, high = difference(*sides)
+        value, low, high = answer_difference(*sides)
         assert value == pytest.approx(100 * together.mean())
         halves[name] = high - low
     assert halves["shared"] == pytest.approx(halves["own"] * np.sqrt(10), rel=1e-6)
@@ -97,29 +98,29 @@ def test_intervals_of_a_rule_without_skill_hold_zero_as_often_as_they_say():
         ease = rng.normal(size=(2, 100))  # of each digit, to each of the two rules
         sides = [[record(ease[rule][digits].sum(1) + rng.normal(size=(3, 400)) > 0, seed, None,
                          digits) for seed in range(6)] for rule in range(2)]
-        _, low, high = difference(*sides)
+        _, low, high = answer_difference(*sides)
         missed += not low <= 0 <= high
     assert missed <= 0.09 * trials
 
 
 def test_one_common_seed_has_no_interval_and_none_no_value():
     one, other = [record(drawn(0.9), 0)], [record(drawn(0.1), 0), record(drawn(0.1), 1)]
-    value, low, high = difference(one, other)
+    value, low, high = answer_difference(one, other)
     assert value > 50 and (low, high) == (-np.inf, np.inf)
-    assert np.isnan(difference(one, other[1:])).all()
-    assert np.isnan(difference([], other)).all()
+    assert np.isnan(answer_difference(one, other[1:])).all()
+    assert np.isnan(answer_difference([], other)).all()
 
 
 @pytest.mark.parametrize("changed", [
     {"tasks": ("LU", "RL", "RU")}, {"asked_TN": drawn(0.5)},
-    {"parts_NM": RNG.integers(0, 9, (60, 2))}])
+    {"parts_NM": RNG.integers(0, 9, (60, 2))}, {"data": "e"}])
 def test_records_of_other_tests_are_not_compared(changed):
-    with pytest.raises(ModlibError, match="r0 and r0 were tested on other tasks or images"):
-        difference([record(drawn(0.5))], [record(drawn(0.5), **changed)])
+    with pytest.raises(ModlibError, match=r"r0 \(LU, RL, LL on data d\) and r0 .* cannot be comp"):
+        answer_difference([record(drawn(0.5))], [record(drawn(0.5), **changed)])
 
 
 def test_a_record_without_answers_is_named():
     one = record(drawn(0.5))
     one["results"].clear()
     with pytest.raises(ModlibError, match="record r0 is of a version that did not keep test_answ"):
-        difference([one], [one])
+        answer_difference([one], [one])
