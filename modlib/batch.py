@@ -109,7 +109,7 @@ def run_notebook(
     Args:
         data: ``data_root``; None: as the settings say.
         results: ``results_dir``; None: as the settings say.
-        changes: single parameters that come before those of the settings, as YAML; None: none.
+        changes: single parameters that override those of the settings, as YAML; None: none.
 
     Returns:
         whether every cell ended well.

@@ -64,7 +64,7 @@ def majority_sentence(rows: Rows) -> str:
     if not records:
         return ""
     held_T = read_answers(records[0], TOP)[1].mean(1)
-    return ("To give every image the answer that most test images have would score "
+    return ("Giving every image each attribute's more frequent answer would score "
             f"{100 * np.maximum(held_T, 1 - held_T).mean():.1f} %.")
 
 
@@ -178,6 +178,16 @@ def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[f
     """Mean validation accuracy in % by row, seed and epoch, for the figure of training curves."""
     return {name: [[valid_accuracy({"epochs": [epoch]}) for epoch in record["epochs"]]
                    for record in rows[name]] for name in names if rows[name]}
+
+
+def fit_table(rows: Rows) -> pd.DataFrame:
+    """Accuracy in % on the last epoch's training batches and on validation, for people."""
+    return pd.DataFrame([
+        {"": name} | {title: mean_and_spread(
+            [100 * float(np.mean(list(one["epochs"][-1][key].values()))) for one in records])
+            for title, key in (("training, last epoch, %", "train_accuracy"),
+                               ("validation, %", "valid_accuracy"))}
+        for name, records in rows.items()]).set_index("").rename_axis(None)
 
 
 def rounds(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -95,9 +95,10 @@ def tree_sentence(rows: Rows) -> str:
         ("the thin network", THIN), ("the network that grew it", HIGH))}
     if any(np.isnan(value) for value, _, _ in against.values()):
         return ""
-    listed = " and ".join(f"**{points(*found)}** points from {name}"
-                          for name, found in against.items())
-    return f"Trained on the found tree from the start, a network's accuracy is {listed} away."
+    listed = ", and from ".join(f"{name} by **{points(*found)}** points"
+                               for name, found in against.items())
+    return ("In accuracy, a network that is trained on the found tree from the start differs from "
+            f"{listed}.")
 
 
 def costs(rows: Rows) -> list[tuple[Verdict, float]]:
@@ -130,7 +131,7 @@ def ratio(one: Verdict, far: float) -> str:
 
 
 def verdict_table(rows: Rows) -> pd.DataFrame:
-    """All claims for people: the paper's number, ours with its interval over seeds, the verdict."""
+    """All claims for people: the paper's number, ours with its interval, the verdict."""
     lines = [
         {"claim of the paper": one.claim,
          "paper": "–" if one.paper is None else f"{one.paper:+.2f}",

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from modlib.ablations import ucr_matrix
 from modlib.figures import BLUE, GREY
-from modlib.tables import points
+from modlib.tables import mean_and_spread, points
 from modlib.verdicts import Verdict, over_seeds, seed_verdict
 from modlib.w_distance import rank_correlation
 
@@ -27,7 +27,7 @@ Records = Sequence[Mapping[str, Any]]
 def probed(records: Records) -> bool:
     """Whether there are records, and their trainings were probed."""
     return bool(records) and all(
-        epoch["ucr"] for record in records for epoch in record["epochs"])
+        epoch.get("ucr") for record in records for epoch in record["epochs"])
 
 
 def mean_ucr(record: Mapping[str, Any], with_zeros: bool = True) -> float:
@@ -38,6 +38,19 @@ def mean_ucr(record: Mapping[str, Any], with_zeros: bool = True) -> float:
     """
     matrix_TT = ucr_matrix([record], with_zeros)
     return float(np.nanmean(matrix_TT[np.triu_indices(len(matrix_TT), 1)]))
+
+
+def agreement(records: Records) -> str:
+    """:func:`mean_ucr` for people: mean and spread over seeds, or that nothing was probed."""
+    if records and not probed(records):
+        return "not probed"
+    return mean_and_spread([mean_ucr(record) for record in records])
+
+
+def agreement_table(rows: Mapping[str, Records]) -> pd.DataFrame:
+    """:func:`agreement` of every row; networks of their own share nothing and are not probed."""
+    return pd.DataFrame({"update compliance ratio, %": {
+        name: agreement(records) for name, records in rows.items()}})
 
 
 def compliance_verdict(

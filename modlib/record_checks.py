@@ -150,9 +150,13 @@ def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
             asked_TN = _array(record, f"{where}.asked", kept["asked"], right_TN.shape)
         if "parts" in kept:
             _array(record, f"{where}.parts", kept["parts"], (images, None))
-        if right_TN.dtype != bool or asked_TN.dtype != bool or not asked_TN.any(1).all():
-            _refuse(record, where, f"{right_TN.dtype}, {asked_TN.dtype}",
-                    "bool, one image a task or more")
+        for part, array in (("right", right_TN), ("asked", asked_TN)):
+            if array.dtype != bool:
+                _refuse(record, f"{where}.{part}", array.dtype, "bool")
+        for task, asked_N in zip(tasks, asked_TN, strict=True):
+            if not asked_N.any():
+                _refuse(record, f"{where}.asked", f"no image for {task}",
+                        "one image a task or more")
         shares_T = (right_TN & asked_TN).sum(1) / asked_TN.sum(1)
         stated = results.get("test_accuracy") or {}
         pairs = ([("top_recall", results.get("top_recall"), shares_T.mean())] if key == TOP else
@@ -162,6 +166,17 @@ def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
             if found is None or abs(found - share) > ROUNDING:
                 _refuse(record, f"results.{name}", found,
                         f"the share that {where} holds, {share:.6f}")
+        for task, wrong in _get(kept, "wrong", dict, record, f"{where}.", {}).items():
+            _check_wrong(record, f"{where}.wrong.{task}", wrong,
+                         int((~right_TN[[task == one for one in tasks]]).sum()))
+
+
+def _check_wrong(record: Mapping[str, Any], where: str, found: Any, count: int) -> None:
+    """What wrong answers are: no more of them are another task's digit than there are."""
+    if not isinstance(found, dict) or found.get("count") != count:
+        _refuse(record, where, found, f"a count of {count}, the wrong answers")
+    for part in ("of_others", "by_chance"):
+        _number(record, f"{where}.{part}", found.get(part), 0, count)
 
 
 def _check_probes(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
@@ -203,6 +218,9 @@ def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
             _number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss, 0)
         for task, weight in _get(epoch, "task_weights", dict, record, f"{where}.", {}).items():
             _number(record, f"{where}.task_weights.{task}", weight)
+        for measure, low in (("largest_weight", 0), ("cosine_to_mean", -1), ("tasks_uphill", 0)):
+            if measure in epoch:
+                _number(record, f"{where}.{measure}", epoch[measure], low, 1)
         if "images" in epoch:
             _whole(record, f"{where}.images", epoch["images"], 1)
         if "seconds" in epoch:

@@ -7,20 +7,24 @@ Sources: Zhao et al., ECCV 2018, section 3.1 (update compliance ratio); Levi and
 (the systems).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from modlib.arrays import from_json
-from modlib.compliance import mean_ucr
+from modlib.compliance import agreement
+from modlib.record_checks import ANSWERS
 from modlib.studies import Rows
 from modlib.tables import mean_and_spread
 from modlib.top_down_study import CHANNELS, COUNTS, FAST, FAST_CHANNELS, SYSTEMS, TABLE_1
 
 SHARING = (*(label for system, label in SYSTEMS.items() if system != "single"),
            SYSTEMS["channel"] + FAST)
+
+MOO_COLUMNS = ["", "weights of the tasks", "equal weights", "largest in a step",
+               "tasks against whose gradient a step goes, %"]
 
 
 def agreement_table(rows: Rows) -> pd.DataFrame:
@@ -29,32 +33,29 @@ def agreement_table(rows: Rows) -> pd.DataFrame:
     The update compliance ratio, a mean over all pairs of tasks, by system and number of tasks.
     """
     return pd.DataFrame(
-        {f"{count} tasks": [_agreement(rows.get(f"{count} tasks, {label}", []))
+        {f"{count} tasks": [agreement(rows.get(f"{count} tasks, {label}", []))
                             for label in SHARING] for count in COUNTS}, index=list(SHARING))
 
 
-def _agreement(records: Sequence[Mapping[str, Any]]) -> str:
-    if records and not any(epoch.get("ucr") for epoch in records[0]["epochs"]):
-        return "not probed"
-    return mean_and_spread([mean_ucr(record) for record in records])
+def moo_table(rows: Rows) -> pd.DataFrame:
+    """How MOO has weighed the tasks, for people: means over training and seeds.
 
-
-def moo_weights_sentence(rows: Rows) -> str:
-    """How MOO has weighed the tasks, as Markdown; nothing without records."""
-    listed = []
+    See :class:`modlib.aggregation.StepLog`.
+    """
+    lines = []
     for count in COUNTS:
-        records = rows.get(f"{count} tasks, MOO", [])
-        if records:
-            weights_RET = [[list(epoch["task_weights"].values()) for epoch in record["epochs"]]
-                           for record in records]
-            of_tasks = [f"{weight:.2f}" for weight in np.mean(weights_RET, axis=(0, 1))]
-            largest, uphill = (np.mean([epoch[key] for record in records
-                                        for epoch in record["epochs"]])
+        epochs = [epoch for record in rows.get(f"{count} tasks, MOO", [])
+                  for epoch in record["epochs"]]
+        if epochs:
+            weights_T = np.mean([list(epoch["task_weights"].values()) for epoch in epochs], axis=0)
+            largest, uphill = (np.mean([epoch[key] for epoch in epochs])
                                for key in ("largest_weight", "tasks_uphill"))
-            listed.append(f"{', '.join(of_tasks)} for {count} tasks (equal ones are "
-                          f"{1 / count:.2f}, the largest in a step is {largest:.2f} on average, "
-                          f"and a step raises the loss of {100 * uphill:.0f} % of the tasks)")
-    return f"MOO's weights, a mean over training: {'; '.join(listed)}." if listed else ""
+            lines.append({
+                "": f"{count} tasks, MOO",
+                "weights of the tasks": ", ".join(f"{one:.2f}" for one in weights_T),
+                "equal weights": f"{1 / count:.2f}", "largest in a step": f"{largest:.2f}",
+                "tasks against whose gradient a step goes, %": f"{100 * uphill:.0f}"})
+    return pd.DataFrame(lines, columns=MOO_COLUMNS).set_index("").rename_axis(None)
 
 
 def scale_sentence(rows: Rows) -> str:
@@ -87,7 +88,7 @@ def mistake_table(rows: Rows) -> pd.DataFrame:
 
 def _of_wrong(record: Mapping[str, Any], key: str, over: str | None) -> float:
     """A count of wrong answers in %, over all tasks: of another count, or of all answers."""
-    of_tasks = record["results"]["test_answers"]["wrong"].values()
+    of_tasks = record["results"][ANSWERS]["wrong"].values()
     total = (sum(one[over] for one in of_tasks) if over else
              len(of_tasks) * record["data"]["images"]["test"])
     return 100 * sum(one[key] for one in of_tasks) / max(1, total)

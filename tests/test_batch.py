@@ -211,7 +211,7 @@ def test_a_second_call_trains_nothing_and_ends_well(project, monkeypatch, capsys
     assert line.split()[:5] == ["02_trains", "two", "done", "2", "0"]
 
 
-def test_single_parameters_come_before_those_of_the_settings(project, monkeypatch):
+def test_single_parameters_override_those_of_the_settings(project, monkeypatch):
     given = ("--notebook", "02", "--results", "mine", "--set", "{seeds: [7]}")
     assert called(monkeypatch, "run", "two", *given) == 0
     [record] = (project / "mine").glob("*.json")

@@ -10,7 +10,7 @@ from modlib.arrays import to_json
 from modlib.task_conflicts import (
     agreement_table,
     mistake_table,
-    moo_weights_sentence,
+    moo_table,
     scale_sentence,
 )
 from modlib.top_down_study import CHANNELS, FAST_CHANNELS, MULTI_MNIST, OURS
@@ -44,16 +44,14 @@ def test_agreement_is_a_mean_over_pairs_with_its_spread_over_seeds():
 
 
 def test_moos_weights_are_a_mean_over_epochs_and_seeds():
-    assert moo_weights_sentence({}) == ""
+    assert len(moo_table({})) == 0
     rows = {"2 tasks, MOO": [record("2 tasks, MOO", seed, 90) for seed in (0, 1)]}
     for seed, one in enumerate(rows["2 tasks, MOO"]):
         for n, epoch in enumerate(one["epochs"]):
             epoch |= {"task_weights": {"LU": 0.2 + 0.1 * n + 0.1 * seed,
                                        "RL": 0.8 - 0.1 * n - 0.1 * seed},
                       "largest_weight": 0.7 + seed / 5, "tasks_uphill": 0.2}
-    assert moo_weights_sentence(rows) == (
-        "MOO's weights, a mean over training: 0.40, 0.60 for 2 tasks (equal ones are 0.50, the "
-        "largest in a step is 0.80 on average, and a step raises the loss of 20 % of the tasks).")
+    assert moo_table(rows).loc["2 tasks, MOO"].tolist() == ["0.40, 0.60", "0.50", "0.80", "20"]
 
 
 def test_scales_are_told_at_both_rates():
@@ -80,7 +78,7 @@ def test_mistakes_are_counted_over_tasks_beside_what_chance_would_make():
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_a_system_without_mistakes_has_none_of_another(count):
+def test_mistakes_that_are_no_others_digit_are_none(count):
     one = record(OURS[2], 0, 90)
     one["results"]["test_answers"]["wrong"] = {
         task: {"count": count, "of_others": 0, "by_chance": 0.0} for task in ("LU", "RL")}

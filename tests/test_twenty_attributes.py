@@ -82,6 +82,10 @@ def test_the_papers_optimiser_makes_a_study_of_its_own_in_which_nothing_is_tuned
     assert places.results_dir.endswith("/paper_recipe")
     assert set(runs) == set(PAPER_NAMES)
     assert {(one.scale_rate_factor, one.learning_rate) for [one] in runs.values()} == {(3.0, 0.01)}
+    for size in (18, 180):  # a network of its own sees as many images a step as in Table 3's runs
+        _, runs, _ = lay_out(FACES | {"optimiser": "adagrad", "batch_size": size}, tuned)
+        assert {name: one.batch_size for name, [one] in runs.items()} == (
+            dict.fromkeys(PAPER_NAMES, size) | {"independent": 2 * 60})
     for given in ({}, {"optimiser": "adam"}):
         study, runs, _ = lay_out(FACES | given, tuned)
         assert study is STUDY
