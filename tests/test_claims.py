@@ -11,7 +11,15 @@ from study_records import publish, wide_record
 from table_1_records import MOUTH, SMILE, YOUNG
 from table_1_records import record as table_1_record
 
-from modlib import ablations, any_network, claims, later_tasks, products, twenty_attributes
+from modlib import (
+    ablations,
+    any_network,
+    claims,
+    later_tasks,
+    products,
+    replacement,
+    twenty_attributes,
+)
 from modlib.arrays import from_json
 from modlib.claims import ONE_PASS, all_claims, gains
 from modlib.claims_page import (
@@ -493,6 +501,20 @@ def test_the_answers_are_differences_with_their_intervals(folder):
     assert last == (
         "Table 3's records are of commit `0123456789-dirty`, 2 seeds; all others stand at the end "
         "of this page.")
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(95, True), (90, False), (80, False)])
+def test_what_is_better_is_told_where_the_interval_decides_it(
+        folder, monkeypatch, accuracy, told):
+    low_rank = "scales and low rank 4"
+    publish_rows(folder, twenty_attributes.STUDY, {
+        "modulated": 90, "fully shared": 60, low_rank: accuracy})
+    assert "something better" not in answers()  # validation chooses the module
+    monkeypatch.setattr(replacement, "chosen", lambda rows: low_rank)
+    said = "- **Is there something better?** *Scales and low rank 4*, chosen on the validation "
+    assert (said in answers()) == told
+    if told:
+        assert "is **+5.00 [" in answers() and "with 40 numbers for all tasks." in answers()
 
 
 @pytest.mark.parametrize(("ours", "word"), [(60, "Not decided"), (40, "No")])
