@@ -83,7 +83,9 @@ def publish_rows(folder: Path, study: Study, accuracy: dict, tasks=TWENTY,
         of_tasks = value if isinstance(value, dict) else dict.fromkeys(tasks, value)
         records += [wide_record(study, row, of_tasks, seed, profile=profile) for seed in seeds]
     for one in records:
-        one["epochs"] = [{"epoch": n + 1, "ucr": []} for n in range(one["settings"]["epochs"])]
+        valid = dict.fromkeys(one["settings"]["tasks"], 0.7)
+        one["epochs"] = [{"epoch": n + 1, "ucr": [], "valid_accuracy": valid}
+                         for n in range(one["settings"]["epochs"])]
         one["run"]["git_commit"] = "0123456789abcdef-dirty"
     publish(folder / study.folder, records)
     return records
