@@ -62,7 +62,7 @@ def majority_sentence(rows: Rows) -> str:
     """What answering every task with its more frequent answer would score, as Markdown."""
     records = [record for of_row in rows.values() for record in of_row]
     if not records:
-        return ""
+        return "What the more frequent answers would score: not run yet."
     held_T = read_answers(records[0], TOP)[1].mean(1)
     return ("Giving every image each attribute's more frequent answer would score "
             f"{100 * np.maximum(held_T, 1 - held_T).mean():.1f} %.")

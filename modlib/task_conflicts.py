@@ -69,7 +69,7 @@ def scale_sentence(rows: Rows) -> str:
             dead = sum(record["results"]["dead_scales"] for record in records)
             listed.append(f"{rate} they are {np.abs(scales - 1).mean():.2f} away from 1 on average,"
                           f" and {100 * dead / scales.size:.1f} % of them are 0 for good")
-    return f"Channel modulation's scales: {'; '.join(listed)}." if listed else ""
+    return f"Channel modulation's scales: {'; '.join(listed) or 'not run yet'}."
 
 
 def mistake_table(rows: Rows) -> pd.DataFrame:
