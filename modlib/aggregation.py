@@ -59,8 +59,8 @@ class StepLog:
     Attributes:
         weights: of each step, float32 (T,).
         cosines: of the angle between the step's weighted sum and the plain mean of the gradients.
-        uphill: the share of the tasks whose loss the step raises, by their own gradients. It is of
-            what the optimiser has really done, with its momentum and its scales.
+        uphill: the share of the tasks against whose gradient the parameters went. It is of what
+            the optimiser has really done, with its momentum and its scales.
     """
 
     def __init__(self):
@@ -131,3 +131,24 @@ def aggregate_gradients(
     for parameter, step in zip(shared, step_P.split([p.numel() for p in shared]), strict=True):
         parameter.grad = step.view_as(parameter).clone()
     return weights_T
+
+
+def aggregated_step(
+    name: str,
+    gradients_TP: Tensor,
+    gramian_TT: Tensor,
+    shared: list[nn.Parameter],
+    generator: torch.Generator,
+    optimiser: torch.optim.Optimizer,
+    log: StepLog | None = None,
+) -> None:
+    """One step of the optimiser on the weighted sum; see :func:`aggregate_gradients`.
+
+    Args:
+        log: takes what became of the tasks' gradients.
+    """
+    weights_T = aggregate_gradients(name, gradients_TP, gramian_TT, shared, generator)
+    before_P = flat(shared)
+    optimiser.step()
+    if log is not None:
+        log.add(weights_T, gramian_TT, gradients_TP @ (flat(shared) - before_P))

@@ -13,7 +13,7 @@ import numpy as np
 
 from modlib.arrays import from_json, to_json
 from modlib.errors import ModlibError
-from modlib.intervals import clustered_variance, over_images_and_seeds
+from modlib.intervals import clustered_variance, of_common_seeds, over_images_and_seeds
 from modlib.record_checks import ANSWERS
 
 
@@ -88,14 +88,13 @@ def answer_difference(
     Raises:
         ModlibError: records of other tasks or other test images.
     """
-    by_seed = [{record["settings"]["seed"]: record for record in side} for side in (first, second)]
-    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
-    if not seeds:
+    sides = of_common_seeds(first, second)
+    if not sides[0]:
         return float("nan"), float("nan"), float("nan")
-    reference = by_seed[0][seeds[0]]
+    reference = sides[0][0]
     _, asked_TN, parts_NM = read_answers(reference, key)
     weights_TN = share_weights(asked_TN)
-    right = [np.stack([_right(side[seed], reference, key) for seed in seeds]) for side in by_seed]
+    right = [np.stack([_right(record, reference, key) for record in side]) for side in sides]
     difference_RTN = 100 * (right[0].astype(np.float64) - right[1])
     mean_TN = difference_RTN.mean(0)
     of_tasks_T1 = (weights_TN * mean_TN).sum(1, keepdims=True) / weights_TN.sum(1, keepdims=True)

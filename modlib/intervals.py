@@ -68,20 +68,28 @@ def difference(
     Raises:
         ModlibError: records that were tested on other triplets, or on unknown ones.
     """
-    by_seed = [{record["settings"]["seed"]: record for record in side} for side in (first, second)]
-    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
-    if not seeds:
+    sides = of_common_seeds(first, second)
+    if not sides[0]:
         return float("nan"), float("nan"), float("nan")
+    reference = sides[0][0]
     if tasks is None:
-        others = set(by_seed[1][seeds[0]]["settings"]["tasks"])
-        tasks = [task for task in by_seed[0][seeds[0]]["settings"]["tasks"] if task in others]
-    reference = by_seed[0][seeds[0]]
-    correct = [np.stack([_correct(side[seed], tasks, reference) for seed in seeds])
-               for side in by_seed]
+        others = set(sides[1][0]["settings"]["tasks"])
+        tasks = [task for task in reference["settings"]["tasks"] if task in others]
+    correct = [np.stack([_correct(record, tasks, reference) for record in side])
+               for side in sides]
     difference_RTK = 100 * (correct[0].astype(np.float32) - correct[1])
     triplets_TK3 = record_triplets(reference)[_places(reference, tasks)]
     of_images = variance_over_images(difference_RTK.mean(0), triplets_TK3)
     return over_images_and_seeds(difference_RTK.mean((1, 2)), of_images)
+
+
+def of_common_seeds(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The records of the seeds that both sides have, one a seed, each side ordered by seed."""
+    by_seed = [{record["settings"]["seed"]: record for record in side} for side in (first, second)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
 
 def over_images_and_seeds(values_R: np.ndarray, of_images: float) -> tuple[float, float, float]:

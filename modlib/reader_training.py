@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modlib.aggregation import StepLog, aggregate_gradients, flat
+from modlib.aggregation import StepLog, aggregated_step
 from modlib.batches import image_getter, shuffled_batches
 from modlib.checkpoints import resumable_epochs
 from modlib.classification import epoch_metrics
@@ -113,11 +113,7 @@ def take_step(
     gramian_TT = gramian(gradients_TP)
     optimiser.zero_grad(set_to_none=True)
     losses_T.mean().backward(inputs=list(model.heads.parameters()))
-    weights_T = aggregate_gradients("mgda", gradients_TP, gramian_TT, shared, draws)
-    before_P = flat(shared)
-    optimiser.step()
-    if log is not None:
-        log.add(weights_T, gramian_TT, gradients_TP @ (flat(shared) - before_P))
+    aggregated_step("mgda", gradients_TP, gramian_TT, shared, draws, optimiser, log)
 
 
 def take_step_by_task(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modlib.aggregation import StepLog, aggregate_gradients, flat
+from modlib.aggregation import StepLog, aggregated_step
 from modlib.arrays import to_json
 from modlib.batches import batches_in_epoch, draw_batches, image_getter
 from modlib.checkpoints import resumable_epochs
@@ -193,11 +193,8 @@ def training_step(
     # A copy: the triplets of the next batch shall be those of training without aggregation.
     draws = torch.Generator()
     draws.set_state(generator.get_state())
-    weights_T = aggregate_gradients(settings.aggregation, gradients_TP, gramian_TT, shared, draws)
-    before_P = flat(shared)
-    optimiser.step()
-    if log is not None:
-        log.add(weights_T, gramian_TT, gradients_TP @ (flat(shared) - before_P))
+    aggregated_step(
+        settings.aggregation, gradients_TP, gramian_TT, shared, draws, optimiser, log)
     return losses_T.detach()
 
 

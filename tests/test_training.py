@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from modlib import checkpoints, task_networks, training
+from modlib import aggregation, checkpoints, task_networks, training
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
@@ -391,7 +391,7 @@ def test_a_counted_step_keeps_the_inner_products_over_each_stages_parameters(
 
 def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monkeypatch):
     settings, states = replace(tiny, aggregation="pcgrad"), []
-    aggregate = training.aggregate_gradients
+    aggregate = aggregation.aggregate_gradients
 
     def look(name, gradients_TP, gramian_TT, shared, generator):
         states.append(generator.get_state())
@@ -400,7 +400,7 @@ def test_pcgrads_orders_are_drawn_from_the_batchs_generator(tiny, planted, monke
         return told[-1]
 
     told = []
-    monkeypatch.setattr(training, "aggregate_gradients", look)
+    monkeypatch.setattr(aggregation, "aggregate_gradients", look)
     _, [epoch] = trained(replace(settings, epochs=1), planted)
     assert len({tuple(state.tolist()) for state in states}) == 4  # before and after each step
     mean_T = torch.stack(told).mean(0)
