@@ -28,7 +28,7 @@ from modlib.branching_study import (
 )
 from modlib.record_checks import ANSWERS, TOP
 from modlib.studies import Rows, valid_accuracy
-from modlib.tables import points
+from modlib.tables import points, signed
 from modlib.verdicts import Verdict, over_seeds
 
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
@@ -134,7 +134,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     """All claims for people: the paper's number, ours with its interval, the verdict."""
     lines = [
         {"claim of the paper": one.claim,
-         "paper": "–" if one.paper is None else f"{one.paper:+.2f}",
+         "paper": "–" if one.paper is None else signed(one.paper),
          "measured": points(one.difference, one.low, one.high), "verdict": one.word}
         for one in verdicts(rows)]
     for one, far in costs(rows):

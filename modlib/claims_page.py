@@ -17,7 +17,7 @@ from modlib.judged_claims import WORDS, Claim
 from modlib.results import resolve
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
-from modlib.tables import points, short_commit
+from modlib.tables import points, short_commit, signed
 
 ONE_BY_ONE = "inference: 20 separate passes over all 20 tasks at once"
 
@@ -141,7 +141,8 @@ def _is_it_the_module(rows: Rows) -> list[str]:
     paper = {one.claim: one.paper for one in twenty_attributes.verdicts(rows)}
     left = "; ".join(
         f"{said[name]} **{points(*difference(ours, rows[name]))}** (paper: "
-        f"{paper[f'{twenty_attributes.OURS} is better than {name}']:+.1f})" for name in others)
+        f"{signed(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"
+        for name in others)
     return [f"- **Is it this module?** Of that gain, others that give each task something of its "
             f"own reach: {reached}. In points, modulated minus each: {left}."]
 
@@ -152,7 +153,7 @@ def _when(rows: Rows) -> list[str]:
                          if not np.isnan(found[0]))
     means = twenty_attributes.accuracies(rows).groupby(["row", "task"]).accuracy.mean()
     gained = (means[twenty_attributes.OURS] - means["fully shared"]).sort_values()
-    most, least = (f"{task.replace('_', ' ')} {gained[task]:+.1f}"
+    most, least = (f"{task.replace('_', ' ')} {signed(gained[task], 1)}"
                    for task in (gained.index[-1], gained.index[0]))
     return [f"- **When?** The gain over full sharing, in points: {by_tasks}. Of the {len(gained)} "
             f"attributes {most} gains most, {least} least."]

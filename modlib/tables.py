@@ -23,13 +23,23 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, ``+1.23`` or ``−1.23``; the minus is the sign, not a hyphen."""
+    return f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A signed number with its interval, ``+1.23 [−0.50, +2.96]``."""
+    return f"{signed(value, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
+
+
 def points(value: float, low: float, high: float, digits: int = 2) -> str:
     """A difference with its interval, ``+1.23 [+0.50, +1.96]``; of one seed it has none."""
     if np.isnan(value):
         return "not run yet"
     if np.isinf(low):
-        return f"{value:+.{digits}f} (one seed)"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return f"{signed(value, digits)} (one seed)"
+    return with_interval(value, low, high, digits)
 
 
 def percent(ratio: Ratio) -> str:

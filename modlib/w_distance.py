@@ -16,6 +16,7 @@ from scipy import stats
 
 from modlib.arrays import from_json
 from modlib.results import resolve
+from modlib.tables import signed, with_interval
 
 DRAWS = 1000
 CLOSE = 0.5  # a rank correlation from which on views are not called weakly alike
@@ -54,12 +55,12 @@ def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> p
                 tasks = record["settings"]["tasks"]
                 i, j = (scales(record, stage)[tasks.index(task)] for task in (first, second))
                 found.append([np.abs(i - j).mean(), np.abs(i - j).var(), (i - j).mean()])
-            mean, variance, signed = np.mean(found, axis=0)
+            mean, variance, leaning = np.mean(found, axis=0)
             printed = paper.get(f"{first}/{second}") if stage is None else None
             lines.append({
                 "pair": f"{first} / {second}".replace("_", " "), "layer": stage or "all",
                 "mean": f"{mean:.3f}", "variance": f"{variance:.3f}",
-                "signed mean": f"{signed:+.3f}",
+                "signed mean": signed(leaning, 3),
                 "paper": f"{printed['mean']} (variance {printed['variance']})" if printed else "–"})
     if not lines:
         return pd.DataFrame(columns=["mean", "variance", "signed mean", "paper"])
@@ -153,7 +154,7 @@ def agreement_table(
         value, low, high = rank_agreement(first_TT, second_TT)
         lines.append({"": f"{first} and {second}", "rank correlation":
                       "not run yet" if np.isnan(value) else
-                      f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"})
+                      with_interval(value, low, high)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
@@ -166,8 +167,8 @@ def agreement_sentence(
     said = (f"rank the pairs of tasks alike{much}" if low > 0 else
             f"rank the pairs of tasks in opposite orders{much}" if high < 0 else
             "do not decidedly agree on the pairs of tasks")
-    return (f"- {first[0]} and {second[0]} **{said}**: rank correlation {value:+.2f} "
-            f"[{low:+.2f}, {high:+.2f}].")
+    return (f"- {first[0]} and {second[0]} **{said}**: rank correlation "
+            f"{with_interval(value, low, high)}.")
 
 
 def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
@@ -184,5 +185,5 @@ def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
         found = [rank_agreement(one, other, draws=0)[0] for one, other in combinations(tables, 2)]
         lines.append({"": f"{name}, trained again", "rank correlation":
                       "not run yet" if not found or np.isnan(found).any()
-                      else f"{np.mean(found):+.2f}"})
+                      else signed(np.mean(found))})
     return pd.DataFrame(lines).set_index("").rename_axis(None)

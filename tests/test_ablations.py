@@ -32,6 +32,7 @@ from modlib.ablations import (
 )
 from modlib.arrays import to_json
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
+from modlib.tables import with_interval
 from modlib.twenty_attributes import differences
 
 NOTHING = {row: [] for row in STUDY.rows}
@@ -95,7 +96,7 @@ def test_matrices_are_judged_against_scales_of_the_same_rate():
                          for row, accuracy in ((OURS, 80), (ONE_RATE, 70), ("projection", 72))
                          for seed in (0, 1)])
     assert [line.split(" [")[0] for line in takeaway(rows).splitlines()[1:-1]] == [
-        f"- Scales at the network's learning rate, against *{OURS}*, in points: **-10.00",
+        f"- Scales at the network's learning rate, against *{OURS}*, in points: **−10.00",
         f"- Matrices at that rate in the place of scales, against *{ONE_RATE}*, in points: **+2.00"]
 
 
@@ -137,15 +138,15 @@ def test_the_accuracy_table_says_what_was_not_run(rows):
 def test_differences_are_of_each_row_from_ours(rows):
     table = accuracy_table(rows)["minus from block 4, points"]
     for row, (value, low, high) in differences(rows, OURS).items():  # of ours from each row
-        assert table[row] == f"{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]"
-    assert table[SHARED].startswith("-20.00 [-2")
+        assert table[row] == with_interval(-value, -high, -low)
+    assert table[SHARED].startswith("−20.00 [−2")
     assert set(accuracy_table(rows | {OURS: []})["minus from block 4, points"]) == {""}
 
 
 def test_one_seed_gives_differences_without_intervals(rows):
     few = {row: records[:1] for row, records in rows.items()}
-    assert accuracy_table(few)["minus from block 4, points"][SHARED] == "-20.00 (one seed)"
-    assert takeaway(few).splitlines()[1].endswith("in points: **-10.00 (one seed)**.")
+    assert accuracy_table(few)["minus from block 4, points"][SHARED] == "−20.00 (one seed)"
+    assert takeaway(few).splitlines()[1].endswith("in points: **−10.00 (one seed)**.")
 
 
 def test_dead_scales_are_a_mean_over_seeds():
@@ -370,11 +371,11 @@ def test_the_takeaway_has_a_line_for_each_change_that_was_run(rows):
     lead, *changes, ucr = takeaway(rows).splitlines()
     assert "**2** of 3 makes a decided difference" in lead  # 1 point more is not beyond chance
     assert [line.split(" [")[0] for line in changes] == [
-        "- Modulating after the last block alone, against *from block 4*, in points: **-10.00",
+        "- Modulating after the last block alone, against *from block 4*, in points: **−10.00",
         "- Modulating from block 3, against *from block 4*, in points: **+1.00",
         "- Scales without the ReLU, against *from block 4*, in points: **+10.00"]
     value, low, high = differences(rows, OURS)["from block 5"]
-    assert changes[0].endswith(f": **{-value:+.2f} [{-high:+.2f}, {-low:+.2f}]**.")
+    assert changes[0].endswith(f": **{with_interval(-value, -high, -low)}**.")
     assert ucr == f"- {ucr_sentence(rows)}"
 
 

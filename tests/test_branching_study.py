@@ -277,7 +277,7 @@ def test_how_it_ran_says_what_made_the_records(rows):
 def test_what_a_tree_is_worth_from_the_start_is_told(rows):
     said = branching_verdicts.tree_sentence(rows)
     assert "differs from the thin network by **+2.00 [" in said
-    assert "points, and from the network that grew it by **-1.00 [" in said
+    assert "points, and from the network that grew it by **−1.00 [" in said
     assert branching_verdicts.tree_sentence(NOTHING) == ""
 
 

@@ -36,7 +36,7 @@ from modlib.judged_claims import WORDS, Claim
 from modlib.results import write_json, write_record
 from modlib.studies import Study
 from modlib.systems import extra_parameters
-from modlib.tables import points
+from modlib.tables import points, signed
 
 ROOT = Path(__file__).resolve().parents[1]
 TWENTY, SEVEN = twenty_attributes.TASKS, ablations.TASKS
@@ -222,12 +222,12 @@ def test_table_3_is_judged_by_intervals_over_images(folder):
         "modulated": 90, "independent": 90, "mask only": 50, "CSN": 95, "branches, 25": 50})
     held = claim(MASKS)
     assert (held.word, held.paper, held.page) == ("held", "+6.9", "03_twenty_attributes")
-    value, low, high = map(float, re.findall(r"[-+][\d.]+", held.measured))
+    value, low, high = map(float, re.findall(r"[−+][\d.]+", held.measured))
     assert value == 40 and 0 < low < 40 < high < 60
     assert claim(SLIGHTLY).word == "not decided"
-    assert claim(SLIGHTLY).measured.startswith("+0.00 [-")
+    assert claim(SLIGHTLY).measured.startswith("+0.00 [−")
     assert claim(INTERFERENCE).word == "did not hold"
-    assert claim(INTERFERENCE).measured.startswith("-5.00 [-")
+    assert claim(INTERFERENCE).measured.startswith("−5.00 [−")
 
 
 def test_one_seed_gives_a_difference_and_decides_nothing(folder):
@@ -248,7 +248,7 @@ def test_a_claim_about_some_attributes_is_judged_on_them_alone(folder):
     publish_rows(folder, twenty_attributes.STUDY, {"modulated": gains, "independent": 50})
     assert claim(FACE_SHAPE).measured.startswith("+40.00 [+")
     assert claim(FACE_SHAPE).word == "held"
-    assert claim(BEARDS).measured.startswith(f"{-40 / 3:+.2f} [-")
+    assert claim(BEARDS).measured.startswith("−13.33 [−")
     paper = twenty_attributes.paper_table()["rows"]
     difference = sum(paper["Ours"][task] - paper["ITN"][task] for task in
                      ("Goatee", "Mustache", "Sideburns")) / 3
@@ -267,7 +267,7 @@ SEARCHES = "searches with modulation find more of the right faces than with CSN"
 
 @pytest.mark.parametrize(("precision", "word", "measured"), [
     ((30, 20, 25), "held", "+25.00 [+12.58, +37.42]"),
-    ((30, -20, 25), "not decided", "+11.67 [-56.74, +80.07]")])
+    ((30, -20, 25), "not decided", "+11.67 [−56.74, +80.07]")])
 def test_searches_are_compared_seed_by_seed(folder, precision, word, measured):
     """Student's interval: the mean, and t(0.975, 2) = 4.303 deviations of the mean."""
     records = publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "CSN": 90},
@@ -330,7 +330,7 @@ def test_table_5_is_judged_in_the_direction_of_the_paper(folder):
         ablations.ONE_RATE: 90, "projection": 95, "CSN": 50}, SEVEN, "celeba_cpu_7")
     assert of_table_5() == {
         CSN_BETTER: ("not run yet", "", "+9.8"), BLOCK_4: ("held", "+40.00", "+1.3"),
-        BLOCK_3: ("not decided", "+0.00", "+0.2"), SATURATES: ("did not hold", "-40.00", "-0.4"),
+        BLOCK_3: ("not decided", "+0.00", "+0.2"), SATURATES: ("did not hold", "−40.00", "−0.4"),
         MATRICES: ("did not hold", "+5.00", "+0.0"), LEVEL: ("not run yet", "", "+0.0")}
 
 
@@ -341,7 +341,7 @@ def test_what_is_nearly_level_is_level_and_little_but_not_better(folder):
         ablations.ONE_RATE: 99, "projection": 99, "independent": 99}, SEVEN, "celeba_cpu_7")
     assert of_table_5() == {
         CSN_BETTER: ("not run yet", "", "+9.8"), BLOCK_4: ("not decided", "+0.00", "+1.3"),
-        BLOCK_3: ("not decided", "+0.00", "+0.2"), SATURATES: ("not decided", "-1.00", "-0.4"),
+        BLOCK_3: ("not decided", "+0.00", "+0.2"), SATURATES: ("not decided", "−1.00", "−0.4"),
         MATRICES: ("held", "+0.00", "+0.0"), LEVEL: ("held", "+0.00", "+0.0")}
 
 
@@ -413,7 +413,7 @@ def test_unrelated_scales_are_compared_seed_by_seed(folder, gaps, word):
     publish_scales(folder, gaps)
     found = claim(SCALES)
     assert (found.word, found.section, found.paper) == (word, "3.3", "+0.06")
-    assert found.measured.startswith(f"{sum(gaps) / len(gaps):+.3f} [")
+    assert found.measured.startswith(f"{signed(sum(gaps) / len(gaps), 3)} [")
 
 
 def test_one_seed_of_scales_decides_nothing(folder):
@@ -424,7 +424,7 @@ def test_one_seed_of_scales_decides_nothing(folder):
 def test_the_scales_interval_is_students(folder):
     """Of 0.1, 0.2 and 0.3: t(0.975, 2) = 4.303 deviations of 0.1 / √3."""
     publish_scales(folder, (0.1, 0.2, 0.3))
-    assert claim(SCALES).measured == "+0.200 [-0.048, +0.448]"
+    assert claim(SCALES).measured == "+0.200 [−0.048, +0.448]"
 
 
 @pytest.mark.parametrize(("ratios", "word", "measured"), [
@@ -485,7 +485,7 @@ def test_the_answers_are_differences_with_their_intervals(folder):
         "modulated": 90, "fully shared": 60, "independent": 80, "CSN": 70})
     assert from_json(one["results"]["test_triplets"]["correct"]).mean() == pytest.approx(0.9)
     works, module, when, why, costs, _, last = answers().splitlines()
-    interval = r"\[[+-]\d+\.\d\d, [+-]\d+\.\d\d\]"
+    interval = r"\[[+−]\d+\.\d\d, [+−]\d+\.\d\d\]"
     assert re.fullmatch(
         r"- \*\*Does it work\?\*\* Yes, against full sharing: mean triplet accuracy on 20 "
         rf"attributes of real faces goes from 60\.0 to 90\.0 %, by \*\*\+30\.00 {interval}\*\* "
@@ -533,7 +533,7 @@ def test_without_any_other_system_nothing_is_said_of_the_module(folder):
 def test_who_is_ahead_is_told_by_the_sign(folder):
     publish_rows(folder, twenty_attributes.STUDY, {
         "modulated": 80, "fully shared": 60, "CSN": 85})
-    assert "own reach: CSN 125 %. In points, modulated minus each: CSN **-5.00 [" in answers()
+    assert "own reach: CSN 125 %. In points, modulated minus each: CSN **−5.00 [" in answers()
 
 
 def test_the_attributes_that_gain_most_and_least_are_named(folder):

@@ -135,4 +135,4 @@ def test_the_table_says_what_was_not_run():
     assert table.measured.tolist()[:3] == ["not run yet"] * 3
     assert table.measured.iloc[3].startswith("+0.10 [")
     assert compliance_table(ours, seeds("fully shared", (70, 50), (70, 50))).measured.iloc[0] == (
-        "+3.00 [-9.71, +15.71]")
+        "+3.00 [−9.71, +15.71]")

@@ -209,6 +209,6 @@ def test_the_takeaway_counts_the_verdicts_of_shoes_and_faces(rows):
     said = takeaway(rows, NOTHING)
     assert "Of the paper's 6 claims about Table 6, on real shoes:" in said
     assert "**2 held**: modulated is better than fully shared (+10.0 points); indep" in said
-    assert "**3 did not hold**" in said and "CSN is better than independent (-12.0" in said
+    assert "**3 did not hold**" in said and "CSN is better than independent (−12.0" in said
     assert said.endswith("on real faces: not run yet, so no claim is judged.")
     assert takeaway(NOTHING, NOTHING).startswith("Table 6, on real shoes: not run yet")

@@ -45,8 +45,8 @@ def test_the_table_has_every_measure_of_each_other_row_that_was_run():
     table = difference_table(ROWS)
     assert list(table.index) == ["CSN", "branches"]
     assert table.loc["CSN"].to_dict() == {
-        "recall@1": "+0.00 [+0.00, +0.00]", "recall@5": "-2.00 [-4.48, +0.48]",
-        "recall@10": "+0.00 [+0.00, +0.00]", "mAP": "+2.00 [-0.48, +4.48]"}
+        "recall@1": "+0.00 [+0.00, +0.00]", "recall@5": "−2.00 [−4.48, +0.48]",
+        "recall@10": "+0.00 [+0.00, +0.00]", "mAP": "+2.00 [−0.48, +4.48]"}
     assert set(table.loc["branches"]) == {"not run yet"}  # no common seed
 
 
@@ -63,7 +63,7 @@ def test_the_takeaway_says_of_each_measure_who_is_better():
     lines = takeaway(surely).splitlines()
     assert [line.split(" over ")[0] for line in lines[:4]] == [f"- {one}" for one in MEASURES]
     assert lines[0].endswith("modulated **45.1 %**, CSN **55.0 %**: **worse**, "
-                             "-9.90 [-10.15, -9.65] points.")
+                             "−9.90 [−10.15, −9.65] points.")
     assert lines[1].endswith("modulated **55.0 %**, CSN **55.0 %**: **not decided**, "
                              "+0.00 [+0.00, +0.00] points.")
     assert lines[3].endswith("modulated **65.1 %**, CSN **55.0 %**: **better**, "
@@ -77,8 +77,8 @@ def test_the_takeaway_ends_with_all_other_rows_by_two_measures():
     lines = takeaway(ROWS | ours | near).splitlines()
     assert lines[4:] == [
         "- Against all that were run, by mAP: **better than** *CSN* (+10.1). **not decided "
-        "against** *near* (-0.3).",
-        "- Against all that were run, by recall@1: **worse than** *CSN* (-9.9); *near* (-9.9)."]
+        "against** *near* (−0.3).",
+        "- Against all that were run, by recall@1: **worse than** *CSN* (−9.9); *near* (−9.9)."]
 
 
 @pytest.mark.parametrize("missing", ["modulated", "CSN"])

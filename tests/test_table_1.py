@@ -232,6 +232,6 @@ def test_the_regularisers_effect_is_compared_seed_by_seed():
                 {"tasks": [SMILE, MOUTH], "mean": 0.2 - by, "variance": 0.0},
                 {"tasks": [SMILE, YOUNG], "mean": 0.3, "variance": 0.0}]
     table = regulariser_table(rows).iloc[:, 0]
-    assert table["|Wᵢ − Wⱼ|, smile / mouth open"] == "-0.02 [-0.04, +0.00]"
+    assert table["|Wᵢ − Wⱼ|, smile / mouth open"] == "−0.02 [−0.04, +0.00]"
     assert table["|Wᵢ − Wⱼ|, smile / young"] == "+0.00 [+0.00, +0.00]"
     assert set(regulariser_table(NO_ROWS).iloc[:, 0]) == {"not run yet"}

@@ -34,9 +34,9 @@ def test_a_ratio_comes_with_its_interval():
 
 
 @pytest.mark.parametrize(("value", "low", "high", "said"), [
-    (1.234, 0.5, 1.968, "+1.23 [+0.50, +1.97]"), (-12.3, -20.0, -4.6, "-12.30 [-20.00, -4.60]"),
-    (-0.5, -1.25, 0.25, "-0.50 [-1.25, +0.25]"), (0.0, 0.0, 0.0, "+0.00 [+0.00, +0.00]"),
-    (2.5, -inf, inf, "+2.50 (one seed)"), (-2.5, -inf, inf, "-2.50 (one seed)"),
+    (1.234, 0.5, 1.968, "+1.23 [+0.50, +1.97]"), (-12.3, -20.0, -4.6, "−12.30 [−20.00, −4.60]"),
+    (-0.5, -1.25, 0.25, "−0.50 [−1.25, +0.25]"), (0.0, 0.0, 0.0, "+0.00 [+0.00, +0.00]"),
+    (2.5, -inf, inf, "+2.50 (one seed)"), (-2.5, -inf, inf, "−2.50 (one seed)"),
     (nan, nan, nan, "not run yet"),
 ])
 def test_a_difference_has_its_sign_and_its_interval_where_there_is_one(value, low, high, said):

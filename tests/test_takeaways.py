@@ -107,4 +107,4 @@ def test_a_later_task_may_be_level(monkeypatch):
     """It is asked whether it loses something, so a point more or less is no loss."""
     monkeypatch.setattr(takeaways, "difference", lambda *_: (-0.2, -0.5, 0.1))
     [one] = [one for one in claims_of("use") if one.page.startswith("09")]
-    assert one.word == "held" and one.measured == "-0.20 [-0.50, +0.10]"
+    assert one.word == "held" and one.measured == "−0.20 [−0.50, +0.10]"

@@ -264,7 +264,7 @@ def test_the_verdict_table_shows_what_a_difference_costs(rows):
     assert given.iloc[1].to_dict() == {
         "points": f"+3.00 [{of_thin.low:+.2f}, {of_thin.high:+.2f}]",
         "extra task parameters": "+60", "verdict": "held"}
-    assert given["extra task parameters"].tolist() == ["+60", "+60", "+200", "-140", "+200"]
+    assert given["extra task parameters"].tolist() == ["+60", "+60", "+200", "−140", "+200"]
 
 
 def test_the_takeaway_says_which_views_agree_and_what_helps(rows):

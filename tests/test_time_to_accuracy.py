@@ -202,7 +202,7 @@ def test_the_table_gives_each_change_against_the_recipes_mean():
             TRIPLETS: [record(of(TRIPLETS), 0.6, 0.5)], FLOAT32: []}
     table = score_table(rows)
     assert list(table.index) == [RECIPE, TRIPLETS]
-    assert list(table["against the recipe"]) == ["", "-20.0"]
+    assert list(table["against the recipe"]) == ["", "−20.0"]
     assert table.loc[RECIPE, "validation, %"] == "85.0 ± 7.1"
     assert score_table({RECIPE: []}).empty
 
@@ -224,7 +224,7 @@ def test_what_moves_accuracy_by_more_than_the_seeds_is_said_with_its_sign():
     assert what_mattered(rows).splitlines() == [
         "The recipe's 2 seeds lie 2.0 points apart. By more than that, in points of mean "
         "validation accuracy:", "",
-        "- **Better than the recipe:** no zoom (+5.0).", "- **Worse:** triplets batching (-20.0).",
+        "- **Better than the recipe:** no zoom (+5.0).", "- **Worse:** triplets batching (−20.0).",
         "- **Within it, so undecided:** no shifts."]
 
 

@@ -12,6 +12,7 @@ from modlib import twenty_attributes
 from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
+from modlib.tables import signed, with_interval
 from modlib.twenty_attributes import (
     OURS,
     PAPER_NAMES,
@@ -240,7 +241,7 @@ def test_what_optimisers_make_of_gradients_is_told_where_there_are_some():
     table = twenty_attributes.step_table(
         {"modulated": [{"epochs": [{}]}], "fully shared, MGDA": weighed, "CSN": []})
     assert list(table.index) == ["fully shared, MGDA"]
-    assert table.iloc[0].tolist() == ["0.225 to 0.775 (equal: 0.500)", "78", "0.68", "22"]
+    assert table.iloc[0].tolist() == ["0.225 to 0.775 (equal: 0.500)", "78", "+0.68", "22"]
     assert len(twenty_attributes.step_table({"modulated": [{"epochs": [{}]}]})) == 0
 
 
@@ -309,7 +310,7 @@ def test_the_verdict_table_has_a_line_for_every_other_row_that_was_run(rows):
                                  ("branches, 25", "fully shared", "independent", "signed scales")]
     value, low, high = looped_difference(rows[OURS], rows["fully shared"])
     assert table.loc["modulated − fully shared"].tolist() == [
-        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]", "+13.59", "held"]
+        with_interval(value, low, high), "+13.59", "held"]
     assert table.loc["modulated − signed scales"].tolist()[1:] == ["–", "–"]
 
 
@@ -430,8 +431,8 @@ def test_whether_the_order_is_a_matter_of_the_scales_rate(ours, one_rate, words)
         one for row, value in ((OURS, ours), ("modulated, one rate", one_rate),
                                ("branches, 256", 80)) for one in two_seeds(row, value)]))
     first, second = said.split(";")
-    assert f"it is **{words[0]}** them ({ours - 80:+.2f} [" in first
-    assert f"it is **{words[1]}** them ({one_rate - 80:+.2f} [" in second
+    assert f"it is **{words[0]}** them ({signed(ours - 80)} [" in first
+    assert f"it is **{words[1]}** them ({signed(one_rate - 80)} [" in second
 
 
 @pytest.mark.parametrize("missing", [OURS, "modulated, one rate", "branches, 256"])

@@ -262,7 +262,7 @@ def test_the_table_has_the_papers_difference_the_measured_one_and_the_word(mixed
     assert table.paper.tolist() == [
         "+13.9", "+7.9", "+28.5", "+14.8", "+21.6", "+2.1", "+1.0", "+0.9"]
     assert table.loc[SHARED_WORSE, "measured"] == "+10.3 [+9.6, +11.1]"
-    assert table.loc[SMILE_WORSE, "measured"] == "+0.0 [-2.5, +2.5]"
+    assert table.loc[SMILE_WORSE, "measured"] == "+0.0 [−2.5, +2.5]"
     assert [measured == "–" for measured in table.measured] == [
         word == "not run yet" for word in WORDS]
 

@@ -73,17 +73,17 @@ def test_the_pair_table_has_every_layer_and_all_of_them():
         for layer in ("block5", "fc", "all")]
     # |difference|: 1, 0 | 0, 2, 0; its mean 0.6, its variance (1 + 4) / 5 − 0.36
     assert table.loc["Smiling / Mouth Slightly Open"].to_numpy().tolist() == [
-        ["0.500", "0.250", "+0.500", "–"], ["0.667", "0.889", "-0.667", "–"],
-        ["0.600", "0.640", "-0.200", "0.18 (variance 0.03)"]]
+        ["0.500", "0.250", "+0.500", "–"], ["0.667", "0.889", "−0.667", "–"],
+        ["0.600", "0.640", "−0.200", "0.18 (variance 0.03)"]]
     assert table.loc[("Smiling / Young", "all")].tolist() == [
-        "0.800", "1.360", "-0.400", "0.24 (variance 0.047)"]
+        "0.800", "1.360", "−0.400", "0.24 (variance 0.047)"]
 
 
 def test_the_pair_table_averages_records_and_finds_tasks_by_name():
     there = record(block5=BLOCK5)
     turned = record((YOUNG, MOUTH, SMILE), block5=np.zeros((3, 2), np.float32))
     assert pair_table([there, turned], [UNRELATED]).loc[("Smiling / Young", "all")].tolist() == [
-        "0.750", "1.125", "-0.750", "0.24 (variance 0.047)"]
+        "0.750", "1.125", "−0.750", "0.24 (variance 0.047)"]
     shown = pair_table([there], [(YOUNG, MOUTH)])
     assert shown.loc[("Young / Mouth Slightly Open", "all"), "paper"] == "–"
 
@@ -113,7 +113,7 @@ def test_labels_are_correlated_by_the_phi_coefficient():
 
 @pytest.mark.parametrize(("sign", "said"), [
     (1, "**rank the pairs of tasks alike**: rank correlation +1.00 [+1.00, +1.00]"),
-    (-1, "**rank the pairs of tasks in opposite orders**: rank correlation -1.00 [-1.00, -1.00]")])
+    (-1, "**rank the pairs of tasks in opposite orders**: rank correlation −1.00 [−1.00, −1.00]")])
 def test_a_sentence_says_whether_two_views_agree(sign, said):
     table = np.random.default_rng(2).random((6, 6))
     table = table + table.T
@@ -205,7 +205,7 @@ def test_the_agreement_table_has_every_two_tables():
     table, unknown = random_table(8, 0), np.full((8, 8), np.nan)
     shown = agreement_table({"scales": table, "labels": -table, "gradients": unknown})
     assert shown["rank correlation"].to_dict() == {
-        "scales and labels": "-1.00 [-1.00, -1.00]", "scales and gradients": "not run yet",
+        "scales and labels": "−1.00 [−1.00, −1.00]", "scales and gradients": "not run yet",
         "labels and gradients": "not run yet"}
 
 
@@ -213,7 +213,7 @@ def test_the_agreement_table_can_be_against_others_alone():
     table = random_table(8, 0)
     shown = agreement_table({"block5": table, "fc": -table}, {"labels": table})
     assert list(shown.index) == ["block5 and labels", "fc and labels"]
-    assert shown["rank correlation"].str[:5].tolist() == ["+1.00", "-1.00"]
+    assert shown["rank correlation"].str[:5].tolist() == ["+1.00", "−1.00"]
 
 
 def test_every_pair_has_its_mean_and_variance_in_each_layer():
@@ -234,5 +234,5 @@ def test_a_view_agrees_with_itself_as_far_as_its_trainings_do():
     one, unknown = random_table(8, 0), np.full((8, 8), np.nan)
     shown = repeat_table({"same": [one, one, one], "turned": [one, -one], "once": [one],
                           "unknown": [one, unknown]})
-    assert shown["rank correlation"].tolist() == ["+1.00", "-1.00", "not run yet", "not run yet"]
+    assert shown["rank correlation"].tolist() == ["+1.00", "−1.00", "not run yet", "not run yet"]
     assert shown.index[0] == "same, trained again"
