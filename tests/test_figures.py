@@ -365,3 +365,11 @@ def test_letters_are_no_smaller_than_7_points_on_the_page(name, ax):
 def test_no_figure_of_a_page_is_so_wide_that_its_letters_shrink(path):
     widths = re.findall(r"figsize=\(([0-9.]+),", path.read_text("utf8"))
     assert [width for width in widths if float(width) > 7.6] == []
+
+
+def test_no_table_of_a_page_is_cut_short():
+    long = pd.DataFrame({"which": ["a long name " * 20] * 190})
+    figures.use_style()
+    shown = long.to_html()
+    assert shown.count("<td>") == 190 and shown.count("a long name") == 190 * 20
+    assert "..." not in shown
