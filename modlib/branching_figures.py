@@ -28,6 +28,7 @@ def grouping_tree(ax: Axes, layers: Mapping[str, Sequence[Sequence[str]]]) -> Ax
     """A network's branches as a tree: the image comes in at the left, the tasks are at the right.
 
     A bar is a branch and reaches over the tasks that it serves; a line leads to what it reads.
+    Branches that grew from one of the lowest layer shown have its colour.
 
     Args:
         layers: the groups of tasks of each layer that has branches, from the lowest up.
@@ -39,15 +40,16 @@ def grouping_tree(ax: Axes, layers: Mapping[str, Sequence[Sequence[str]]]) -> Ax
     order = tree_order(layers)
     row = {task: number for number, task in enumerate(order)}
     middles = {(-1, task): (len(order) - 1) / 2 for task in order}
+    colours = cycle(colour for colour in COLOURS if colour != GREY)  # the lines are grey
+    colour_of = {task: colour for tasks, colour in
+                 zip(next(iter(layers.values())), colours, strict=False) for task in tasks}
     for x, groups in enumerate(layers.values()):
-        colours = cycle(colour for colour in COLOURS if colour != GREY)  # the lines are grey
-        for tasks in sorted(groups, key=lambda tasks: row[tasks[0]]):
+        for tasks in groups:
             ends = min(row[task] for task in tasks), max(row[task] for task in tasks)
             middle, before = sum(ends) / 2, middles[x - 1, tasks[0]]
-            colour = next(colours)
             ax.plot([x - 1, x - 0.75, x - 0.25, x], [before, before, middle, middle], color=GREY,
                     linewidth=1, zorder=1)
-            ax.plot([x, x], [ends[0] - 0.3, ends[1] + 0.3], color=colour, linewidth=6,
+            ax.plot([x, x], [ends[0] - 0.3, ends[1] + 0.3], color=colour_of[tasks[0]], linewidth=6,
                     solid_capstyle="round", zorder=2)
             middles |= {(x, task): middle for task in tasks}
     top = len(layers) - 1

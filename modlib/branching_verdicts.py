@@ -102,10 +102,12 @@ def tree_sentence(rows: Rows) -> str:
 
 
 def costs(rows: Rows) -> list[tuple[Verdict, float]]:
-    """The paper's claims about ratios to VGG-16 for α = 1, each less what is taken for "far".
+    """The paper's claims about ratios to VGG-16 for α = 1, each over what is taken for "far".
+
+    Ratios are compared by their logarithms, as none can be below 0.
 
     Returns:
-        the verdict and the threshold, which is to be added to its numbers.
+        the verdict, in natural logarithms, and the threshold that its ratios are over.
     """
     paper, ours = paper_table(), paper_table()[PAPER_NAMES[LOW]]
     of_weights = [vgg16_weights(len(one["settings"]["tasks"])) / weights_at(one)
@@ -114,20 +116,22 @@ def costs(rows: Rows) -> list[tuple[Verdict, float]]:
                for key in ("million_parameters", "milliseconds")}
     return [
         (over_seeds(f"VGG-16 has far more weights: at least {FAR_WEIGHTS} times as many (α = 1)",
-                    [ratio - FAR_WEIGHTS for ratio in of_weights], printed["million_parameters"]),
+                    [np.log(ratio / FAR_WEIGHTS) for ratio in of_weights],
+                    printed["million_parameters"]),
          FAR_WEIGHTS),
         (over_seeds(f"VGG-16 is far slower: at least {FAR_TIME} times (α = 1)",
-                    [speed_up(one) - FAR_TIME for one in rows[LOW]], printed["milliseconds"]),
+                    [np.log(speed_up(one) / FAR_TIME) for one in rows[LOW]],
+                    printed["milliseconds"]),
          FAR_TIME)]
 
 
 def ratio(one: Verdict, far: float) -> str:
     """A verdict of :func:`costs` for people: the measured ratio and its interval."""
-    value, low, high = (number + far for number in (one.difference, one.low, one.high))
+    value, low, high = (far * np.exp(number) for number in (one.difference, one.low, one.high))
     if np.isnan(value):
         return "not run yet"
     return f"× {value:.1f}" + (
-        " (one seed)" if np.isinf(low) else f" [{low:.1f}, {high:.1f}]")
+        " (one seed)" if np.isinf(one.low) else f" [{low:.1f}, {high:.1f}]")
 
 
 def verdict_table(rows: Rows) -> pd.DataFrame:

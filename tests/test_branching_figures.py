@@ -38,6 +38,18 @@ def test_the_tree_has_a_bar_a_branch_and_the_names_of_layers_and_tasks():
                      "shared layers"]
 
 
+def test_what_grew_from_one_branch_has_its_colour_in_every_layer():
+    ax, order = grouping_tree(new_axes(), LAYERS), tree_order(LAYERS)
+    bars = [line for line in ax.lines if line.get_linewidth() == 6]
+    colours = {}
+    for bar in bars:
+        low, high = (round(y) for y in bar.get_ydata())
+        for task in order[low:high + 1]:
+            colours.setdefault(task, set()).add(bar.get_color())
+    assert colours["a"] == colours["c"] == colours["e"] != colours["b"] == colours["d_x"]
+    assert all(len(found) == 1 for found in colours.values())
+
+
 def test_a_tree_that_is_split_from_the_first_layer_starts_at_the_image():
     ax = grouping_tree(new_axes(), {"conv1_1": [["a"], ["b"]]})
     assert ax.texts[-1].get_text() == "the image"

@@ -215,9 +215,22 @@ def test_costs_are_ratios_judged_against_what_far_means(rows, milliseconds, word
     for one in rows[LOW]:
         one["run"]["milliseconds"]["network"] = milliseconds + one["settings"]["seed"] / 100
     (weights, far), (time, _) = costs(rows)
-    assert weights.difference + far == vgg16_weights(3) / weights_at(rows[LOW][0])
+    assert far * np.exp(weights.difference) == pytest.approx(
+        vgg16_weights(3) / weights_at(rows[LOW][0]))
     assert weights.word == "held" and weights.paper == pytest.approx(134.41 / 1.49)
     assert time.word == word
+
+
+def test_the_interval_of_a_ratio_cannot_reach_below_zero(rows):
+    """Of 4 and 9 times: the geometric mean 6, and by t(0.975, 1) = 12.706 in logarithms."""
+    for one, milliseconds in zip(rows[LOW][:2], (1.0, 2.25), strict=True):
+        one["run"]["milliseconds"] = {"network": milliseconds, "vgg16": 9.0}
+    two = rows | {LOW: rows[LOW][:2]}
+    time, far = costs(two)[1]
+    half = 12.706 * np.log(9 / 4) / 2
+    assert np.log(far) + np.array([time.difference, time.low, time.high]) == pytest.approx(
+        [np.log(6), np.log(6) - half, np.log(6) + half], rel=1e-3)
+    assert verdict_table(two).iloc[-1]["measured"].startswith("× 6.0 [0.0, ")
 
 
 def test_one_seed_decides_nothing_and_none_is_not_run_yet(rows):
