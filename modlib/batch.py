@@ -5,24 +5,20 @@ that are done are read, so a call that is made again goes on from where the last
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from modlib.errors import ModlibError, unknown_name
-from modlib.results import project_root, read_record, resolve
-from modlib.whole_files import cannot_be_written, check_writable, written_whole
+from modlib.executed_copies import COPIES, executed_copy, from_root, mark_stopped, status_table
+from modlib.results import project_root, resolve
+from modlib.whole_files import cannot_be_written, check_writable
 
-COPIES = "runs"  # executed copies lie here, each beside its log
 MADE_HERE = ("toy_faces", "digits")  # data sets that need no data_root
 LOG_SECONDS = "5"  # between two lines of a progress bar in a log
 
@@ -95,11 +91,6 @@ def notebooks_for(settings: Path) -> list[Path]:
     return [path for number, path in there.items() if (number in named) != bool(said[1])]
 
 
-def executed_copy(notebook: Path, settings: Path) -> Path:
-    """Where papermill puts what it makes of a notebook; the log lies beside it."""
-    return resolve(COPIES) / f"{notebook.stem}.{settings.stem}.ipynb"
-
-
 def run_notebook(
     notebook: Path, settings: Path, data: str | None = None, results: str | None = None,
     changes: str | None = None,
@@ -122,9 +113,9 @@ def run_notebook(
     given = {"data_root": data, "results_dir": results}
     command = [
         sys.executable, "-m", "papermill", "-k", "python3", "--cwd", ".", "--log-output",
-        "--no-progress-bar", "-f", _within(settings), *(("-y", changes) if changes else ()),
+        "--no-progress-bar", "-f", from_root(settings), *(("-y", changes) if changes else ()),
         *(part for name, value in given.items() if value for part in ("-r", name, value)),
-        _within(notebook), _within(copy)]
+        from_root(notebook), from_root(copy)]
     with _log(copy.with_suffix(".log")) as write, subprocess.Popen(
             command, cwd=root, env={"TQDM_MININTERVAL": LOG_SECONDS} | os.environ, text=True,
             encoding="utf8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as papermill:
@@ -134,7 +125,7 @@ def run_notebook(
                 write(line)
         except KeyboardInterrupt:
             papermill.communicate()  # it was interrupted too, and keeps what was done
-            _mark_stopped(copy)
+            mark_stopped(copy)
             raise
     return papermill.returncode == 0
 
@@ -159,84 +150,6 @@ def _log(path: Path) -> Iterator[Callable[[str], None]]:
     finally:
         with suppress(OSError):  # of a line that was said already
             file.close()
-
-
-def _mark_stopped(copy: Path) -> None:
-    """Say so in the copy: papermill does not, and ends an interrupted copy as it ends any."""
-    if copy.exists():
-        content = json.loads(copy.read_text("utf8"))
-        content["metadata"]["modlib"] = {"stopped": True}
-        with written_whole(copy, "the executed copy") as file:
-            file.write(json.dumps(content, indent=1).encode())
-
-
-def _within(path: Path) -> str:
-    """A path as it is told: from the project's root."""
-    return str(path.relative_to(project_root()))
-
-
-def status_table(copies: Iterable[Path]) -> pd.DataFrame:
-    """What has come of executed copies, one a line.
-
-    Returns:
-        columns ``notebook``, ``settings``, ``state`` (done, failed, stopped by an interrupt, or
-        not finished: at work, or killed), ``runs done`` and ``runs left`` by the records that are
-        there, ``minutes`` of training in them (these three empty where the notebook has no runs,
-        or has not come to them), ``last line``, the minute in which the log got it (local time: it
-        tells a notebook at work from a killed one), ``executed copy``, ``log``, and ``error``,
-        that a cell ended in.
-
-    Raises:
-        ModlibError: a copy is no notebook, or a record of its runs is broken.
-    """
-    return pd.DataFrame([_status(copy) for copy in copies])
-
-
-def _status(copy: Path) -> dict[str, Any]:
-    notebook, _, settings = copy.stem.partition(".")
-    try:
-        state, names, error = _told_by(json.loads(copy.read_text("utf8", errors="replace")))
-    except json.JSONDecodeError:  # papermill is writing it, and may be within a letter
-        state, names, error = "not finished", [], ""
-    except (AttributeError, KeyError, TypeError, RecursionError) as wrong:
-        raise ModlibError(f"{copy} is no notebook; allowed in {COPIES}/: what papermill "
-                          "writes. Delete it, or run it again") from wrong
-    records = [read_record(resolve(name)) for name in names if resolve(name).exists()]
-    seconds = sum(record["run"]["training_seconds"] for record in records)
-    return {
-        "notebook": notebook, "settings": settings, "state": state,
-        "runs done": str(len(records)) if names else "",
-        "runs left": str(len(names) - len(records)) if names else "",
-        "minutes": f"{seconds / 60:.1f}" if names else "",
-        "last line": _last_written(copy.with_suffix(".log")),
-        "executed copy": _within(copy), "log": _within(copy.with_suffix(".log")), "error": error,
-    }
-
-
-def _last_written(log: Path) -> str:
-    try:
-        return datetime.fromtimestamp(log.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-    except FileNotFoundError:
-        return ""
-
-
-def _told_by(content: Any) -> tuple[str, list[str], str]:
-    """The state of a copy, the names of its runs' records, and the error that a cell ended in."""
-    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
-    names = [name + "" for output in outputs  # a TypeError where it is no text
-             for name in output.get("metadata", {}).get("modlib", {}).get("records", [])]
-    error = next((output for output in outputs if output["output_type"] == "error"), None)
-    said = f"{error['ename']}: {error['evalue']}" if error else ""
-    return _state(error, content["metadata"]), names, said
-
-
-def _state(error: Mapping[str, str] | None, metadata: Mapping[str, Any]) -> str:
-    stopped = error and error["ename"] in ("Stopped", "KeyboardInterrupt")
-    if stopped or metadata.get("modlib", {}).get("stopped"):
-        return "stopped"
-    if error:
-        return "failed"
-    return "done" if metadata.get("papermill", {}).get("end_time") else "not finished"
 
 
 def _print_status(copies: Sequence[Path]) -> None:

@@ -8,16 +8,23 @@ Shapes: T tasks, K triplets a task, N images of the test split, S stages of the 
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from modlib.arrays import from_json
 from modlib.errors import ModlibError
+from modlib.record_fields import (
+    check_number,
+    check_pair,
+    check_shares,
+    check_sign_counts,
+    check_whole,
+    entry,
+    read_array,
+    refuse,
+)
 
-INFINITY, LARGEST = math.inf, sys.float_info.max
 ROUNDING = 1e-6
 COSINE_LIMIT = 1.001  # what rounding in float32 may make of 1
 SHARES = ("accuracy", "auc")  # by task, of each split
@@ -36,23 +43,23 @@ def check_record(record: Mapping[str, Any]) -> None:
     Raises:
         ModlibError: with the place within the record, what is there and what is allowed.
     """
-    tasks = _get(record, "settings", dict).get("tasks")
+    tasks = entry(record, "settings", dict).get("tasks")
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
-        _refuse(record, "settings.tasks", tasks, "a list of names")
+        refuse(record, "settings.tasks", tasks, "a list of names")
     if record["status"] != "done":
-        _refuse(record, "status", record["status"], "'done'")
-    for split, count in _get(_get(record, "data", dict), "images", dict, record, "data.",
-                             {}).items():
-        _whole(record, f"data.images.{split}", count, 0)
-    _check_results(record, _get(record, "results", dict), tasks)
-    _check_epochs(record, _get(record, "epochs", list), tasks)
-    run = _get(record, "run", dict)
-    milliseconds = _get(run, "milliseconds", dict, record, "run.") if "milliseconds" in run else {}
+        refuse(record, "status", record["status"], "'done'")
+    images = entry(entry(record, "data", dict), "images", dict, record, "data.", {})
+    for split, count in images.items():
+        check_whole(record, f"data.images.{split}", count, 0)
+    _check_results(record, entry(record, "results", dict), tasks)
+    _check_epochs(record, entry(record, "epochs", list), tasks)
+    run = entry(record, "run", dict)
+    milliseconds = entry(run, "milliseconds", dict, record, "run.") if "milliseconds" in run else {}
     for where, found in (
             *((f"run.{key}", run[key]) for key in ("training_seconds", "images_per_second")
               if key in run),
             *((f"run.milliseconds.{key}", value) for key, value in milliseconds.items())):
-        _number(record, where, found, above=0)
+        check_number(record, where, found, above=0)
     _check_speed(record, run)
 
 
@@ -63,8 +70,8 @@ def _check_speed(record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         return
     wanted = sum(images) / run["training_seconds"]
     if not math.isclose(run["images_per_second"], wanted, rel_tol=ROUNDING):
-        _refuse(record, "run.images_per_second", run["images_per_second"],
-                f"{sum(images)} images over {run['training_seconds']} seconds, {wanted:.1f}")
+        refuse(record, "run.images_per_second", run["images_per_second"],
+               f"{sum(images)} images over {run['training_seconds']} seconds, {wanted:.1f}")
 
 
 def check_name(record: Mapping[str, Any], settings_class: type) -> None:
@@ -91,33 +98,34 @@ def check_name(record: Mapping[str, Any], settings_class: type) -> None:
 
 def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
     for measure in SHARES:
-        _shares(record, f"results.test_{measure}", results.get(f"test_{measure}"), tasks)
+        check_shares(record, f"results.test_{measure}", results.get(f"test_{measure}"), tasks)
     if record["settings"].get("final_test") and not any(f"test_{one}" in results for one in SHARES):
-        _refuse(record, "results.test_accuracy", None, "a share for each task: final_test was set")
+        refuse(record, "results.test_accuracy", None, "a share for each task: final_test was set")
     if "top_recall" in results:
-        _number(record, "results.top_recall", results["top_recall"], 0, 1)
-    for task, scores in _get(results, "retrieval", dict, record, "results.", {}).items():
+        check_number(record, "results.top_recall", results["top_recall"], 0, 1)
+    for task, scores in entry(results, "retrieval", dict, record, "results.", {}).items():
         where = f"results.retrieval.{task}"
         if task not in tasks or not isinstance(scores, dict):
-            _refuse(record, where, scores, f"the scores of one of {', '.join(tasks)}")
-        _whole(record, f"{where}.queries", scores.get("queries"), 0)
+            refuse(record, where, scores, f"the scores of one of {', '.join(tasks)}")
+        check_whole(record, f"{where}.queries", scores.get("queries"), 0)
         for measure, value in scores.items():
             if measure != "queries" and (scores["queries"] or value is not None):
-                _number(record, f"{where}.{measure}", value, 0, 1)
-    counts = _get(results, "parameters", dict, record, "results.", {})
+                check_number(record, f"{where}.{measure}", value, 0, 1)
+    counts = entry(results, "parameters", dict, record, "results.", {})
     for part, count in counts.items():
-        _whole(record, f"results.parameters.{part}", count, 0 if part in ("shared", "task") else 1)
+        check_whole(record, f"results.parameters.{part}", count,
+                    0 if part in ("shared", "task") else 1)
     if {"total", "shared", "task"} <= counts.keys() and (
             counts["total"] != counts["shared"] + counts["task"]):
-        _refuse(record, "results.parameters.total", counts["total"],
-                f"the sum of shared and task, {counts['shared'] + counts['task']}")
+        refuse(record, "results.parameters.total", counts["total"],
+               f"the sum of shared and task, {counts['shared'] + counts['task']}")
     if "dead_scales" in results:
-        _whole(record, "results.dead_scales", results["dead_scales"], 0)
-    _shares(record, "results.hard", results.get("hard"), tasks)
-    for n, pair in enumerate(_get(results, "w_distance", list, record, "results.", [])):
-        _pair(record, f"results.w_distance[{n}]", pair, tasks)
+        check_whole(record, "results.dead_scales", results["dead_scales"], 0)
+    check_shares(record, "results.hard", results.get("hard"), tasks)
+    for n, pair in enumerate(entry(results, "w_distance", list, record, "results.", [])):
+        check_pair(record, f"results.w_distance[{n}]", pair, tasks)
         for measure in ("mean", "variance"):
-            _number(record, f"results.w_distance[{n}].{measure}", pair.get(measure), 0)
+            check_number(record, f"results.w_distance[{n}].{measure}", pair.get(measure), 0)
     _check_triplets(record, results, tasks)
     _check_answers(record, results, tasks)
     _check_probes(record, results, tasks)
@@ -126,37 +134,37 @@ def _check_results(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
 def _check_triplets(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
     if "test_triplets" not in results:
         return
-    kept, where = _get(results, "test_triplets", dict, record, "results."), "results.test_triplets"
-    correct_TK = _array(record, f"{where}.correct", kept.get("correct"), (len(tasks), None))
+    kept, where = entry(results, "test_triplets", dict, record, "results."), "results.test_triplets"
+    correct_TK = read_array(record, f"{where}.correct", kept.get("correct"), (len(tasks), None))
     if correct_TK.dtype != bool or not correct_TK.size:
-        _refuse(record, f"{where}.correct", correct_TK.dtype, "bool, one triplet a task or more")
-    images = _get(record, "data", dict).get("images", {}).get("test")
-    _array(record, f"{where}.labels", kept.get("labels"), (images, len(tasks)))
+        refuse(record, f"{where}.correct", correct_TK.dtype, "bool, one triplet a task or more")
+    images = entry(record, "data", dict).get("images", {}).get("test")
+    read_array(record, f"{where}.labels", kept.get("labels"), (images, len(tasks)))
     for task, share in zip(tasks, correct_TK.mean(1), strict=True):
         stated = (results.get("test_accuracy") or {}).get(task)
         if stated is None or abs(stated - share) > ROUNDING:
-            _refuse(record, f"results.test_accuracy.{task}", stated,
-                    f"the share of its triplets that are correct, {share:.6f}")
+            refuse(record, f"results.test_accuracy.{task}", stated,
+                   f"the share of its triplets that are correct, {share:.6f}")
 
 
 def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
     """The shares of right answers are the accuracies; those of the highest logits, the recall."""
-    images = _get(record, "data", dict).get("images", {}).get("test")
+    images = entry(record, "data", dict).get("images", {}).get("test")
     for key in (key for key in (ANSWERS, TOP) if key in results):
-        kept, where = _get(results, key, dict, record, "results."), f"results.{key}"
-        right_TN = _array(record, f"{where}.right", kept.get("right"), (len(tasks), images))
+        kept, where = entry(results, key, dict, record, "results."), f"results.{key}"
+        right_TN = read_array(record, f"{where}.right", kept.get("right"), (len(tasks), images))
         asked_TN = np.ones(right_TN.shape, bool)
         if "asked" in kept:
-            asked_TN = _array(record, f"{where}.asked", kept["asked"], right_TN.shape)
+            asked_TN = read_array(record, f"{where}.asked", kept["asked"], right_TN.shape)
         if "parts" in kept:
-            _array(record, f"{where}.parts", kept["parts"], (images, None))
+            read_array(record, f"{where}.parts", kept["parts"], (images, None))
         for part, array in (("right", right_TN), ("asked", asked_TN)):
             if array.dtype != bool:
-                _refuse(record, f"{where}.{part}", array.dtype, "bool")
+                refuse(record, f"{where}.{part}", array.dtype, "bool")
         for task, asked_N in zip(tasks, asked_TN, strict=True):
             if not asked_N.any():
-                _refuse(record, f"{where}.asked", f"no image for {task}",
-                        "one image a task or more")
+                refuse(record, f"{where}.asked", f"no image for {task}",
+                       "one image a task or more")
         shares_T = (right_TN & asked_TN).sum(1) / asked_TN.sum(1)
         stated = results.get("test_accuracy") or {}
         pairs = ([("top_recall", results.get("top_recall"), shares_T.mean())] if key == TOP else
@@ -164,9 +172,9 @@ def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
                   for task, share in zip(tasks, shares_T, strict=True)])
         for name, found, share in pairs:
             if found is None or abs(found - share) > ROUNDING:
-                _refuse(record, f"results.{name}", found,
-                        f"the share that {where} holds, {share:.6f}")
-        for task, wrong in _get(kept, "wrong", dict, record, f"{where}.", {}).items():
+                refuse(record, f"results.{name}", found,
+                       f"the share that {where} holds, {share:.6f}")
+        for task, wrong in entry(kept, "wrong", dict, record, f"{where}.", {}).items():
             _check_wrong(record, f"{where}.wrong.{task}", wrong,
                          int((~right_TN[[task == one for one in tasks]]).sum()))
 
@@ -174,151 +182,80 @@ def _check_answers(record: Mapping[str, Any], results: Mapping[str, Any], tasks:
 def _check_wrong(record: Mapping[str, Any], where: str, found: Any, count: int) -> None:
     """What wrong answers are: no more of them are another task's digit than there are."""
     if not isinstance(found, dict) or found.get("count") != count:
-        _refuse(record, where, found, f"a count of {count}, the wrong answers")
+        refuse(record, where, found, f"a count of {count}, the wrong answers")
     for part in ("of_others", "by_chance"):
-        _number(record, f"{where}.{part}", found.get(part), 0, count)
+        check_number(record, f"{where}.{part}", found.get(part), 0, count)
 
 
 def _check_probes(record: Mapping[str, Any], results: Mapping[str, Any], tasks: list) -> None:
     if "probes" not in results:
         return
-    probes = _get(results, "probes", dict, record, "results.")
-    _whole(record, "results.probes.batches", probes.get("batches"), 1)
-    modes = _get(probes, "modes", dict, record, "results.probes.")
+    probes = entry(results, "probes", dict, record, "results.")
+    check_whole(record, "results.probes.batches", probes.get("batches"), 1)
+    modes = entry(probes, "modes", dict, record, "results.probes.")
     for mode, found in modes.items():
         where = f"results.probes.modes.{mode}"
         if not isinstance(found, dict):
-            _refuse(record, where, found, "a mode's counts and agreement")
-        _sign_counts(record, f"{where}.counts", found.get("counts"),
-                     (2, len(tasks), len(tasks)), probes["batches"])
+            refuse(record, where, found, "a mode's counts and agreement")
+        check_sign_counts(record, f"{where}.counts", found.get("counts"),
+                          (2, len(tasks), len(tasks)), probes["batches"])
         agreement = found.get("agreement")
         if not isinstance(agreement, dict) or agreement.keys() != modes.keys():
-            _refuse(record, f"{where}.agreement", agreement, f"a share for {', '.join(modes)}")
+            refuse(record, f"{where}.agreement", agreement, f"a share for {', '.join(modes)}")
         for other, share in agreement.items():
             if share is not None:
-                _number(record, f"{where}.agreement.{other}", share, 0, 1)
+                check_number(record, f"{where}.agreement.{other}", share, 0, 1)
 
 
 def _check_epochs(record: Mapping[str, Any], epochs: list, tasks: list) -> None:
     wanted = record["settings"].get("epochs")
     if len(epochs) != wanted:
-        _refuse(record, "epochs", f"{len(epochs)} of them", f"{wanted}, as the settings say")
+        refuse(record, "epochs", f"{len(epochs)} of them", f"{wanted}, as the settings say")
     for n, epoch in enumerate(epochs):
         where = f"epochs[{n}]"
         if not isinstance(epoch, dict):
-            _refuse(record, where, epoch, "an epoch's measures")
+            refuse(record, where, epoch, "an epoch's measures")
         if epoch.get("epoch") != n + 1:
-            _refuse(record, f"{where}.epoch", epoch.get("epoch"), str(n + 1))
+            refuse(record, f"{where}.epoch", epoch.get("epoch"), str(n + 1))
         for measure in SHARES:
             for split in ("train", "valid"):
-                _shares(record, f"{where}.{split}_{measure}", epoch.get(f"{split}_{measure}"),
-                        tasks)
-        losses = _get(epoch, "task_losses", dict, record, f"{where}.", {})
+                check_shares(record, f"{where}.{split}_{measure}",
+                             epoch.get(f"{split}_{measure}"), tasks)
+        losses = entry(epoch, "task_losses", dict, record, f"{where}.", {})
         for task, loss in (("loss", epoch.get("loss", 0)), *losses.items()):
-            _number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss, 0)
-        for task, weight in _get(epoch, "task_weights", dict, record, f"{where}.", {}).items():
-            _number(record, f"{where}.task_weights.{task}", weight)
+            check_number(record, f"{where}.{'' if task == 'loss' else 'task_losses.'}{task}", loss,
+                         0)
+        for task, weight in entry(epoch, "task_weights", dict, record, f"{where}.", {}).items():
+            check_number(record, f"{where}.task_weights.{task}", weight)
         for measure, low in (("largest_weight", 0), ("cosine_to_mean", -1), ("tasks_uphill", 0)):
             if measure in epoch:
-                _number(record, f"{where}.{measure}", epoch[measure], low, 1)
+                check_number(record, f"{where}.{measure}", epoch[measure], low, 1)
         if "images" in epoch:
-            _whole(record, f"{where}.images", epoch["images"], 1)
+            check_whole(record, f"{where}.images", epoch["images"], 1)
         if "seconds" in epoch:
-            _number(record, f"{where}.seconds", epoch["seconds"], above=0)
+            check_number(record, f"{where}.seconds", epoch["seconds"], above=0)
         _check_ucr(record, where, epoch, tasks)
 
 
 def _check_ucr(record: Mapping[str, Any], where: str, epoch: Mapping[str, Any], tasks) -> None:
-    pairs = _get(epoch, "ucr", list, record, f"{where}.", [])
+    pairs = entry(epoch, "ucr", list, record, f"{where}.", [])
     if not pairs:
         return
     probes = epoch.get("ucr_batches")
-    _whole(record, f"{where}.ucr_batches", probes, 1)
+    check_whole(record, f"{where}.ucr_batches", probes, 1)
     for n, pair in enumerate(pairs):
         here = f"{where}.ucr[{n}]"
-        _pair(record, here, pair, tasks)
+        check_pair(record, here, pair, tasks)
         for sign in SIGNS:
-            _whole(record, f"{here}.{sign}", pair.get(sign), 0)
+            check_whole(record, f"{here}.{sign}", pair.get(sign), 0)
         if sum(pair[sign] for sign in SIGNS) != probes:
-            _refuse(record, here, [pair[sign] for sign in SIGNS], f"a sum of {probes}, the probes")
-        _number(record, f"{here}.mean_cosine", pair.get("mean_cosine", 0),
-                -COSINE_LIMIT, COSINE_LIMIT)
+            refuse(record, here, [pair[sign] for sign in SIGNS], f"a sum of {probes}, the probes")
+        check_number(record, f"{here}.mean_cosine", pair.get("mean_cosine", 0),
+                     -COSINE_LIMIT, COSINE_LIMIT)
     if len({frozenset(pair["tasks"]) for pair in pairs}) != len(pairs):
-        _refuse(record, f"{where}.ucr", f"{len(pairs)} pairs", "each pair of tasks once")
+        refuse(record, f"{where}.ucr", f"{len(pairs)} pairs", "each pair of tasks once")
     if "ucr_stages" in epoch:
-        by_stage = _get(epoch, "ucr_stages", dict, record, f"{where}.")
-        stages = _get(by_stage, "stages", list, record, f"{where}.ucr_stages.")
-        _sign_counts(record, f"{where}.ucr_stages.counts", by_stage.get("counts"),
-                     (2, len(stages), len(tasks), len(tasks)), probes)
-
-
-def _sign_counts(record: Mapping[str, Any], where: str, found: Any, shape: tuple[int, ...],
-                 probes: int) -> None:
-    """Positive, then negative products of each pair of tasks: together at most the probes."""
-    counts = _array(record, where, found, shape)
-    if counts.dtype == bool or counts.min() < 0 or counts.sum(0).max() > probes:
-        _refuse(record, where, f"{counts.min()} to {counts.sum(0).max()} a pair",
-                f"0 to {probes}, the probes")
-
-
-def _array(record: Mapping[str, Any], where: str, found: Any,
-           shape: tuple[int | None, ...]) -> np.ndarray:
-    """A packed array of a shape; None in it stands for any length."""
-    try:
-        array = from_json(found)
-    except ModlibError as error:
-        _refuse(record, where, error, "a packed array")
-    wanted = tuple(any_of if one is None else one
-                   for one, any_of in zip(shape, array.shape, strict=False))
-    if len(array.shape) != len(shape) or array.shape != wanted:
-        _refuse(record, where, f"of shape {array.shape}",
-                f"shape {str(shape).replace('None', 'any')}")
-    return array
-
-
-def _pair(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
-    pair = found.get("tasks") if isinstance(found, dict) else None
-    two = isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1]
-    if not two or not all(task in tasks for task in pair):
-        _refuse(record, f"{where}.tasks", pair, f"two of {', '.join(tasks)}")
-
-
-def _shares(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
-    if found is None:  # what this kind of run does not measure
-        return
-    if not isinstance(found, dict) or found.keys() != set(tasks):
-        _refuse(record, where, found, f"one share for each of {', '.join(tasks)}")
-    for task, share in found.items():
-        _number(record, f"{where}.{task}", share, 0, 1)
-
-
-def _number(record, where: str, found: Any, low: float = -INFINITY, high: float = INFINITY,
-            above: float = -INFINITY) -> None:
-    real = is_number(found) and -LARGEST <= found <= LARGEST
-    if not real or not low <= found <= high or found <= above:
-        limits = (f" above {above:g}" if above > -INFINITY else
-                  f" from {low:g}" + (f" to {high:g}" if high < INFINITY else " up"))
-        _refuse(record, where, found, f"a number{limits}")
-
-
-def is_number(found: Any) -> bool:
-    """Whether a value of a record is a number, and not true or false."""
-    return isinstance(found, int | float) and not isinstance(found, bool)
-
-
-def _whole(record: Mapping[str, Any], where: str, found: Any, low: int) -> None:
-    if not isinstance(found, int) or isinstance(found, bool) or found < low:
-        _refuse(record, where, found, f"a whole number from {low} up")
-
-
-def _get(holder: Mapping[str, Any], key: str, kind: type, record: Mapping[str, Any] | None = None,
-         where: str = "", default: Any = None) -> Any:
-    """An entry of a kind; the default where it is not there and may be missing."""
-    found = holder.get(key, default)
-    if not isinstance(found, kind):
-        _refuse(record or holder, f"{where}{key}", found, f"a {kind.__name__}")
-    return found
-
-
-def _refuse(record: Mapping[str, Any], where: str, found: Any, allowed: str) -> None:
-    raise ModlibError(f"record {record['name']}: {where} is {str(found)[:100]}; allowed: {allowed}")
+        by_stage = entry(epoch, "ucr_stages", dict, record, f"{where}.")
+        stages = entry(by_stage, "stages", list, record, f"{where}.ucr_stages.")
+        check_sign_counts(record, f"{where}.ucr_stages.counts", by_stage.get("counts"),
+                          (2, len(stages), len(tasks), len(tasks)), probes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from modlib.errors import ModlibError
 from modlib.machine import processor
-from modlib.record_checks import is_number
+from modlib.record_fields import is_number
 from modlib.results import read_with_keys, resolve, write_record
 from modlib.tables import short_commit
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from modlib.errors import ModlibError
-from modlib.record_checks import is_number
+from modlib.record_fields import is_number
 from modlib.results import read_with_keys, resolve
 
 RECORD = "speed/benchmark.json"  # below the folder of results

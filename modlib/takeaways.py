@@ -10,6 +10,7 @@ from modlib import (
     later_tasks,
     three_views,
     top_down_study,
+    top_down_verdicts,
 )
 from modlib.claims import all_claims
 from modlib.errors import unknown_name
@@ -73,7 +74,7 @@ def _of_other_papers() -> list[Claim]:
     branching = branching_study.STUDY.published("celeba_cpu_branching")
     judged = [
         ("10_top_down", digits.folder,
-         top_down_study.verdicts(digits.published("multi_mnist_cpu"), digits.folder)),
+         top_down_verdicts.verdicts(digits.published("multi_mnist_cpu"), digits.folder)),
         ("11_adaptive_branching", branching_study.STUDY.folder,
          branching_verdicts.verdicts(branching)),
         ("13_three_views_of_task_relation", three_views.STUDY.folder,

@@ -27,7 +27,7 @@ from modlib.machine import (
     versions,
 )
 from modlib.optimisers import build_optimiser
-from modlib.record_checks import is_number
+from modlib.record_fields import is_number
 from modlib.results import read_with_keys, resolve, write_record
 from modlib.settings import Settings
 from modlib.training import training_step

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modlib.answers import answer_difference
 from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
@@ -22,7 +21,6 @@ from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
 from modlib.task_readers import ReaderSettings, operations
 from modlib.top_down import TopDownNetwork, weight_counts
-from modlib.verdicts import Verdict
 
 NOTEBOOK = "10"
 SYSTEMS = {"single": "single task", "uniform": "uniform scaling", "moo": "MOO",
@@ -81,42 +79,6 @@ CUB_200 = Study("top_down_cub_200", {
     for system in ("channel", "top_down")},
     settings=ReaderSettings)
 STUDIES = {"digits": MULTI_MNIST, "mnist": MULTI_MNIST, "clevr": CLEVR, "cub_200": CUB_200}
-
-# The paper's claims: what it says, the row that is better by it, and the other.
-CLAIMS = {
-    "top_down": [
-        *((f"Top-down modulation passes {what}, {count} tasks", f"{count} tasks, top-down",
-           f"{count} tasks, {SYSTEMS[system]}")
-          for system, what in (("single", "networks of their own"),
-                               ("channel", "channel modulation"), ("uniform", "uniform scaling"),
-                               ("moo", "MOO"))
-          for count in COUNTS),
-        *((f"Top-down modulation passes channel modulation{FAST}, {count} tasks", OURS[count],
-           FAST_CHANNELS[count]) for count in COUNTS),
-        *((f"{what} adds to channel modulation{said}", row, rows[4])
-          for said, rows in (("", CHANNELS), (FAST, FAST_CHANNELS))
-          for what, row in (("Seeing the image", "channels alone, image seen"),
-                            ("Modulating places", "places, image not seen"))),
-        ("Seeing the image adds to modulating places", OURS_4, "places, image not seen"),
-        ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
-        *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
-          for width in WIDTHS[1:]),
-        *((f"+ into TD is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")
-          for sign in "×⊗"),
-        *((f"⊗ into BU2 is better than {sign}", OURS_2, f"+ into TD, {sign} into BU2")
-          for sign in "+×"),
-        *((f"Without auxiliary losses it is better than {row}", OURS_2, row)
-          for row in ABLATIONS["d"]),
-    ],
-    "top_down_clevr": [
-        (f"Top-down modulation passes {SYSTEMS[system]}, {count} questions",
-         f"{count} tasks, top-down", f"{count} tasks, {SYSTEMS[system]}")
-        for system in ("single", "uniform", "channel") for count in (2, 3, 4)],
-    "top_down_cub_200": [
-        (f"Top-down modulation with the localisation loss passes {row}",
-         "top-down + localisation", row)
-        for row in (*list(SYSTEMS.values())[:4], "channel modulation + localisation")],
-}
 
 
 def lay_out(
@@ -209,31 +171,6 @@ def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFram
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def verdicts(rows: Rows, folder: str) -> list[Verdict]:
-    """The paper's claims about a data set, each judged over images and seeds."""
-    judged = []
-    for claim, better, worse in CLAIMS[folder]:
-        printed = paper_rows(folder, (better, worse))
-        judged.append(Verdict(claim, *answer_difference(rows.get(better, []), rows.get(worse, [])),
-                              _mean(printed[better]) - _mean(printed[worse])))
-    return judged
-
-
-def weight_sentence(rows: Rows) -> str:
-    """Whether top-down modulation has fewer weights than networks of their own, as Markdown."""
-    both = [(count, *(records[0]["results"]["parameters"]["weights"] / LENET_WEIGHTS
-                      for records in (rows[OURS[count]], rows[f"{count} tasks, single task"])))
-            for count in COUNTS
-            if rows.get(OURS[count]) and rows.get(f"{count} tasks, single task")]
-    if not both:
-        return "Whether it has fewer weights than networks of their own, records will tell."
-    listed = "; ".join(f"×{ours:.2f} against ×{single:.2f} for {count} tasks"
-                       for count, ours, single in both)
-    fewer = sum(ours < single for _, ours, single in both)
-    return ("The paper also claims that top-down modulation has fewer weights than networks of "
-            f"their own: so it is in {fewer} of {len(both)} cases ({listed}).")
-
-
 def curves(rows: Rows, names: Sequence[str]) -> dict[str, list[list[float]]]:
     """Mean validation accuracy in % by epoch, a list a seed, of the rows that were run."""
     return {name: [[100 * float(np.mean(list(epoch["valid_accuracy"].values())))
@@ -280,7 +217,3 @@ def _work(records: Sequence[Mapping[str, Any]]) -> str:
     settings = ReaderSettings(**records[0]["settings"])
     one = ReaderSettings(system="single", tasks=settings.tasks[:1])
     return f"×{operations(settings) / operations(one):.1f}"
-
-
-def _mean(printed: Mapping[str, Any]) -> float:
-    return float(np.mean(list(printed["accuracy"].values())))

@@ -4,36 +4,22 @@ they are. Neither is ever unpickled.
 Shapes: B batch, T tasks, C channels, H W height and width.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
 from modlib.checkpoints import read_checkpoint
 from modlib.errors import ModlibError
 from modlib.experiments import checkpoint_path, new_network
 from modlib.modulated_network import ModulatedNetwork
 from modlib.parameters import split_parameters
-from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.task_networks import Network
 from modlib.trunk import PIXEL_MEAN_RGB, PIXEL_SCALE
-from modlib.whole_files import cannot_be_written, remove_abandoned, written_whole
+from modlib.weight_files import KEYS, check_tensors, read_pair, stem, write_pair
 
-FORMAT = 1  # raise it when the files' layout, or what the network does with the pixels, changes
 NETWORK, INSERTED = "network", "inserted modulation"
-ABSENT = "there is no file {}; a saved network is two files, {} and {}"
-KEYS = ("format", "kind", "tensors_sha256", "versions")
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ def network_of(record: Mapping[str, Any], places: Places) -> TrainedNetwork:
         raise ModlibError(f"checkpoint {path} ends after epoch {len(state['history'])} of "
                           f"{settings.epochs}; run the same settings again, and it goes on")
     network = _built(settings)
-    _check_tensors(state["network"], network.state_dict(), f"checkpoint {path}", "its settings")
+    check_tensors(state["network"], network.state_dict(), f"checkpoint {path}", "its settings")
     network.load_state_dict(state["network"])
     return TrainedNetwork(network, settings, {
         "record": record["name"], "data": record["data"],
@@ -106,8 +92,8 @@ def save(trained: TrainedNetwork, path: str | Path) -> tuple[Path, Path]:
         ModlibError: the network is not one of its settings, or the files cannot be written.
     """
     state = trained.network.state_dict()
-    _check_tensors(state, _built(trained.settings).state_dict(), "the network", "its settings")
-    return _write(path, state, dict(trained.about) | {
+    check_tensors(state, _built(trained.settings).state_dict(), "the network", "its settings")
+    return write_pair(path, state, dict(trained.about) | {
         "kind": NETWORK, "settings": trained.settings.as_dict(),
         "preprocessing": preprocessing(trained.settings)})
 
@@ -123,13 +109,13 @@ def load(path: str | Path) -> TrainedNetwork:
             a setting (such as the system) is not known; a tensor is missing, there is one too
             many, or one has another shape or kind; the pixels were prepared in another way.
     """
-    about, state = _read(path, NETWORK, ("settings", "preprocessing"))
-    settings = _settings_of(about["settings"], f"{_stem(path)}.json")
+    about, state = read_pair(path, NETWORK, ("settings", "preprocessing"))
+    settings = _settings_of(about["settings"], f"{stem(path)}.json")
     if about["preprocessing"] != preprocessing(settings):
-        raise ModlibError(f"{_stem(path)}.json prepares pixels by {about['preprocessing']!r}; this "
+        raise ModlibError(f"{stem(path)}.json prepares pixels by {about['preprocessing']!r}; this "
                           f"modlib by {preprocessing(settings)!r}")
     network = _built(settings)
-    _check_tensors(state, network.state_dict(), f"{_stem(path)}.safetensors", "the JSON beside it")
+    check_tensors(state, network.state_dict(), f"{stem(path)}.safetensors", "the JSON beside it")
     network.load_state_dict(state)
     own = {"settings", "preprocessing", *KEYS}
     return TrainedNetwork(network, settings, {k: v for k, v in about.items() if k not in own})
@@ -154,7 +140,7 @@ def save_inserted(network: ModulatedNetwork, path: str | Path) -> tuple[Path, Pa
     Raises:
         ModlibError: the files cannot be written.
     """
-    return _write(path, network.state_dict(), {"kind": INSERTED} | _inserted(network))
+    return write_pair(path, network.state_dict(), {"kind": INSERTED} | _inserted(network))
 
 
 def load_inserted(network: ModulatedNetwork, path: str | Path) -> ModulatedNetwork:
@@ -167,11 +153,11 @@ def load_inserted(network: ModulatedNetwork, path: str | Path) -> ModulatedNetwo
         ModlibError: as :func:`load`; or the tasks, or the modulated submodules, are others. The
             network is then as it was.
     """
-    about, state = _read(path, INSERTED, tuple(_inserted(network)))
+    about, state = read_pair(path, INSERTED, tuple(_inserted(network)))
     for key, here in _inserted(network).items():
         if about[key] != here:
-            raise ModlibError(f"{_stem(path)}.json has {key} {about[key]!r}; the network {here!r}")
-    _check_tensors(state, network.state_dict(), f"{_stem(path)}.safetensors", "the network")
+            raise ModlibError(f"{stem(path)}.json has {key} {about[key]!r}; the network {here!r}")
+    check_tensors(state, network.state_dict(), f"{stem(path)}.safetensors", "the network")
     network.load_state_dict(state)
     return network.eval()
 
@@ -194,99 +180,3 @@ def _settings_of(values: Any, where: str) -> Settings:
         return Settings(**split_parameters(values, Settings)[0])
     except ModlibError as error:
         raise ModlibError(f"{where}: {error}") from error
-
-
-def _stem(path: str | Path) -> Path:
-    path = resolve(path)
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-
-
-def _write(path: str | Path, state: Mapping[str, Tensor], about: dict) -> tuple[Path, Path]:
-    stem = _stem(path)
-    files = Path(f"{stem}.safetensors"), Path(f"{stem}.json")
-    tensors = to_safetensors({name: tensor.detach().cpu().contiguous()
-                              for name, tensor in state.items()})
-    versions = {name: metadata.version(name) for name in ("modlib", "torch", "safetensors")}
-    text = json.dumps({
-        "format": FORMAT, **about, "versions": versions,
-        "tensors_sha256": hashlib.sha256(tensors).hexdigest()}, indent=1, allow_nan=False)
-    _switch(*files, tensors, f"{text}\n".encode())
-    return files
-
-
-def _waiting(file: Path, digest: str) -> Path:
-    """Where tensors are until the JSON names their digest and they get their own name."""
-    return Path(f"{file}.{digest[:16]}.tmp")
-
-
-def _switch(file: Path, about: Path, tensors: bytes, text: bytes) -> None:
-    """Put two files in the place of two, though the system renames but one at a time.
-
-    What the JSON names is current, so the new tensors wait beside the old ones until it is changed.
-    """
-    what, waiting = "the file of weights", _waiting(file, hashlib.sha256(tensors).hexdigest())
-    left = waiting.exists()  # by a save that was killed: perhaps the JSON names them already
-    try:
-        for path, content in ((waiting, tensors), (about, text)):
-            with written_whole(path, what) as opened:
-                opened.write(content)
-    except BaseException:
-        with suppress(OSError):
-            left or waiting.unlink()
-        raise
-    try:
-        os.replace(waiting, file)
-    except OSError as error:
-        raise cannot_be_written(what, file, error) from error
-    for path in (file, about):
-        remove_abandoned(path)  # of saves that were killed
-
-
-def _read(
-    path: str | Path, kind: str, keys: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and the tensors, when both are whole and belong together."""
-    file, beside = Path(f"{_stem(path)}.safetensors"), Path(f"{_stem(path)}.json")
-    try:
-        about = json.loads(beside.read_text("utf8"))
-    except FileNotFoundError:
-        raise ModlibError(ABSENT.format(beside, file.name, beside.name)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModlibError(f"{beside} cannot be read: {error}") from error
-    for key, wanted in (("format", FORMAT), ("kind", kind)):
-        found = about.get(key) if isinstance(about, dict) else None
-        if found != wanted:
-            raise ModlibError(f"{beside} has {key} {found!r}; allowed here: {wanted!r}")
-    if missing := [key for key in (*KEYS, *keys) if key not in about]:
-        raise ModlibError(f"{beside} lacks {', '.join(missing)}; save the network anew")
-    try:
-        return about, from_safetensors(_tensors_of(str(about["tensors_sha256"]), file, beside))
-    except (OSError, SafetensorError) as error:
-        raise ModlibError(f"{file} cannot be read: {error}") from error
-
-
-def _tensors_of(digest: str, file: Path, beside: Path) -> bytes:
-    """The content with a digest: of the file, or of one that a save had no time to rename."""
-    for one in (file, _waiting(file, digest)):
-        if one.is_file() and hashlib.sha256(content := one.read_bytes()).hexdigest() == digest:
-            return content
-    if not file.is_file():
-        raise ModlibError(ABSENT.format(file, file.name, beside.name))
-    raise ModlibError(f"{file} is not what was saved with {beside.name}: its sha256 is another; "
-                      "copy both files again, or save the network anew")
-
-
-def _check_tensors(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, by: str
-) -> None:
-    """Refuse tensors that are not, name by name, of the wanted shapes and kinds."""
-    for names, word in ((wanted.keys() - given.keys(), "lacks"),
-                        (given.keys() - wanted.keys(), "has, and should not have,")):
-        if names:
-            raise ModlibError(f"{what} {word} {len(names)} tensors, such as {min(names)}: "
-                              f"it does not fit {by}")
-    for name, tensor in wanted.items():
-        here, there = (f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
-                       for one in (given[name], tensor))
-        if here != there:
-            raise ModlibError(f"{what}: tensor {name} is {here}; {by} needs {there}")

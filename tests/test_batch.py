@@ -13,15 +13,9 @@ import nbformat
 import pytest
 
 from modlib import batch
-from modlib.batch import (
-    executed_copy,
-    notebooks_for,
-    read_settings,
-    run_notebook,
-    settings_file,
-    status_table,
-)
+from modlib.batch import notebooks_for, read_settings, run_notebook, settings_file
 from modlib.errors import ModlibError
+from modlib.executed_copies import executed_copy, status_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = "# Parameters: of a test\nseeds = [0]\ndata_root = None\nresults_dir = 'records'"

@@ -26,11 +26,12 @@ from test_clevr import scene, thing
 from test_cub_200 import root as cub_root  # a fixture
 
 from modlib import any_network, three_attributes, twenty_attributes
-from modlib.batch import notebooks_for, read_settings, status_table
+from modlib.batch import notebooks_for, read_settings
 from modlib.celeba_files import read_celeba
 from modlib.clevr import QUESTIONS, load_clevr
 from modlib.cub_200 import CLASSES, COLOURS, PARTS, load_cub_200
 from modlib.errors import ModlibError
+from modlib.executed_copies import status_table
 from modlib.image_cache import pack_images
 from modlib.image_files import Files
 from modlib.multi_mnist import read_mnist
@@ -307,7 +308,7 @@ def test_the_state_of_an_executed_copy_is_told_or_it_is_named(folder, content):
     copy = folder / "02.two.ipynb"
     copy.write_bytes(content)
     try:
-        with patch("modlib.batch.project_root", lambda: folder):
+        with patch("modlib.executed_copies.project_root", lambda: folder):
             [state] = status_table([copy]).state
     except ModlibError as error:
         assert str(copy) in str(error) or "record" in str(error)

@@ -28,7 +28,7 @@ def test_the_table_has_a_line_for_each_task_with_its_difference(rows):
     table = gate_table(rows)
     assert table.index.tolist() == [(2, "LU"), (2, "RL"), (3, "LU"), (3, "RL"), (3, "LL")]
     assert table.loc[(2, "LU")].tolist() == ["71.0", "50.0", "40.0", "+21.00 [+18.52, +23.48]"]
-    assert table.loc[(3, "RL"), "own above others"] == "-20.00 [-20.00, -20.00]"
+    assert table.loc[(3, "RL"), "own above others"] == "−20.00 [−20.00, −20.00]"
 
 
 def test_what_does_not_see_the_image_stands_beside_what_does(rows):
@@ -54,4 +54,4 @@ def test_nothing_is_concluded_from_one_seed_or_none(rows):
     for few in (one, {}):
         assert gate_sentence(few) == "Nothing is concluded before two seeds have told."
     assert gate_table({}).empty
-    assert gate_table(one).loc[(2, "RL"), "own above others"] == "-20.00 (one seed)"
+    assert gate_table(one).loc[(2, "RL"), "own above others"] == "−20.00 (one seed)"

@@ -14,7 +14,6 @@ from modlib.errors import ModlibError
 from modlib.results import plain, resolve, write_record
 from modlib.task_readers import ReaderSettings
 from modlib.top_down_study import (
-    CLAIMS,
     CLEVR,
     CUB_200,
     MULTI_MNIST,
@@ -27,10 +26,9 @@ from modlib.top_down_study import (
     how_it_ran,
     lay_out,
     paper_rows,
-    verdicts,
-    weight_sentence,
     weight_table,
 )
+from modlib.top_down_verdicts import CLAIMS, verdicts, weight_sentence
 from modlib.verdicts import table_of
 
 CHANNEL_2 = "2 tasks, channel modulation"

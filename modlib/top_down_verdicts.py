@@ -1,0 +1,93 @@
+"""What the records of the top-down network say of the paper's claims.
+
+Source: Levi and Ullman, Tables 1 to 4.
+"""
+
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modlib.answers import answer_difference
+from modlib.studies import Rows
+from modlib.top_down_study import (
+    ABLATIONS,
+    CHANNELS,
+    COUNTS,
+    FAST,
+    FAST_CHANNELS,
+    LENET_WEIGHTS,
+    OURS,
+    OURS_2,
+    OURS_4,
+    SYSTEMS,
+    WIDTHS,
+    paper_rows,
+)
+from modlib.verdicts import Verdict
+
+# The paper's claims: what it says, the row that is better by it, and the other.
+CLAIMS = {
+    "top_down": [
+        *((f"Top-down modulation passes {what}, {count} tasks", f"{count} tasks, top-down",
+           f"{count} tasks, {SYSTEMS[system]}")
+          for system, what in (("single", "networks of their own"),
+                               ("channel", "channel modulation"), ("uniform", "uniform scaling"),
+                               ("moo", "MOO"))
+          for count in COUNTS),
+        *((f"Top-down modulation passes channel modulation{FAST}, {count} tasks", OURS[count],
+           FAST_CHANNELS[count]) for count in COUNTS),
+        *((f"{what} adds to channel modulation{said}", row, rows[4])
+          for said, rows in (("", CHANNELS), (FAST, FAST_CHANNELS))
+          for what, row in (("Seeing the image", "channels alone, image seen"),
+                            ("Modulating places", "places, image not seen"))),
+        ("Seeing the image adds to modulating places", OURS_4, "places, image not seen"),
+        ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
+        *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
+          for width in WIDTHS[1:]),
+        *((f"+ into TD is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")
+          for sign in "×⊗"),
+        *((f"⊗ into BU2 is better than {sign}", OURS_2, f"+ into TD, {sign} into BU2")
+          for sign in "+×"),
+        *((f"Without auxiliary losses it is better than {row}", OURS_2, row)
+          for row in ABLATIONS["d"]),
+    ],
+    "top_down_clevr": [
+        (f"Top-down modulation passes {SYSTEMS[system]}, {count} questions",
+         f"{count} tasks, top-down", f"{count} tasks, {SYSTEMS[system]}")
+        for system in ("single", "uniform", "channel") for count in (2, 3, 4)],
+    "top_down_cub_200": [
+        (f"Top-down modulation with the localisation loss passes {row}",
+         "top-down + localisation", row)
+        for row in (*list(SYSTEMS.values())[:4], "channel modulation + localisation")],
+}
+
+
+def verdicts(rows: Rows, folder: str) -> list[Verdict]:
+    """The paper's claims about a data set, each judged over images and seeds."""
+    judged = []
+    for claim, better, worse in CLAIMS[folder]:
+        printed = paper_rows(folder, (better, worse))
+        judged.append(Verdict(claim, *answer_difference(rows.get(better, []), rows.get(worse, [])),
+                              _mean(printed[better]) - _mean(printed[worse])))
+    return judged
+
+
+def weight_sentence(rows: Rows) -> str:
+    """Whether top-down modulation has fewer weights than networks of their own, as Markdown."""
+    both = [(count, *(records[0]["results"]["parameters"]["weights"] / LENET_WEIGHTS
+                      for records in (rows[OURS[count]], rows[f"{count} tasks, single task"])))
+            for count in COUNTS
+            if rows.get(OURS[count]) and rows.get(f"{count} tasks, single task")]
+    if not both:
+        return "Whether it has fewer weights than networks of their own, records will tell."
+    listed = "; ".join(f"×{ours:.2f} against ×{single:.2f} for {count} tasks"
+                       for count, ours, single in both)
+    fewer = sum(ours < single for _, ours, single in both)
+    return ("The paper also claims that top-down modulation has fewer weights than networks of "
+            f"their own: so it is in {fewer} of {len(both)} cases ({listed}).")
+
+
+def _mean(printed: Mapping[str, Any]) -> float:
+    return float(np.mean(list(printed["accuracy"].values())))
