@@ -29,7 +29,7 @@ from modlib.branching_study import (
 from modlib.record_checks import ANSWERS, TOP
 from modlib.studies import Rows, valid_accuracy
 from modlib.tables import points, signed
-from modlib.verdicts import Verdict, over_seeds
+from modlib.verdicts import Verdict, over_seeds, within_a_sentence
 
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
 FAR_WEIGHTS, FAR_TIME = 10, 3
@@ -154,14 +154,20 @@ def takeaway(rows: Rows) -> str:
     judged = [*verdicts(rows), *(one for one, _ in costs(rows))]
     lines = []
     for word in ("held", "did not hold", "not decided"):
-        claims = [one.claim[0].lower() + one.claim[1:] for one in judged if one.word == word]
+        claims = [within_a_sentence(one.claim) for one in judged if one.word == word]
         if claims:
             lines.append(f"- **{len(claims)} of {len(judged)} claims {word}**: "
                          f"{'; '.join(claims)}.")
-    gain = judged[0]
+    branching, grouping, filters = (
+        f"**{points(*answer_difference(rows[one], rows[other]))}** points"
+        for one, other in ((LOW, THIN), (FOUND, SHUFFLED), (THIN, BY_CHANCE)))
     cost = np.mean([weights_at(low) / weights_at(thin)
                     for low, thin in zip(rows[LOW], rows[THIN], strict=False)])
-    lines.append(f"- Branching with α = 1 changed the mean accuracy by "
-                 f"**{points(gain.difference, gain.low, gain.high)}** points, for {cost:.1f} times "
-                 "the weights of the thin network.")
-    return "\n".join(lines)
+    return "\n".join([
+        *lines,
+        f"- Branching with α = 1 changed the mean accuracy by {branching}, for {cost:.1f} times "
+        "the weights of the thin network.",
+        f"- *Who* shares a branch changed it by {grouping}: the grouping that was found, against "
+        "the same tree with the tasks at random places.",
+        f"- *Which* filters it starts with changed the thin network's by {filters}: SOMP's, "
+        "against as many of the same wide network by chance."])

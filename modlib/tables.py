@@ -24,8 +24,11 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, ``+1.23`` or ``−1.23``; the minus is the sign, not a hyphen."""
-    return f"{value:+,.{digits}f}".replace("-", "−")
+    """A number with its sign, ``+1.23`` or ``−1.23``; the minus is the sign, not a hyphen.
+
+    What rounds to 0 has a plus.
+    """
+    return f"{value:+z,.{digits}f}".replace("-", "−")
 
 
 def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:

@@ -37,6 +37,7 @@ from modlib.branching_verdicts import costs, takeaway, verdict_table, verdicts
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve
 from modlib.settings import Places
+from modlib.tables import points
 from modlib.thin_vgg import LAYERS, count_weights
 
 TASKS = ("Smiling", "Young", "Bald")
@@ -269,6 +270,12 @@ def test_the_takeaway_counts_the_verdicts(rows):
     first = verdicts(rows)[0]
     assert "**3 of 13 claims not decided**" in said
     assert f"**+3.00 [{first.low:+.2f}, {first.high:+.2f}]** points" in said
+    [grouping] = (v for v in verdicts(rows) if v.claim.startswith("The grouping that was found"))
+    [filters] = (v for v in verdicts(rows) if v.claim.startswith("SOMP's filters"))
+    *_, of_grouping, of_filters = said.splitlines()
+    for line, verdict in ((of_grouping, grouping), (of_filters, filters)):
+        assert f"**{points(verdict.difference, verdict.low, verdict.high)}** points" in line
+    assert "VGG-16 has far more" in said and "a larger α" in said and "SOMP's filters" in said
 
 
 @pytest.mark.parametrize("missing", list(STUDY.rows))
