@@ -18,7 +18,7 @@ from modlib.machine import device_in_words
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
-from modlib.tables import mean_and_spread, short_commit, signed, some_not_run_yet
+from modlib.tables import mean_and_spread, short_commit, some_not_run_yet, with_sign
 from modlib.three_attributes import SHORT_NAMES
 from modlib.verdicts import newcombe, student
 
@@ -143,8 +143,8 @@ def difference_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
         missing = np.isnan(line.points)
         lines.append({
             "mean AUC": label,
-            "points": "–" if missing else signed(line.points),
-            "95 % interval": (f"[{signed(line.low)}, {signed(line.high)}]" if line.seeds > 1
+            "points": "–" if missing else with_sign(line.points),
+            "95 % interval": (f"[{with_sign(line.low)}, {with_sign(line.high)}]" if line.seeds > 1
                               else "–"),
             "the first is": "not run yet" if missing else decided})
     return pd.DataFrame(lines).set_index("mean AUC").rename_axis(None)
@@ -212,8 +212,8 @@ def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
                 "does not decidedly change")
         better, worse = label.split(" − ")
         said.append(f"- Going from *{worse}* to *{better}* {word} the mean AUC "
-                    f"({signed(line.points)} points, interval {signed(line.low)} to "
-                    f"{signed(line.high)}).")
+                    f"({with_sign(line.points)} points, interval {with_sign(line.low)} to "
+                    f"{with_sign(line.high)}).")
     said.append(f"- The intervals are over {seeds} seeds, and {len(table)} comparisons were made: "
                 "read them as hints.")
     scales = own["modulated"] - own["fully_shared"]

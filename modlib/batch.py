@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from modlib.errors import ModlibError, unknown_name
-from modlib.executed_copies import COPIES, executed_copy, from_root, mark_stopped, status_table
-from modlib.results import project_root, resolve
+from modlib.executed_copies import COPIES, executed_copy, mark_stopped, status_table
+from modlib.results import project_root, relative_to_root, resolve
 from modlib.whole_files import cannot_be_written, check_writable
 
 MADE_HERE = ("toy_faces", "digits")  # data sets that need no data_root
@@ -113,9 +113,10 @@ def run_notebook(
     given = {"data_root": data, "results_dir": results}
     command = [
         sys.executable, "-m", "papermill", "-k", "python3", "--cwd", ".", "--log-output",
-        "--no-progress-bar", "-f", from_root(settings), *(("-y", changes) if changes else ()),
+        "--no-progress-bar", "-f", relative_to_root(settings),
+        *(("-y", changes) if changes else ()),
         *(part for name, value in given.items() if value for part in ("-r", name, value)),
-        from_root(notebook), from_root(copy)]
+        relative_to_root(notebook), relative_to_root(copy)]
     with _log(copy.with_suffix(".log")) as write, subprocess.Popen(
             command, cwd=root, env={"TQDM_MININTERVAL": LOG_SECONDS} | os.environ, text=True,
             encoding="utf8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as papermill:

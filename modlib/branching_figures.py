@@ -28,7 +28,7 @@ def grouping_tree(ax: Axes, layers: Mapping[str, Sequence[Sequence[str]]]) -> Ax
     """A network's branches as a tree: the image comes in at the left, the tasks are at the right.
 
     A bar is a branch and reaches over the tasks that it serves; a line leads to what it reads.
-    Branches that grew from one of the lowest layer shown have its colour.
+    What grew from one branch of the lowest layer shown has one colour; after six, they repeat.
 
     Args:
         layers: the groups of tasks of each layer that has branches, from the lowest up.

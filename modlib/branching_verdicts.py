@@ -28,7 +28,7 @@ from modlib.branching_study import (
 )
 from modlib.record_checks import ANSWERS, TOP
 from modlib.studies import Rows, valid_accuracy
-from modlib.tables import points, signed
+from modlib.tables import points, with_sign
 from modlib.verdicts import Verdict, over_seeds, within_a_sentence
 
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
@@ -78,12 +78,12 @@ def verdicts(rows: Rows) -> list[Verdict]:
         claim("A larger α raises the top-10 recall", HIGH, LOW, TOP,
               printed(HIGH, LOW, "top_10_recall")),
         claim("The grouping that was found is more accurate than a shuffled one", FOUND, SHUFFLED),
-        over_seeds("More tasks gain by it than lose (their difference)",
+        over_seeds("More tasks gain by the grouping that was found than lose (their difference)",
                    tasks_gained(rows, FOUND, SHUFFLED)),
         claim("A thin network that starts by SOMP is more accurate than one that starts at random",
               THIN, RANDOM),
-        by_seed("It is so after the first epoch already (validation)", THIN, RANDOM,
-                after_first_epoch),
+        by_seed("A start by SOMP is ahead of a random one after the first epoch (validation)", THIN,
+                RANDOM, after_first_epoch),
         claim("SOMP's filters are better to start with than as many of the same, by chance",
               THIN, BY_CHANCE),
     ]
@@ -107,7 +107,8 @@ def costs(rows: Rows) -> list[tuple[Verdict, float]]:
     Ratios are compared by their logarithms, as none can be below 0.
 
     Returns:
-        the verdict, in natural logarithms, and the threshold that its ratios are over.
+        the verdict, whose difference and interval are of log(ratio / threshold), and whose
+        ``paper`` is the ratio itself; and the threshold.
     """
     paper, ours = paper_table(), paper_table()[PAPER_NAMES[LOW]]
     of_weights = [vgg16_weights(len(one["settings"]["tasks"])) / weights_at(one)
@@ -126,7 +127,7 @@ def costs(rows: Rows) -> list[tuple[Verdict, float]]:
 
 
 def ratio(one: Verdict, far: float) -> str:
-    """A verdict of :func:`costs` for people: the measured ratio and its interval."""
+    """A verdict of :func:`costs` for people: the geometric mean of ratios, its interval."""
     value, low, high = (far * np.exp(number) for number in (one.difference, one.low, one.high))
     if np.isnan(value):
         return "not run yet"
@@ -138,7 +139,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     """All claims for people: the paper's number, ours with its interval, the verdict."""
     lines = [
         {"claim of the paper": one.claim,
-         "paper": "–" if one.paper is None else signed(one.paper),
+         "paper": "–" if one.paper is None else with_sign(one.paper),
          "measured": points(one.difference, one.low, one.high), "verdict": one.word}
         for one in verdicts(rows)]
     for one, far in costs(rows):
@@ -165,9 +166,9 @@ def takeaway(rows: Rows) -> str:
                     for low, thin in zip(rows[LOW], rows[THIN], strict=False)])
     return "\n".join([
         *lines,
-        f"- Branching with α = 1 changed the mean accuracy by {branching}, for {cost:.1f} times "
-        "the weights of the thin network.",
-        f"- *Who* shares a branch changed it by {grouping}: the grouping that was found, against "
-        "the same tree with the tasks at random places.",
-        f"- *Which* filters it starts with changed the thin network's by {filters}: SOMP's, "
-        "against as many of the same wide network by chance."])
+        f"- **Branching** with α = 1 made a difference of {branching} of accuracy, for {cost:.1f} "
+        "times the weights of the thin network.",
+        f"- **Who shares a branch** made one of {grouping}: the grouping that was found, less the "
+        "same tree with the tasks at random places.",
+        f"- **Which filters** the thin network starts with made one of {filters}: SOMP's, less as "
+        "many of the same wide network by chance."])

@@ -23,7 +23,7 @@ from modlib.retrieval_comparison import retrieval_verdict
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
 from modlib.systems import extra_parameters
-from modlib.tables import points, signed
+from modlib.tables import points, with_sign
 from modlib.three_attributes import RELATED, UNRELATED
 from modlib.verdicts import Verdict
 from modlib.w_distance import paper_figures
@@ -212,7 +212,7 @@ def _of_scales(records: list[dict[str, Any]]) -> list[Claim]:
     paper = printed["/".join(UNRELATED)]["mean"] - printed["/".join(RELATED)]["mean"]
     verdict = verdicts.over_seeds(text, differences)
     measured = points(verdict.difference, verdict.low, verdict.high, 3) if differences else ""
-    return [Claim("3.3", text, measured, signed(paper), verdict.word, "05_w_distance",
+    return [Claim("3.3", text, measured, with_sign(paper), verdict.word, "05_w_distance",
                   three_attributes.FOLDER)]
 
 
@@ -242,7 +242,7 @@ def _of_costs() -> list[Claim]:
                                "08_speed_and_memory", "speed")]
     value, low, high = (100 * (found[0][key] - 1) for key in ("value", "low", "high"))
     word = "held" if high <= DEAREST else "did not hold" if low > DEAREST else "not decided"
-    measured = f"{signed(value, 0)} % [{signed(low, 0)}, {signed(high, 0)}] over repeats"
+    measured = f"{with_sign(value, 0)} % [{with_sign(low, 0)}, {with_sign(high, 0)}] over repeats"
     return [*claims, Claim("5.2", text, measured, f"+{printed}", word, "08_speed_and_memory",
                            "speed")]
 

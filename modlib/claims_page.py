@@ -17,7 +17,7 @@ from modlib.judged_claims import WORDS, Claim
 from modlib.results import resolve
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
-from modlib.tables import points, short_commit, signed
+from modlib.tables import points, short_commit, with_sign
 
 ONE_BY_ONE = "inference: 20 separate passes over all 20 tasks at once"
 
@@ -137,11 +137,11 @@ def _is_it_the_module(rows: Rows) -> list[str]:
     gain = difference(ours, shared)[0]
     said = {name: name.replace(", ", " of ") for name in others}
     reached = ", ".join(f"{said[name]} {100 * difference(rows[name], shared)[0] / gain:.0f} %"
-                        for name in others)
+                        for name in others).replace("-", "−")
     paper = {one.claim: one.paper for one in twenty_attributes.verdicts(rows)}
     left = "; ".join(
         f"{said[name]} **{points(*difference(ours, rows[name]))}** (paper: "
-        f"{signed(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"
+        f"{with_sign(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"
         for name in others)
     return [f"- **Is it this module?** Of that gain, others that give each task something of its "
             f"own reach: {reached}. In points, modulated minus each: {left}."]
@@ -153,7 +153,7 @@ def _when(rows: Rows) -> list[str]:
                          if not np.isnan(found[0]))
     means = twenty_attributes.accuracies(rows).groupby(["row", "task"]).accuracy.mean()
     gained = (means[twenty_attributes.OURS] - means["fully shared"]).sort_values()
-    most, least = (f"{task.replace('_', ' ')} {signed(gained[task], 1)}"
+    most, least = (f"{task.replace('_', ' ')} {with_sign(gained[task], 1)}"
                    for task in (gained.index[-1], gained.index[0]))
     return [f"- **When?** The gain over full sharing, in points: {by_tasks}. Of the {len(gained)} "
             f"attributes {most} gains most, {least} least."]

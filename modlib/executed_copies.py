@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from modlib.errors import ModlibError
-from modlib.results import project_root, read_record, resolve
+from modlib.results import read_record, relative_to_root, resolve
 from modlib.whole_files import written_whole
 
 COPIES = "runs"  # executed copies lie here, each beside its log
@@ -21,7 +21,7 @@ def executed_copy(notebook: Path, settings: Path) -> Path:
 
 
 def mark_stopped(copy: Path) -> None:
-    """Say so in the copy: papermill does not, and ends an interrupted copy as it ends any."""
+    """Mark a copy as stopped by an interrupt: papermill ends it as it ends any."""
     if copy.exists():
         content = json.loads(copy.read_text("utf8"))
         content["metadata"]["modlib"] = {"stopped": True}
@@ -63,7 +63,7 @@ def _status(copy: Path) -> dict[str, Any]:
         "runs left": str(len(names) - len(records)) if names else "",
         "minutes": f"{seconds / 60:.1f}" if names else "",
         "last line": _last_written(copy.with_suffix(".log")),
-        "executed copy": from_root(copy), "log": from_root(copy.with_suffix(".log")),
+        "executed copy": relative_to_root(copy), "log": relative_to_root(copy.with_suffix(".log")),
         "error": error,
     }
 
@@ -92,8 +92,3 @@ def _state(error: Mapping[str, str] | None, metadata: Mapping[str, Any]) -> str:
     if error:
         return "failed"
     return "done" if metadata.get("papermill", {}).get("end_time") else "not finished"
-
-
-def from_root(path: Path) -> str:
-    """A path as it is told: from the project's root."""
-    return str(path.relative_to(project_root()))

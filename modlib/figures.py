@@ -26,8 +26,9 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def use_style() -> None:
-    """Set the one style of the book's figures; no table and no cell of one is cut short."""
-    pd.set_option("display.max_colwidth", None, "display.max_rows", None)
+    """Set the one style of the book's figures, and show its tables whole."""
+    pd.set_option("display.max_colwidth", None, "display.max_columns", None,
+                  "display.max_rows", None)
     sns.set_theme(context="notebook", style="whitegrid", rc={
         "figure.figsize": (7.2, 3.8), "figure.constrained_layout.use": True,
         "figure.facecolor": "white", "savefig.facecolor": "white",

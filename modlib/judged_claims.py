@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modlib.tables import points, signed
+from modlib.tables import points, with_sign
 from modlib.verdicts import Verdict
 
 MARGIN = 1.0  # points: what counts as level, or as a small gain, where the paper says so
@@ -41,7 +41,7 @@ def of_verdict(
     """A claim about a difference in points; ``meant`` says what the paper's words ask of it."""
     run = verdict.word != "not run yet"
     measured = points(verdict.difference, verdict.low, verdict.high) if run else ""
-    paper = "" if verdict.paper is None else signed(verdict.paper, 1)
+    paper = "" if verdict.paper is None else with_sign(verdict.paper, 1)
     word = _word(verdict, meant) if run else "not run yet"
     return Claim(section, verdict.claim, measured, paper, word, page, folder)
 

@@ -1,7 +1,8 @@
 """Single fields of a record, each of the kind that it has to be, or refused by its place.
 
 All raise :class:`~modlib.errors.ModlibError` with the record's name, the place within it, what is
-there and what is allowed.
+there and what is allowed. ``where`` is the place, such as ``results.test_accuracy``; ``found`` is
+what stands there; ``tasks`` are the names of the record's tasks.
 """
 
 import math
@@ -37,7 +38,7 @@ def check_number(
     record: Mapping[str, Any], where: str, found: Any, low: float = -INFINITY,
     high: float = INFINITY, above: float = -INFINITY,
 ) -> None:
-    """A finite number from ``low`` to ``high``, and larger than ``above``."""
+    """Refuse what is no finite number from ``low`` to ``high``, larger than ``above``."""
     real = is_number(found) and -LARGEST <= found <= LARGEST
     if not real or not low <= found <= high or found <= above:
         limits = (f" above {above:g}" if above > -INFINITY else
@@ -51,13 +52,13 @@ def is_number(found: Any) -> bool:
 
 
 def check_whole(record: Mapping[str, Any], where: str, found: Any, low: int) -> None:
-    """A whole number, at least ``low``."""
+    """Refuse what is no whole number from ``low`` up."""
     if not isinstance(found, int) or isinstance(found, bool) or found < low:
         refuse(record, where, found, f"a whole number from {low} up")
 
 
 def check_shares(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
-    """A share from 0 to 1 for each task; None is what a kind of run does not measure."""
+    """Refuse what is not a share from 0 to 1 for each task; None was not measured, and passes."""
     if found is None:
         return
     if not isinstance(found, dict) or found.keys() != set(tasks):
@@ -67,7 +68,7 @@ def check_shares(record: Mapping[str, Any], where: str, found: Any, tasks: list)
 
 
 def check_pair(record: Mapping[str, Any], where: str, found: Any, tasks: list) -> None:
-    """Two different tasks."""
+    """Refuse what does not name two different tasks."""
     pair = found.get("tasks") if isinstance(found, dict) else None
     two = isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1]
     if not two or not all(task in tasks for task in pair):
@@ -77,7 +78,7 @@ def check_pair(record: Mapping[str, Any], where: str, found: Any, tasks: list) -
 def read_array(
     record: Mapping[str, Any], where: str, found: Any, shape: tuple[int | None, ...]
 ) -> np.ndarray:
-    """A packed array of a shape; None in it stands for any length."""
+    """A packed array, unpacked; refused unless of the shape, where None is any length."""
     try:
         array = from_json(found)
     except ModlibError as error:
@@ -93,7 +94,10 @@ def read_array(
 def check_sign_counts(
     record: Mapping[str, Any], where: str, found: Any, shape: tuple[int, ...], probes: int
 ) -> None:
-    """Positive, then negative products of each pair of tasks: together at most the probes."""
+    """Refuse counts of signs that cannot be.
+
+    Positive, then negative products of each pair of tasks: together at most the probes.
+    """
     counts = read_array(record, where, found, shape)
     if counts.dtype == bool or counts.min() < 0 or counts.sum(0).max() > probes:
         refuse(record, where, f"{counts.min()} to {counts.sum(0).max()} a pair",
@@ -101,5 +105,5 @@ def check_sign_counts(
 
 
 def refuse(record: Mapping[str, Any], where: str, found: Any, allowed: str) -> NoReturn:
-    """Say what a record has in a place, and what is allowed there."""
+    """Raise the error that says what a record has in a place, and what is allowed there."""
     raise ModlibError(f"record {record['name']}: {where} is {str(found)[:100]}; allowed: {allowed}")

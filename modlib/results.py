@@ -36,6 +36,11 @@ def project_root(start: Path | None = None) -> Path:
     return start
 
 
+def relative_to_root(path: Path) -> str:
+    """An absolute path as people are told it: from the project's root; ValueError outside it."""
+    return str(path.relative_to(project_root()))
+
+
 def resolve(path: str | Path) -> Path:
     """An absolute path; relative ones start at the project's root, ``~`` at the user's home.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from modlib.retrieval import MEASURES
-from modlib.tables import points, signed
+from modlib.tables import points, with_sign
 from modlib.verdicts import Verdict, seed_verdict
 
 
@@ -71,7 +71,7 @@ def _against_all(rows: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) 
     said = []
     for word, about in (("held", "better than"), ("did not hold", "worse than"),
                         ("not decided", "not decided against")):
-        names = [f"*{name}* ({signed(one.difference, 1)})" for name, one in found.items()
+        names = [f"*{name}* ({with_sign(one.difference, 1)})" for name, one in found.items()
                  if one.word == word]
         if names:
             said.append(f"**{about}** {'; '.join(names)}")

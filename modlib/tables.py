@@ -23,17 +23,20 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, ``+1.23`` or ``−1.23``; the minus is the sign, not a hyphen.
+def with_sign(value: float, digits: int = 2) -> str:
+    """A number with its sign, ``+1.23`` or ``−1,234.50``; the minus is the sign, not a hyphen.
 
     What rounds to 0 has a plus.
+
+    Args:
+        digits: after the point.
     """
     return f"{value:+z,.{digits}f}".replace("-", "−")
 
 
 def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
     """A signed number with its interval, ``+1.23 [−0.50, +2.96]``."""
-    return f"{signed(value, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
+    return f"{with_sign(value, digits)} [{with_sign(low, digits)}, {with_sign(high, digits)}]"
 
 
 def points(value: float, low: float, high: float, digits: int = 2) -> str:
@@ -41,7 +44,7 @@ def points(value: float, low: float, high: float, digits: int = 2) -> str:
     if np.isnan(value):
         return "not run yet"
     if np.isinf(low):
-        return f"{signed(value, digits)} (one seed)"
+        return f"{with_sign(value, digits)} (one seed)"
     return with_interval(value, low, high, digits)
 
 

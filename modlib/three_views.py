@@ -20,7 +20,7 @@ from modlib.answers import answer_difference
 from modlib.arrays import from_json
 from modlib.branching_study import branches, mean_accuracy, mean_count, paired
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread, points, signed
+from modlib.tables import mean_and_spread, points, with_sign
 from modlib.verdicts import Verdict
 
 THIN, SCALES = "thin", "thin, scales"
@@ -194,7 +194,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):
         added = added_parameters(rows, better, worse)
         lines.append({"": one.claim, "points": points(one.difference, one.low, one.high),
-                      "extra task parameters": "–" if np.isnan(added) else signed(added, 0),
+                      "extra task parameters": "–" if np.isnan(added) else with_sign(added, 0),
                       "verdict": one.word})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
@@ -214,5 +214,5 @@ def takeaway(rows: Rows) -> str:
         said = {"held": "yes", "did not hold": "no, the opposite"}.get(one.word, one.word)
         lines.append(
             f"- {one.claim}: **{said}** ({points(one.difference, one.low, one.high)} points, for "
-            f"{signed(added_parameters(rows, better, worse), 0)} task parameters).")
+            f"{with_sign(added_parameters(rows, better, worse), 0)} task parameters).")
     return "\n".join(lines)

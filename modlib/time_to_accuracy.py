@@ -12,7 +12,7 @@ from modlib.parameters import split_parameters
 from modlib.results import check_table, plain, read_rows
 from modlib.settings import Checked, Places, Settings
 from modlib.studies import enough_for_its_tasks
-from modlib.tables import mean_and_spread, signed
+from modlib.tables import mean_and_spread, with_sign
 
 FOLDER = "time_to_accuracy"  # below the folder of results
 RECIPE, TRIPLETS, FLOAT32 = "the recipe", "triplets batching", "float32"
@@ -174,7 +174,7 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
         lines.append({
             "": name, "validation, %": mean_and_spread(of_variant.valid),
             "test, %": mean_and_spread(of_variant.test),
-            "against the recipe": "" if change is None else signed(change, 1)})
+            "against the recipe": "" if change is None else with_sign(change, 1)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
@@ -187,7 +187,7 @@ def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     spread = recipe.max() - recipe.min()
     changed = {name: (table[table.variant == name].set_index("seed").valid - recipe).mean()
                for name in rows if name != RECIPE and (table.variant == name).any()}
-    better, worse = ([f"{name} ({signed(change, 1)})" for name, change in ordered
+    better, worse = ([f"{name} ({with_sign(change, 1)})" for name, change in ordered
                       if abs(change) > spread and (change > 0) == wanted]
                      for wanted, ordered in (
                          (True, sorted(changed.items(), key=lambda item: -item[1])),
@@ -211,6 +211,6 @@ def precision_verdict(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     difference = low.mean() - high.mean()
     spread = max(low.max() - low.min(), high.max() - high.min())
     within = "within" if abs(difference) <= spread else "**beyond**"
-    return (f"bfloat16 minus float32: {signed(difference)} points of mean test accuracy, "
+    return (f"bfloat16 minus float32: {with_sign(difference)} points of mean test accuracy, "
             f"{within} the seeds' own range of {spread:.2f} points "
             f"({len(low)} and {len(high)} seeds).")

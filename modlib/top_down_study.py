@@ -1,4 +1,4 @@
-"""The study of the top-down network: its rows on three data sets, its records, what they say.
+"""The study of the top-down network: its rows on three data sets and its records.
 
 Source: Levi and Ullman, Tables 1 to 5.
 """

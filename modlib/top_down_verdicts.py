@@ -3,7 +3,6 @@
 Source: Levi and Ullman, Tables 1 to 4.
 """
 
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -14,7 +14,7 @@ from modlib.intervals import difference
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread, not_run_yet, points, signed
+from modlib.tables import mean_and_spread, not_run_yet, points, with_sign
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 from modlib.verdicts import Verdict
 
@@ -166,7 +166,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
         verdict = judged.get(name)
         lines.append({
             "": f"{OURS} − {name}", "points": points(value, low, high),
-            "paper": signed(verdict.paper) if verdict else "–",
+            "paper": with_sign(verdict.paper) if verdict else "–",
             "the paper's claim": verdict.word if verdict else "–"})
     if not lines:
         return pd.DataFrame(columns=["points", "paper", "the paper's claim"])
@@ -248,7 +248,7 @@ def step_table(rows: Rows) -> pd.DataFrame:
             lines.append({"": name} | dict(zip(STEP_COLUMNS, (
                 f"{weights_T.min():.3f} to {weights_T.max():.3f} "
                 f"(equal: {1 / len(weights_T):.3f})",
-                f"{100 * largest:.0f}", signed(cosine), f"{100 * uphill:.0f}"), strict=True)))
+                f"{100 * largest:.0f}", with_sign(cosine), f"{100 * uphill:.0f}"), strict=True)))
     return pd.DataFrame(lines, columns=["", *STEP_COLUMNS]).set_index("").rename_axis(None)
 
 

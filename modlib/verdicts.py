@@ -14,7 +14,7 @@ from scipy import stats
 
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
-from modlib.tables import signed, with_interval
+from modlib.tables import with_interval, with_sign
 from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, accuracies, paper_table
 
 
@@ -116,7 +116,7 @@ def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
     """Verdicts for people: differences in percentage points, with their intervals."""
     return pd.DataFrame([
         {"claim of the paper": v.claim,
-         "paper": "–" if v.paper is None else signed(v.paper, digits),
+         "paper": "–" if v.paper is None else with_sign(v.paper, digits),
          "measured": "–" if v.word == "not run yet" else
                      with_interval(v.difference, v.low, v.high, digits),
          "verdict": v.word}
@@ -142,7 +142,7 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
         if word == "not run yet" and claims:
             lines.append(f"- **{len(claims)} not run yet**.")  # the table has them, and where
         elif claims:
-            listed = "; ".join(f"{within_a_sentence(v.claim)} ({signed(v.difference, 1)} points)"
+            listed = "; ".join(f"{within_a_sentence(v.claim)} ({with_sign(v.difference, 1)} points)"
                                for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)

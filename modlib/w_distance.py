@@ -16,7 +16,7 @@ from scipy import stats
 
 from modlib.arrays import from_json
 from modlib.results import resolve
-from modlib.tables import signed, with_interval
+from modlib.tables import with_interval, with_sign
 
 DRAWS = 1000
 CLOSE = 0.5  # a rank correlation from which on views are not called weakly alike
@@ -55,12 +55,12 @@ def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> p
                 tasks = record["settings"]["tasks"]
                 i, j = (scales(record, stage)[tasks.index(task)] for task in (first, second))
                 found.append([np.abs(i - j).mean(), np.abs(i - j).var(), (i - j).mean()])
-            mean, variance, leaning = np.mean(found, axis=0)
+            mean, variance, signed = np.mean(found, axis=0)
             printed = paper.get(f"{first}/{second}") if stage is None else None
             lines.append({
                 "pair": f"{first} / {second}".replace("_", " "), "layer": stage or "all",
                 "mean": f"{mean:.3f}", "variance": f"{variance:.3f}",
-                "signed mean": signed(leaning, 3),
+                "signed mean": with_sign(signed, 3),
                 "paper": f"{printed['mean']} (variance {printed['variance']})" if printed else "–"})
     if not lines:
         return pd.DataFrame(columns=["mean", "variance", "signed mean", "paper"])
@@ -185,5 +185,5 @@ def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
         found = [rank_agreement(one, other, draws=0)[0] for one, other in combinations(tables, 2)]
         lines.append({"": f"{name}, trained again", "rank correlation":
                       "not run yet" if not found or np.isnan(found).any()
-                      else signed(np.mean(found))})
+                      else with_sign(np.mean(found))})
     return pd.DataFrame(lines).set_index("").rename_axis(None)

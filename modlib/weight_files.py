@@ -27,22 +27,28 @@ ABSENT = "there is no file {}; a saved network is two files, {} and {}"
 KEYS = ("format", "kind", "tensors_sha256", "versions")
 
 
-def stem(path: str | Path) -> Path:
-    """The path of a pair of files without the suffix that one of them has."""
+def files_of(path: str | Path) -> tuple[Path, Path]:
+    """The tensors' file and the JSON's; the path is given with either suffix or without."""
     path = resolve(path)
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
 
 
 def write_pair(path: str | Path, state: Mapping[str, Tensor], about: dict) -> tuple[Path, Path]:
-    """Write ``<path>.safetensors`` and ``<path>.json``; files of these names go.
+    """Write ``<path>.safetensors`` and ``<path>.json``; files of these names are replaced.
 
     Args:
+        path: with or without a suffix; relative ones start at the project's root.
+        state: tensors by name.
         about: for the JSON, beside the format, the versions and the digest.
+
+    Returns:
+        the two files.
 
     Raises:
         ModlibError: the files cannot be written.
     """
-    files = Path(f"{stem(path)}.safetensors"), Path(f"{stem(path)}.json")
+    files = files_of(path)
     tensors = to_safetensors({name: tensor.detach().cpu().contiguous()
                               for name, tensor in state.items()})
     versions = {name: metadata.version(name) for name in ("modlib", "torch", "safetensors")}
@@ -59,14 +65,18 @@ def read_pair(
     """The JSON and the tensors, when both are whole and belong together.
 
     Args:
+        path: as of :func:`write_pair`.
         kind: what the JSON has to say of itself.
         keys: what it has to have, beside ``KEYS``.
+
+    Returns:
+        what the JSON holds, and the tensors by name, on the CPU.
 
     Raises:
         ModlibError: a file is missing, torn or of another format or kind, the JSON lacks a key, or
             the two do not belong together.
     """
-    file, beside = Path(f"{stem(path)}.safetensors"), Path(f"{stem(path)}.json")
+    file, beside = files_of(path)
     try:
         about = json.loads(beside.read_text("utf8"))
     except FileNotFoundError:
@@ -130,8 +140,8 @@ def check_tensors(
     """Refuse tensors that are not, name by name, of the wanted shapes and kinds.
 
     Args:
-        what: has the given ones, for the error.
-        by: what they should fit, for the error.
+        what: whose the given tensors are, for the error.
+        by: what says which are wanted, for the error.
 
     Raises:
         ModlibError: one is missing, too many, or of another shape or kind.

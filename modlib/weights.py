@@ -17,7 +17,7 @@ from modlib.parameters import split_parameters
 from modlib.settings import Places, Settings
 from modlib.task_networks import Network
 from modlib.trunk import PIXEL_MEAN_RGB, PIXEL_SCALE
-from modlib.weight_files import KEYS, check_tensors, read_pair, stem, write_pair
+from modlib.weight_files import KEYS, check_tensors, files_of, read_pair, write_pair
 
 NETWORK, INSERTED = "network", "inserted modulation"
 
@@ -110,12 +110,12 @@ def load(path: str | Path) -> TrainedNetwork:
             many, or one has another shape or kind; the pixels were prepared in another way.
     """
     about, state = read_pair(path, NETWORK, ("settings", "preprocessing"))
-    settings = _settings_of(about["settings"], f"{stem(path)}.json")
-    if about["preprocessing"] != preprocessing(settings):
-        raise ModlibError(f"{stem(path)}.json prepares pixels by {about['preprocessing']!r}; this "
-                          f"modlib by {preprocessing(settings)!r}")
+    settings = _settings_of(about["settings"], str(files_of(path)[1]))
+    if about["preprocessing"] != (ours := preprocessing(settings)):
+        raise ModlibError(f"{files_of(path)[1]} prepares pixels by {about['preprocessing']!r}; "
+                          f"this modlib by {ours!r}")
     network = _built(settings)
-    check_tensors(state, network.state_dict(), f"{stem(path)}.safetensors", "the JSON beside it")
+    check_tensors(state, network.state_dict(), str(files_of(path)[0]), "the JSON beside it")
     network.load_state_dict(state)
     own = {"settings", "preprocessing", *KEYS}
     return TrainedNetwork(network, settings, {k: v for k, v in about.items() if k not in own})
@@ -156,8 +156,8 @@ def load_inserted(network: ModulatedNetwork, path: str | Path) -> ModulatedNetwo
     about, state = read_pair(path, INSERTED, tuple(_inserted(network)))
     for key, here in _inserted(network).items():
         if about[key] != here:
-            raise ModlibError(f"{stem(path)}.json has {key} {about[key]!r}; the network {here!r}")
-    check_tensors(state, network.state_dict(), f"{stem(path)}.safetensors", "the network")
+            raise ModlibError(f"{files_of(path)[1]} has {key} {about[key]!r}; the network {here!r}")
+    check_tensors(state, network.state_dict(), str(files_of(path)[0]), "the network")
     network.load_state_dict(state)
     return network.eval()
 

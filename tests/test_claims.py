@@ -36,7 +36,7 @@ from modlib.judged_claims import WORDS, Claim
 from modlib.results import write_json, write_record
 from modlib.studies import Study
 from modlib.systems import extra_parameters
-from modlib.tables import points, signed
+from modlib.tables import points, with_sign
 
 ROOT = Path(__file__).resolve().parents[1]
 TWENTY, SEVEN = twenty_attributes.TASKS, ablations.TASKS
@@ -413,7 +413,7 @@ def test_unrelated_scales_are_compared_seed_by_seed(folder, gaps, word):
     publish_scales(folder, gaps)
     found = claim(SCALES)
     assert (found.word, found.section, found.paper) == (word, "3.3", "+0.06")
-    assert found.measured.startswith(f"{signed(sum(gaps) / len(gaps), 3)} [")
+    assert found.measured.startswith(f"{with_sign(sum(gaps) / len(gaps), 3)} [")
 
 
 def test_one_seed_of_scales_decides_nothing(folder):

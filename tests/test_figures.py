@@ -368,8 +368,11 @@ def test_no_figure_of_a_page_is_so_wide_that_its_letters_shrink(path):
 
 
 def test_no_table_of_a_page_is_cut_short():
-    long = pd.DataFrame({"which": ["a long name " * 20] * 190})
-    figures.use_style()
-    shown = long.to_html()
-    assert shown.count("<td>") == 190 and shown.count("a long name") == 190 * 20
-    assert "..." not in shown
+    long = pd.DataFrame({n: ["a long name " * 20] * 70 for n in range(30)})
+    limits = [part for name in ("colwidth", "columns", "rows")
+              for part in (f"display.max_{name}", 20)]  # as in a notebook, or narrower
+    with pd.option_context(*limits):
+        assert long._repr_html_().count("a long name") < 1000
+        figures.use_style()
+        shown = long._repr_html_()
+    assert shown.count("<td>") == 70 * 30 and shown.count("a long name") == 70 * 30 * 20

@@ -308,7 +308,7 @@ def test_the_state_of_an_executed_copy_is_told_or_it_is_named(folder, content):
     copy = folder / "02.two.ipynb"
     copy.write_bytes(content)
     try:
-        with patch("modlib.executed_copies.project_root", lambda: folder):
+        with patch("modlib.results.project_root", lambda: folder):
             [state] = status_table([copy]).state
     except ModlibError as error:
         assert str(copy) in str(error) or "record" in str(error)

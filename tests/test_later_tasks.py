@@ -247,7 +247,7 @@ def test_the_table_has_each_task_and_their_mean(rows):
 def test_each_difference_has_its_interval_and_that_of_the_mean_is_the_narrowest(rows):
     widths = {}
     for name, line in added_table(rows).difference.items():
-        value, low, high = map(float, re.findall(r"[-+][\d.]+", line))
+        value, low, high = map(float, re.findall(r"[−+][\d.]+", line))
         assert (value, line) == (15, f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
         assert low < value < high
         widths[name] = high - low

@@ -11,7 +11,7 @@ from modlib.evaluation import parameter_counts
 from modlib.networks import build_network
 from modlib.replacement import TOO_LARGE, answer, candidates, challengers, chosen, in_use
 from modlib.results import write_record
-from modlib.tables import signed
+from modlib.tables import with_sign
 from modlib.twenty_attributes import BUDGET, OURS, STUDY, TASKS
 
 NOTHING = {row: [] for row in STUDY.rows}
@@ -54,7 +54,7 @@ def test_what_costs_more_than_the_budget_is_no_candidate():
 def test_the_word_follows_from_the_interval_on_the_test_split(times, accuracy, word):
     said = answer(rows_of(ours=(80, 70), signed=(accuracy, 80)))
     assert f"**{SIGNED}**: {accuracy - 4.5:.1f} % on the test split, with 40 of them" in said
-    assert f"Against the module: {signed(accuracy - 80)} [" in said and word in said
+    assert f"Against the module: {with_sign(accuracy - 80)} [" in said and word in said
     assert said.endswith("In use it takes 2.2 [2, 3] times as long as full sharing, the module "
                          "1.1 [1, 1.2] times." + WAITING)
 

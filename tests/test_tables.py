@@ -15,6 +15,7 @@ from modlib.tables import (
     points,
     short_commit,
     some_not_run_yet,
+    with_sign,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,13 @@ def test_a_mean_comes_with_the_sample_deviation_of_two_or_more(values, said):
 def test_a_ratio_comes_with_its_interval():
     assert percent(wilson(5, 10)) == "50.0 [23.7, 76.3]"
     assert percent(wilson(0, 0)) == "not run yet"
+
+
+@pytest.mark.parametrize(("value", "digits", "said"), [
+    (1.234, 2, "+1.23"), (-1.234, 1, "−1.2"), (-12345.6, 0, "−12,346"), (0.0, 0, "+0"),
+    (-0.004, 2, "+0.00"), (nan, 2, "+nan")])
+def test_a_number_has_its_sign(value, digits, said):
+    assert with_sign(value, digits) == said
 
 
 @pytest.mark.parametrize(("value", "low", "high", "said"), [

@@ -14,6 +14,7 @@ from modlib.adaptive_branching import BranchingSettings
 from modlib.arrays import to_json
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve
+from modlib.tables import with_interval
 from modlib.thin_vgg import LAYERS
 from modlib.three_views import (
     DIFFERENCES,
@@ -262,7 +263,7 @@ def test_the_verdict_table_shows_what_a_difference_costs(rows):
     given = verdict_table(rows)
     of_thin = verdicts(rows)[1]
     assert given.iloc[1].to_dict() == {
-        "points": f"+3.00 [{of_thin.low:+.2f}, {of_thin.high:+.2f}]",
+        "points": with_interval(3, of_thin.low, of_thin.high),
         "extra task parameters": "+60", "verdict": "held"}
     assert given["extra task parameters"].tolist() == ["+60", "+60", "+200", "−140", "+200"]
 
@@ -275,7 +276,7 @@ def test_the_takeaway_says_which_views_agree_and_what_helps(rows):
     first = verdicts(rows)[0]
     assert lines[3] == (
         "- Scales inside the found branches raise the accuracy: **yes** "
-        f"(+1.00 [{first.low:+.2f}, {first.high:+.2f}] points, for +60 task parameters).")
+        f"({with_interval(1, first.low, first.high)} points, for +60 task parameters).")
     assert "**not decided**" in lines[6]
     worse = rows | {FOUND_SCALES: [record(FOUND_SCALES, seed, 70) for seed in range(3)]}
     assert "**no, the opposite**" in takeaway(worse).splitlines()[3]

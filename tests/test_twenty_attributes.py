@@ -12,7 +12,7 @@ from modlib import twenty_attributes
 from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
-from modlib.tables import signed, with_interval
+from modlib.tables import with_interval, with_sign
 from modlib.twenty_attributes import (
     OURS,
     PAPER_NAMES,
@@ -431,8 +431,8 @@ def test_whether_the_order_is_a_matter_of_the_scales_rate(ours, one_rate, words)
         one for row, value in ((OURS, ours), ("modulated, one rate", one_rate),
                                ("branches, 256", 80)) for one in two_seeds(row, value)]))
     first, second = said.split(";")
-    assert f"it is **{words[0]}** them ({signed(ours - 80)} [" in first
-    assert f"it is **{words[1]}** them ({signed(one_rate - 80)} [" in second
+    assert f"it is **{words[0]}** them ({with_sign(ours - 80)} [" in first
+    assert f"it is **{words[1]}** them ({with_sign(one_rate - 80)} [" in second
 
 
 @pytest.mark.parametrize("missing", [OURS, "modulated, one rate", "branches, 256"])
