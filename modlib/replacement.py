@@ -48,16 +48,26 @@ def in_use() -> dict[str, str]:
             for row in benchmark["rows"] if row["key"].startswith(asked)} if benchmark else {}
 
 
+def headline_sentence(rows: Rows) -> str:
+    """The candidate beside the module in one sentence, as Markdown; "" where it is the module."""
+    best = chosen(rows)
+    if best in (None, OURS) or not rows[OURS]:
+        return ""
+    return (f"With at most {BUDGET:,} extra numbers for all attributes, the best of "
+            f"{len(candidates(rows))} systems by validation, *{best}*, has "
+            f"**{_test_accuracy(rows, best):.1f} %** on the test split: "
+            f"{points(*difference(rows[best], rows[OURS]))} points from the scales alone.")
+
+
 def answer(rows: Rows) -> str:
     """The candidate, its distance from the module and its price; as one point of a list."""
     best, waiting = chosen(rows), [name for name in challengers() if not rows[name]]
     if best is None:
         return "- What should replace it: not run yet."
     within = candidates(rows)
-    accuracy = 100 * np.mean([list(one["results"]["test_accuracy"].values()) for one in rows[best]])
     said = (f"- With at most {BUDGET:,} extra parameters, the best of the {len(within)} systems "
-            f"here by validation is **{best}**: {accuracy:.1f} % on the test split, with "
-            f"{within[best]:,} of them."
+            f"here by validation is **{best}**: {_test_accuracy(rows, best):.1f} % on the test "
+            f"split, with {within[best]:,} of them."
             + f" (*{SAME_MODULE[0]}* is the same module, and is not counted.)"
             * bool(rows[SAME_MODULE[0]]))
     if best != OURS and rows[OURS]:
@@ -67,6 +77,12 @@ def answer(rows: Rows) -> str:
     if waiting:
         said += f" Not run yet, so this may change: {'; '.join(waiting)}."
     return said
+
+
+def _test_accuracy(rows: Rows, name: str) -> float:
+    """The mean over tasks and seeds, in %."""
+    return 100 * float(np.mean(
+        [list(one["results"]["test_accuracy"].values()) for one in rows[name]]))
 
 
 def _against_the_module(rows: Rows, best: str) -> str:

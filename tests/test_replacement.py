@@ -9,7 +9,15 @@ from study_records import record
 from modlib import replacement
 from modlib.evaluation import parameter_counts
 from modlib.networks import build_network
-from modlib.replacement import TOO_LARGE, answer, candidates, challengers, chosen, in_use
+from modlib.replacement import (
+    TOO_LARGE,
+    answer,
+    candidates,
+    challengers,
+    chosen,
+    headline_sentence,
+    in_use,
+)
 from modlib.results import write_record
 from modlib.tables import with_sign
 from modlib.twenty_attributes import BUDGET, OURS, STUDY, TASKS
@@ -46,6 +54,21 @@ def test_what_costs_more_than_the_budget_is_no_candidate():
         one["results"]["parameters"]["task"] = 128_001
     assert chosen(rows) == OURS
     assert "best of the 2 systems here" in answer(rows)
+
+
+def test_the_headline_has_what_validation_chose_and_how_far_it_is():
+    said = headline_sentence(rows_of(ours=(80, 70), signed=(95, 71), shared=(60, 60)))
+    assert said.startswith("With at most 128,000 extra numbers for all attributes, the best of 3 "
+                           f"systems by validation, *{SIGNED}*, has **90.5 %** on the test split: "
+                           "+15.00 [")
+    assert said.endswith("] points from the scales alone.")
+
+
+@pytest.mark.parametrize("rows", [
+    {}, {"ours": (80, 70)}, {"ours": (80, 70), "signed": (95, 60)},
+    {"signed": (80, 70), "shared": (60, 60)}])
+def test_the_headline_is_silent_where_there_is_nothing_better_to_tell(rows):
+    assert headline_sentence(rows_of(**rows)) == ""
 
 
 @pytest.mark.parametrize(("accuracy", "word"), [

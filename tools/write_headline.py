@@ -9,7 +9,7 @@ replaced. A test says when they are out of date.
 import matplotlib
 import numpy as np
 
-from modlib import figures, table_1, tables, three_attributes, twenty_attributes
+from modlib import figures, replacement, table_1, tables, three_attributes, twenty_attributes
 from modlib.results import resolve
 
 START, END = "<!-- headline: tools/write_headline.py -->", "<!-- end of headline -->"
@@ -32,8 +32,10 @@ def headline_markdown() -> str:
         cells.append(f"{np.mean(list(paper[name]['accuracy'].values())):.1f}")
         lines.append(f"| ({name}) {row.label} | " + " | ".join(cells) + " |")
     twenty = twenty_attributes.STUDY.published("celeba_cpu_20")
-    return (f"{table_1.headline_sentence(rows)}\n\n{twenty_attributes.headline_sentence(twenty)}"
-            "\n\n" + "\n".join(lines))
+    of_twenty = f"{twenty_attributes.headline_sentence(twenty)} "
+    return "\n\n".join([
+        table_1.headline_sentence(rows),
+        (of_twenty + replacement.headline_sentence(twenty)).rstrip(), "\n".join(lines)])
 
 
 def replaced(readme: str) -> str:
