@@ -193,9 +193,9 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
     lines = []
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):
         added = added_parameters(rows, better, worse)
-        lines.append({"": one.claim, "points": points(one.difference, one.low, one.high),
-                      "extra task parameters": "–" if np.isnan(added) else with_sign(added, 0),
-                      "verdict": one.word})
+        lines.append({"": one.claim, "verdict": one.word,
+                      "points": points(one.difference, one.low, one.high),
+                      "extra task parameters": "–" if np.isnan(added) else with_sign(added, 0)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 

@@ -256,7 +256,7 @@ def test_one_seed_decides_nothing_and_none_is_not_run_yet(rows):
     assert {verdict.word for verdict in verdicts(one)} == {"not decided"}
     assert all(isnan(verdict.difference) for verdict in verdicts(NOTHING))
     assert verdict_table(NOTHING).values.tolist() == [
-        ["not run yet", "–", "not run yet"]] * len(DIFFERENCES)
+        ["not run yet", "not run yet", "–"]] * len(DIFFERENCES)
 
 
 def test_the_verdict_table_shows_what_a_difference_costs(rows):
