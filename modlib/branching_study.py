@@ -25,6 +25,7 @@ from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, t
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
 FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
 WIDE, RANDOM, BY_CHANCE = "wide", "thin, random start", "thin, filters by chance"
+TRAINED_ON = "wide, trained on"  # it keeps all filters of the wide network, and learns as long again
 NOT_USED = (  # in settings files, for triplets
     "width", "crop", "batching", "test_triplets", "hinge_mean", "shift", "zoom", "colour_jitter",
     "batch_images", "initialisation", "final_probes")
@@ -37,6 +38,7 @@ STUDY = Study("adaptive_branching", {
     SHUFFLED: {"system": "shuffled", "alpha": 2.0},
     RANDOM: {"system": "thin", "somp": False},
     BY_CHANCE: {"system": "thin", "filters": "random"},
+    TRAINED_ON: {"system": "thin", "thinness": 64},
 }, quick=4, settings=BranchingSettings, not_used=(*NOT_USED, "scale_rate_factor", "ucr_every"))
 PAPER_NAMES = {THIN: "thin-32", LOW: "Branch-32-1.0", HIGH: "Branch-32-2.0"}
 PAPER_SIZE = 224  # pixels, VGG-16's input
