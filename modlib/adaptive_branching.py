@@ -61,7 +61,7 @@ class BranchingSettings(RunSettings):
     thinness: int = 32  #: ω
     wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
     somp: bool = True  #: False for random first weights
-    filters: Literal[FILTERS] = "somp"  #: of the wide network's; random by chance
+    filters: Literal[FILTERS] = "somp"  #: which of the wide network's; random by chance, all to be as wide
     scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  #: branching factor α; the larger, the more branches
     round_batches: int = 1000  #: between two branching rounds
@@ -93,6 +93,12 @@ class BranchingSettings(RunSettings):
                 f"system={self.system!r} and somp={self.somp}")
 
     @property
+    def omega(self) -> int:
+        """ω of the network itself."""
+        as_wide = self.system == "wide" or self.filters == "all"
+        return self.wide_thinness if as_wide else self.thinness
+
+    @property
     def wide(self) -> "BranchingSettings | None":
         """The run of the wide network that SOMP starts from, or None; one serves every α."""
         if self.system == "wide" or not self.somp:
@@ -120,8 +126,7 @@ class BranchingSettings(RunSettings):
 
 def build_network(settings: BranchingSettings) -> BranchingVgg:
     """The settings' network with one branch a layer, freshly initialised from the seed."""
-    wide = settings.system == "wide"
-    widths = thin_widths(settings.wide_thinness if wide else settings.thinness)
+    widths = thin_widths(settings.omega)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         network = BranchingVgg(
@@ -166,7 +171,7 @@ def branching_round(
     layer, above = LAYERS[index], network.branches_above(index)
     affinity_TT = network.affinity.affinity_TT.cpu().numpy().copy()  # it is reset below
     # As the authors cap it: no more filters in all than the layer has in VGG-16.
-    most = max(1, VGG16_WIDTHS[layer] // thin_widths(settings.thinness)[layer])
+    most = max(1, VGG16_WIDTHS[layer] // thin_widths(settings.omega)[layer])
     choice = choose_clusters(branch_affinity(affinity_TT, above), settings.alpha,
                              poolings_above(layer), most, settings.seed * len(LAYERS) + index)
     for copy, original in network.widen(choice.clusters):

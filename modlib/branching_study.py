@@ -25,7 +25,8 @@ from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, t
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
 FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
 WIDE, RANDOM, BY_CHANCE = "wide", "thin, random start", "thin, filters by chance"
-TRAINED_ON = "wide, trained on"  # it keeps all filters of the wide network, and learns as long again
+# It keeps all filters of the wide network, and learns for as long again.
+TRAINED_ON = "wide, trained on"
 NOT_USED = (  # in settings files, for triplets
     "width", "crop", "batching", "test_triplets", "hinge_mean", "shift", "zoom", "colour_jitter",
     "batch_images", "initialisation", "final_probes")
@@ -38,7 +39,7 @@ STUDY = Study("adaptive_branching", {
     SHUFFLED: {"system": "shuffled", "alpha": 2.0},
     RANDOM: {"system": "thin", "somp": False},
     BY_CHANCE: {"system": "thin", "filters": "random"},
-    TRAINED_ON: {"system": "thin", "thinness": 64},
+    TRAINED_ON: {"system": "thin", "filters": "all"},
 }, quick=4, settings=BranchingSettings, not_used=(*NOT_USED, "scale_rate_factor", "ucr_every"))
 PAPER_NAMES = {THIN: "thin-32", LOW: "Branch-32-1.0", HIGH: "Branch-32-2.0"}
 PAPER_SIZE = 224  # pixels, VGG-16's input
@@ -78,11 +79,11 @@ def branches(record: dict[str, Any]) -> int:
 def weights_at(record: dict[str, Any], image_size: int = PAPER_SIZE) -> int:
     """Weights of a record's tree for another image size, as the paper counts them."""
     settings = record["settings"]
-    wide = settings["system"] == "wide"
+    as_wide = settings["system"] == "wide" or settings.get("filters") == "all"
     place = {task: number for number, task in enumerate(settings["tasks"])}
     with torch.device("meta"):  # nothing is computed
         network = BranchingVgg(len(place), image_size, thin_widths(
-            settings["wide_thinness"] if wide else settings["thinness"]))
+            settings["wide_thinness"] if as_wide else settings["thinness"]))
         network.take_groups([[[place[task] for task in tasks] for tasks in groups]
                              for groups in record["results"]["groups"].values()])
     return count_weights(network)

@@ -12,7 +12,7 @@ from torch import Tensor
 from modlib.errors import ModlibError, unknown_name
 from modlib.thin_vgg import LAYERS, BranchingVgg
 
-FILTERS = ("somp", "random")
+FILTERS = ("somp", "random", "all")
 PICKS = 20  # choices at random that SOMP's is compared with
 
 
@@ -103,15 +103,16 @@ def start_from_wide(
         thin: changed in place.
         wide: the same layers and tasks, none of them narrower.
         seed: of what is chosen at random.
-        filters: ``"somp"``, or ``"random"``: as many at random, to compare with.
+        filters: ``"somp"``; to compare with, ``"random"``: as many at random; or ``"all"``, in
+            their order: the thin network is as wide as the wide one, and computes the same.
 
     Returns:
         of SOMP, the relative reconstruction error of each layer, and the mean of as many filters
-        of it at random; of filters at random, None.
+        of it at random; of other filters, None.
 
     Raises:
         ModlibError: unknown ``filters``, a network with branches, of other tasks or another image
-            size, or a layer that is narrower in ``wide``.
+            size, a layer that is narrower in ``wide``, or of another width with ``"all"``.
     """
     if any(len(layer) > 1 for network in (thin, wide) for layer in network.layers):
         raise ModlibError("start_from_wide needs networks that are not split yet")
@@ -131,6 +132,8 @@ def start_from_wide(
                 weight = value[:, inputs]
                 if filters == "random":
                     chosen = random_filters(len(weight), len(given[key]), rng)
+                elif filters == "all":
+                    chosen = _all_filters(name, len(weight), len(given[key]))
                 else:
                     chosen = select_filters(weight.flatten(1), len(given[key]))
                     errors[name] = reconstruction_error(weight.flatten(1), chosen)
@@ -142,6 +145,13 @@ def start_from_wide(
     thin.output.weight.copy_(wide.output.weight[:, kept])
     thin.output.bias.copy_(wide.output.bias)
     return (errors, by_chance) if errors else None
+
+
+def _all_filters(layer: str, filters: int, count: int) -> list[int]:
+    if count != filters:
+        raise ModlibError("filters='all' needs networks of the same widths; given "
+                          f"{count} and {filters} in {layer}")
+    return list(range(filters))
 
 
 def _inputs(channels: Tensor, places: int) -> Tensor:

@@ -332,6 +332,11 @@ def test_every_setting_has_another_value_here():
     assert not [name for name, value in OTHER_VALUES.items() if value == DEFAULTS[name]]
 
 
+def test_a_network_is_as_wide_as_its_settings_say():
+    assert [BranchingSettings(thinness=4, wide_thinness=8, **changes).omega for changes in (
+        {}, {"filters": "random"}, {"filters": "all"}, {"system": "wide"})] == [4, 4, 8, 8]
+
+
 @pytest.mark.parametrize("changes", [{"somp": False}, {"system": "wide"}])
 def test_filters_are_of_a_network_that_starts_from_a_wide_one(changes):
     with pytest.raises(ModlibError, match="filters='random' needs a network that starts from a wi"):

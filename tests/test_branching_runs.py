@@ -20,6 +20,7 @@ from modlib.branching_runs import (
     top_recall,
     trained_network,
 )
+from modlib.branching_study import weights_at
 from modlib.classification import evaluate, split_logits
 from modlib.classifiers import task_logits
 from modlib.errors import ModlibError
@@ -212,6 +213,15 @@ def test_filters_by_chance_come_from_the_same_wide_network(settings, places):
     assert by_chance["results"]["trunk_from"] == ours["results"]["trunk_from"]
     assert by_chance["epochs"][0]["loss"] != ours["epochs"][0]["loss"]
     assert not {"somp_errors", "random_errors"} & set(by_chance["results"])
+
+
+def test_the_wide_network_can_be_trained_on(settings, places):
+    ours = run_branching(replace(settings, system="thin"), places)
+    on = run_branching(replace(settings, system="thin", filters="all"), places)
+    wide = settings.wide
+    assert on["results"]["trunk_from"] == ours["results"]["trunk_from"]
+    assert weights_at(on) == weights_at(run_branching(wide, places)) > weights_at(ours)
+    assert not {"somp_errors", "random_errors"} & set(on["results"])
 
 
 def test_without_somp_no_wide_network_is_trained(settings, places):

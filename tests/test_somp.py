@@ -125,6 +125,15 @@ def test_a_network_of_the_same_width_computes_what_the_wide_one_does():
     assert max(by_chance.values()) < 1e-6  # all filters at random are all filters
 
 
+def test_all_filters_make_the_same_network():
+    thin, wide = network(6, 1).eval(), network(6).eval()
+    assert start_from_wide(thin, wide, filters="all") is None
+    assert thin.state_dict().keys() == wide.state_dict().keys()
+    for name, value in wide.state_dict().items():
+        if not name.endswith("extra_state"):
+            assert torch.equal(thin.state_dict()[name], value), name
+
+
 def test_a_thin_networks_filters_are_the_wide_ones_with_their_inputs_cut():
     thin, wide = network(4, 1), network(8)
     errors, by_chance = start_from_wide(thin, wide, seed=5)
@@ -151,6 +160,9 @@ def test_filters_by_chance_are_the_wide_ones_too():
     assert {tuple(row.tolist()) for row in starts[0].flatten(1)} <= of_wide
     with pytest.raises(ModlibError, match="count must be from 1 to 4 filters; given 8"):
         start_from_wide(network(8), network(4), filters="random")
+    with pytest.raises(ModlibError, match="filters='all' needs networks of the same widths; given "
+                                          "4 and 8 in conv1_1"):
+        start_from_wide(network(4), network(8), filters="all")
     with pytest.raises(ModlibError, match="value of filters: 'sompp' is not known; did you mean"):
         start_from_wide(network(4), wide, filters="sompp")
 
