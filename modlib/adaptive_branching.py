@@ -61,7 +61,8 @@ class BranchingSettings(RunSettings):
     thinness: int = 32  #: ω
     wide_thinness: int = 64  #: ω of the wide network that SOMP starts from
     somp: bool = True  #: False for random first weights
-    filters: Literal[FILTERS] = "somp"  #: which of the wide network's; random by chance, all to be as wide
+    #: which of the wide network's it starts with; all of them to be as wide
+    filters: Literal[FILTERS] = "somp"
     scales: bool = False  #: a scale per task and channel after conv5_3, fc6 and fc7
     alpha: float = 1.0  #: branching factor α; the larger, the more branches
     round_batches: int = 1000  #: between two branching rounds
