@@ -223,7 +223,7 @@ def takeaway(rows: Rows) -> str:
     lines = [
         f"- **Do branches help?** With α = 1 the network differs from the thin one by "
         f"{apart(LOW, THIN)} of accuracy, for {cost:.1f} times its weights; from the wide one, "
-        f"trained on, by {apart(LOW, TRAINED_ON)}.",
+        f"trained on, by {apart(LOW, TRAINED_ON)}. {_branches_or_weights(rows)}",
         f"- **Does it matter who shares one?** With the tasks where the method put them, the tree "
         f"differs from the thin network by {apart(FOUND, THIN)}; with the tasks at random places, "
         f"by {apart(SHUFFLED, THIN)}. {_who_shares(rows)}",
@@ -237,6 +237,15 @@ def takeaway(rows: Rows) -> str:
             f"**{words.count(word)} {word}**" for word in ("held", "did not hold", "not decided")
             if word in words) + ".")
     return "\n".join(lines)
+
+
+def _branches_or_weights(rows: Rows) -> str:
+    _, low, high = answer_difference(rows[LOW], rows[TRAINED_ON])
+    if low > 0:
+        return "So branches bring more than weights without branches do."
+    if high < 0:
+        return "So weights without branches bring more than branches do."
+    return "So no gain over weights without branches is shown."
 
 
 def _who_shares(rows: Rows) -> str:

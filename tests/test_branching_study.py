@@ -277,11 +277,20 @@ def test_the_takeaway_answers_and_counts_the_verdicts(rows):
                         (start, [(THIN, RANDOM), (THIN, BY_CHANCE)])):
         differences = [points(*answer_difference(rows[one], rows[other])) for one, other in pairs]
         assert re.findall(r"\*\*([+−][^*]*)\*\* points", line) == differences
+    assert branches.endswith("So branches bring more than weights without branches do.")
     assert who.endswith(
         "So chance does better than the method, against the paper's central idea.")
     assert claims == ("- Of the 13 claims about accuracy, recall and branches: **6 held**, "
                       "**4 did not hold**, **3 not decided**.")
     assert of_cost == "- Of the 2 claims about cost: **2 held**."
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [
+    (83, "So no gain over weights without branches is shown."),
+    (86, "So weights without branches bring more than branches do.")])
+def test_branches_are_judged_against_weights_without_them(rows, accuracy, said):
+    again = rows | {TRAINED_ON: [record(TRAINED_ON, seed, accuracy) for seed in range(3)]}
+    assert takeaway(again).splitlines()[0].endswith(said)
 
 
 @pytest.mark.parametrize(("found", "said"), [
