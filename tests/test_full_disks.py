@@ -164,5 +164,5 @@ def test_every_module_that_writes_whole_files_is_tried():
     root = Path(sys.modules["modlib"].__file__).parent
     uses = {path.stem for path in root.glob("*.py")
             if "written_whole(" in path.read_text("utf8")}
-    assert uses == {"batch", "checkpoints", "image_cache", "onnx_export", "results", "tidy",
-                    "weights", "whole_files"}
+    assert uses == {"checkpoints", "executed_copies", "image_cache", "onnx_export", "results",
+                    "tidy", "weight_files", "whole_files"}
