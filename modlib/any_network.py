@@ -18,7 +18,7 @@ from modlib.machine import device_in_words
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
-from modlib.tables import mean_and_spread, short_commit, some_not_run_yet, with_sign
+from modlib.tables import count_seeds, mean_and_spread, short_commit, some_not_run_yet, with_sign
 from modlib.three_attributes import SHORT_NAMES
 from modlib.verdicts import newcombe, student
 
@@ -186,7 +186,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     settings, run, images = (records[0][key] for key in ("settings", "run", "data"))
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     return (
-        f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
+        f"{len(records)} runs, {count_seeds(records)}, "
         f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
         f"{device_in_words(run['device'])}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "

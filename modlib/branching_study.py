@@ -19,7 +19,13 @@ from modlib.machine import device_in_words
 from modlib.record_checks import TOP
 from modlib.results import resolve
 from modlib.studies import Rows, Study, valid_accuracy
-from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
+from modlib.tables import (
+    count_seeds,
+    mean_and_spread,
+    not_run_yet,
+    short_commit,
+    some_not_run_yet,
+)
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
 
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
@@ -159,7 +165,7 @@ def how_it_ran(
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["epochs"][0]["images"]
     return (
-        f"{len(records)} runs, {len({one['settings']['seed'] for one in records})} seeds, "
+        f"{len(records)} runs, {count_seeds(records)}, "
         f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
         f"{device_in_words(run['device'])}. "
         f"{data['source']}: {data['images']['train']:,} to train on, {data['images']['test']:,} to "

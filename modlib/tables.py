@@ -23,6 +23,12 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
+def count_seeds(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many seeds records are of: ``1 seed``, ``3 seeds``."""
+    count = len({record["settings"]["seed"] for record in records})
+    return f"{count} seed{'s' * (count != 1)}"
+
+
 def with_sign(value: float, digits: int = 2) -> str:
     """A number with its sign, ``+1.23`` or ``−1,234.50``; the minus is the sign, not a hyphen.
 

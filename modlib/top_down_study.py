@@ -18,7 +18,13 @@ from modlib.machine import device_in_words
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread, not_run_yet, short_commit, some_not_run_yet
+from modlib.tables import (
+    count_seeds,
+    mean_and_spread,
+    not_run_yet,
+    short_commit,
+    some_not_run_yet,
+)
 from modlib.task_readers import ReaderSettings, operations
 from modlib.top_down import TopDownNetwork, weight_counts
 
@@ -190,7 +196,7 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
     settings, run, about = (records[0][key] for key in ("settings", "run", "data"))
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     return (
-        f"{len(records)} runs, {len({r['settings']['seed'] for r in records})} seeds, "
+        f"{len(records)} runs, {count_seeds(records)}, "
         f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
         f"{device_in_words(run['device'])}. "
         f"{about['source']}: {about['images']['train']:,} images to train on, "

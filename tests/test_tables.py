@@ -9,6 +9,7 @@ import pytest
 from modlib.gradients import wilson
 from modlib.results import read_records
 from modlib.tables import (
+    count_seeds,
     mean_and_spread,
     not_run_yet,
     percent,
@@ -94,6 +95,12 @@ def test_what_other_profiles_took_is_told_for_scale_where_there_are_any():
 
 def test_what_runs_took_on_a_cpu_is_no_scale_for_a_gpu():
     assert "For scale" not in not_run_yet("celeba_gpu", "three_attributes", "02")
+
+
+@pytest.mark.parametrize(("seeds", "said"), [
+    ([], "0 seeds"), ([3], "1 seed"), ([3, 3], "1 seed"), ([0, 3], "2 seeds")])
+def test_seeds_are_counted_once_each(seeds, said):
+    assert count_seeds([{"settings": {"seed": seed}} for seed in seeds]) == said
 
 
 def of_seeds(*seeds, minutes=2.0):
