@@ -84,12 +84,10 @@ def branches(record: dict[str, Any]) -> int:
 
 def weights_at(record: dict[str, Any], image_size: int = PAPER_SIZE) -> int:
     """Weights of a record's tree for another image size, as the paper counts them."""
-    settings = record["settings"]
-    as_wide = settings["system"] == "wide" or settings.get("filters") == "all"
-    place = {task: number for number, task in enumerate(settings["tasks"])}
+    settings = BranchingSettings(**record["settings"])
+    place = {task: number for number, task in enumerate(settings.tasks)}
     with torch.device("meta"):  # nothing is computed
-        network = BranchingVgg(len(place), image_size, thin_widths(
-            settings["wide_thinness"] if as_wide else settings["thinness"]))
+        network = BranchingVgg(len(place), image_size, thin_widths(settings.omega))
         network.take_groups([[[place[task] for task in tasks] for tasks in groups]
                              for groups in record["results"]["groups"].values()])
     return count_weights(network)

@@ -142,13 +142,13 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
         if word == "not run yet" and claims:
             lines.append(f"- **{len(claims)} not run yet**.")  # the table has them, and where
         elif claims:
-            listed = "; ".join(f"{within_a_sentence(v.claim)} ({with_sign(v.difference, 1)} points)"
+            listed = "; ".join(f"{_within_a_sentence(v.claim)} ({with_sign(v.difference, 1)} points)"
                                for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)
 
 
-def within_a_sentence(claim: str) -> str:
+def _within_a_sentence(claim: str) -> str:
     """Without its capital, unless it begins with an abbreviation."""
     begins = claim.split(" ")[0][:2]
     return claim if len(begins) == 2 and begins.isupper() else claim[0].lower() + claim[1:]
