@@ -142,8 +142,9 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
         if word == "not run yet" and claims:
             lines.append(f"- **{len(claims)} not run yet**.")  # the table has them, and where
         elif claims:
-            listed = "; ".join(f"{_within_a_sentence(v.claim)} ({with_sign(v.difference, 1)} points)"
-                               for v in claims)
+            listed = "; ".join(
+                f"{_within_a_sentence(v.claim)} ({with_sign(v.difference, 1)} points)"
+                for v in claims)
             lines.append(f"- **{len(claims)} {word}**: {listed}.")
     return "\n".join(lines)
 
