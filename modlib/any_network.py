@@ -18,7 +18,14 @@ from modlib.machine import device_in_words
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
-from modlib.tables import count_seeds, mean_and_spread, short_commit, some_not_run_yet, with_sign
+from modlib.tables import (
+    NOT_COMPLETE,
+    count_seeds,
+    mean_and_spread,
+    short_commit,
+    some_not_run_yet,
+    with_sign,
+)
 from modlib.three_attributes import SHORT_NAMES
 from modlib.verdicts import newcombe, student
 
@@ -202,7 +209,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
 def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:
     """What the records say about the claim that the module suits any network and loss."""
     if not all(len(records) > 1 for records in rows.values()):
-        return "The records of this page are not complete yet, so it draws no conclusion."
+        return NOT_COMPLETE
     table = differences(rows)
     own = {system: records[0]["results"]["parameters"]["task"] for system, records in rows.items()}
     said = []

@@ -31,8 +31,8 @@ from modlib.branching_study import (
 )
 from modlib.record_checks import ANSWERS, TOP
 from modlib.studies import Rows, valid_accuracy
-from modlib.tables import points, with_sign
-from modlib.verdicts import Verdict, over_seeds
+from modlib.tables import NOT_COMPLETE, points, with_sign
+from modlib.verdicts import Verdict, counted, over_seeds
 
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
 FAR_WEIGHTS, FAR_TIME = 10, 3
@@ -213,7 +213,7 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
 def takeaway(rows: Rows) -> str:
     """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
     if any(len(records) < 2 for records in rows.values()):
-        return "The records of this page are not complete yet, so it draws no conclusion."
+        return NOT_COMPLETE
 
     def apart(one: str, other: str) -> str:
         return f"**{points(*answer_difference(rows[one], rows[other]))}** points"
@@ -230,13 +230,9 @@ def takeaway(rows: Rows) -> str:
         f"- **Does it matter where the thin network starts?** From a trained network instead of at "
         f"random, with twice the training: {apart(THIN, RANDOM)}. With SOMP's choice of its "
         f"filters instead of chance: {apart(THIN, BY_CHANCE)}."]
-    for what, judged in (("claims about accuracy, recall and branches", verdicts(rows)),
-                         ("claims about cost", [one for one, _ in costs(rows)])):
-        words = [one.word for one in judged]
-        lines.append(f"- Of the {len(judged)} {what}: " + ", ".join(
-            f"**{words.count(word)} {word}**" for word in ("held", "did not hold", "not decided")
-            if word in words) + ".")
-    return "\n".join(lines)
+    return "\n".join([
+        *lines, counted(verdicts(rows), "about accuracy, recall and branches"),
+        counted([one for one, _ in costs(rows)], "about cost")])
 
 
 def _branches_or_weights(rows: Rows) -> str:

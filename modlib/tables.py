@@ -13,6 +13,7 @@ from modlib.machine import device_in_words
 from modlib.results import read_records, resolve
 
 SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
+NOT_COMPLETE = "The records of this page are not complete yet, so it draws no conclusion."
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

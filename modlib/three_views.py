@@ -20,7 +20,7 @@ from modlib.answers import answer_difference
 from modlib.arrays import from_json
 from modlib.branching_study import branches, mean_accuracy, mean_count, paired
 from modlib.studies import Rows, Study
-from modlib.tables import mean_and_spread, points, with_sign
+from modlib.tables import NOT_COMPLETE, mean_and_spread, points, with_sign
 from modlib.verdicts import Verdict
 
 THIN, SCALES = "thin", "thin, scales"
@@ -207,7 +207,7 @@ def how_it_ran(rows: Rows, profile: str) -> str:
 def takeaway(rows: Rows) -> str:
     """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
     if any(len(records) < 2 for records in rows.values()):
-        return "The records of this page are not complete yet, so it draws no conclusion."
+        return NOT_COMPLETE
     lines = [w_distance.agreement_sentence(*pair)
              for pair in combinations(views(rows[SCALES]).items(), 2)]
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 
 from modlib.answers import answer_difference
 from modlib.studies import Rows
+from modlib.tables import NOT_COMPLETE, points
 from modlib.top_down_study import (
     ABLATIONS,
     CHANNELS,
@@ -22,9 +23,10 @@ from modlib.top_down_study import (
     OURS_4,
     SYSTEMS,
     WIDTHS,
+    accuracy_table,
     paper_rows,
 )
-from modlib.verdicts import Verdict
+from modlib.verdicts import Verdict, counted
 
 # The paper's claims: what it says, the row that is better by it, and the other.
 CLAIMS = {
@@ -86,6 +88,51 @@ def weight_sentence(rows: Rows) -> str:
     fewer = sum(ours < single for _, ours, single in both)
     return ("The paper also claims that top-down modulation has fewer weights than networks of "
             f"their own: so it is in {fewer} of {len(both)} cases ({listed}).")
+
+
+def takeaway(rows: Rows) -> str:
+    """What the records of digits say, as Markdown; nothing is concluded from an open table."""
+    if any(len(records) < 2 for records in rows.values()):
+        return NOT_COMPLETE
+    others = {SYSTEMS["single"]: "a network for each task", SYSTEMS["uniform"]: "uniform scaling",
+              SYSTEMS["moo"]: "MOO", SYSTEMS["channel"]: "channel modulation",
+              SYSTEMS["channel"] + FAST: f"channel modulation{FAST}"}
+    no_places, no_image = "channels alone, image seen", "places, image not seen"
+    return "\n".join([
+        "- **Should the task tell the network where to look?** Top-down modulation with two, three "
+        "and four tasks, in points of accuracy (bold: zero is outside the interval)",
+        *(f"  - over {name}: " + ", ".join(
+            _apart(rows, OURS[count], f"{count} tasks, {row}") for count in COUNTS)
+          for row, name in others.items()),
+        f"- **Does it need the places, and the image?** With four tasks, without places (a scale a "
+        f"channel, from the image) it differs by {_apart(rows, no_places, OURS_4)} points; "
+        f"{_needed(rows, no_places, 'the places')}. Without seeing the image it differs by "
+        f"{_apart(rows, no_image, OURS_4)}; {_needed(rows, no_image, 'the image')}.",
+        f"- **What does it cost?** {_cost_sentence(rows)}",
+        counted(verdicts(rows, "top_down"), "about digits")])
+
+
+def _apart(rows: Rows, one: str, other: str) -> str:
+    value, low, high = answer_difference(rows[one], rows[other])
+    said = points(value, low, high)
+    return f"**{said}**" if low > 0 or high < 0 else said
+
+
+def _needed(rows: Rows, without: str, what: str) -> str:
+    _, low, high = answer_difference(rows[without], rows[OURS_4])
+    if high < 0:
+        return f"so it needs {what}"
+    return f"so {what} did harm" if low > 0 else f"that it needs {what} is not shown"
+
+
+def _cost_sentence(rows: Rows) -> str:
+    """Weights and arithmetic for four tasks, beside two rivals."""
+    names = {OURS_4: "top-down modulation", CHANNELS[4]: "channel modulation",
+             f"4 tasks, {SYSTEMS['single']}": "a network for each task"}
+    table = accuracy_table(rows, list(names), "top_down")
+    costs = [f"{name} has {table.weights[row]} the weights of one LeNet and does "
+             f"{table.work[row]} its work" for row, name in names.items()]
+    return f"For four tasks, {costs[0]}; {costs[1]}; {costs[2]}."
 
 
 def _mean(printed: Mapping[str, Any]) -> float:

@@ -149,6 +149,14 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
     return "\n".join(lines)
 
 
+def counted(judged: Sequence[Verdict], about: str) -> str:
+    """How many claims got which verdict, as a line of a Markdown list."""
+    words = [verdict.word for verdict in judged]
+    return f"- Of the {len(judged)} claims {about}: " + ", ".join(
+        f"**{words.count(word)} {word}**"
+        for word in ("held", "did not hold", "not decided", "not run yet") if word in words) + "."
+
+
 def _within_a_sentence(claim: str) -> str:
     """Without its capital, unless it begins with an abbreviation."""
     begins = claim.split(" ")[0][:2]

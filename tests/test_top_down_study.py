@@ -12,6 +12,7 @@ from modlib import top_down_study
 from modlib.comparison_figures import maps_over_images
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve, write_record
+from modlib.tables import NOT_COMPLETE
 from modlib.task_readers import ReaderSettings
 from modlib.top_down_study import (
     CLEVR,
@@ -28,7 +29,7 @@ from modlib.top_down_study import (
     paper_rows,
     weight_table,
 )
-from modlib.top_down_verdicts import CLAIMS, verdicts, weight_sentence
+from modlib.top_down_verdicts import CLAIMS, takeaway, verdicts, weight_sentence
 from modlib.verdicts import table_of
 
 CHANNEL_2 = "2 tasks, channel modulation"
@@ -244,6 +245,28 @@ def test_fewer_weights_than_networks_of_their_own_is_told_from_the_records(rows)
     rows[OURS[3]] = [record(OURS[3], 0, 90, weights=80_000)]
     rows["3 tasks, single task"] = [record("3 tasks, single task", 0, 90, weights=72_750)]
     assert "in 1 of 2 cases" in weight_sentence(rows)
+
+
+def test_the_takeaway_answers_the_pages_question_once_every_row_has_two_seeds(rows):
+    assert takeaway(rows) == NOT_COMPLETE
+    accuracies = {OURS[4]: 90, "4 tasks, single task": 93, "places, image not seen": 90,
+                  "channels alone, image seen": 80}
+    every = MULTI_MNIST.by_row([
+        record(row, seed, accuracies.get(row, 85) + 0.1 * seed)
+        for row in MULTI_MNIST.rows for seed in (0, 1)])
+    said = takeaway(every)
+    own, uniform = (next(line for line in said.splitlines() if f"over {name}:" in line)
+                    for name in ("a network for each task", "uniform scaling"))
+    # Two tasks and three: as good as all others, so nothing is bold but the four tasks.
+    assert own.split(": ")[1].startswith("+0.00 [") and "**\N{MINUS SIGN}3.00 [" in own
+    assert own.count("**") == uniform.count("**") == 2 and "**+5.00 [" in uniform
+    assert "so it needs the places. Without" in said
+    assert "that it needs the image is not shown" in said
+    assert "modulation has ×1.300 the weights of one LeNet and does ×12.8 its work" in said
+    judged = [one.word for one in verdicts(every, "top_down")]
+    assert f"**{judged.count('held')} held**" in said.splitlines()[-1]
+    every[OURS[4]] = every[OURS[4]][:1]
+    assert takeaway(every) == NOT_COMPLETE
 
 
 def test_curves_are_mean_validation_accuracy_by_epoch_and_seed(rows):
