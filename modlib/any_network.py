@@ -22,7 +22,7 @@ from modlib.tables import (
     NOT_COMPLETE,
     count_seeds,
     mean_and_spread,
-    short_commit,
+    of_code,
     some_not_run_yet,
     with_sign,
 )
@@ -201,8 +201,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
         f"{records[0]['epochs'][0]['images']:,} images in batches of {settings['batch_size']}, "
         f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
         f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
-        f"{settings['precision']}. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`."
+        f"{settings['precision']}. {of_code(records)}."
         + some_not_run_yet(rows, settings["profile"], "07"))
 
 

@@ -23,7 +23,7 @@ from modlib.tables import (
     count_seeds,
     mean_and_spread,
     not_run_yet,
-    short_commit,
+    of_code,
     some_not_run_yet,
 )
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
@@ -172,8 +172,7 @@ def how_it_ran(
         f"{settings['wide_thinness']}. {settings['epochs']} epochs of {images:,} images in batches "
         f"of {settings['batch_size']}, a branching round every {settings['round_batches']} "
         f"batches; {settings['optimiser']} at {settings['learning_rate']}"
-        f"{_of_scales(records)}, {settings['precision']}. torch {run['versions']['torch']}, "
-        f"commit `{short_commit(run['git_commit'])}`."
+        f"{_of_scales(records)}, {settings['precision']}. {of_code(records)}."
         + some_not_run_yet(rows, profile, notebook))
 
 

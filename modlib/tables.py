@@ -182,8 +182,6 @@ def how_it_ran(
             return f"{plain[0]} to {plain[-1]}"
         return " and ".join(plain)
 
-    commits = sorted({short_commit(record["run"]["git_commit"]) for record in records})
-    torch = sorted({record["run"]["versions"]["torch"] for record in records})
     return (
         f"{len(records)} run{'s' * (len(records) > 1)}, "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, "
@@ -194,10 +192,21 @@ def how_it_ran(
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
         f"{of('epochs')} epochs, {of('optimiser')}, learning rate {of('learning_rate')} (of scales "
         f"{of('scale_rate_factor')} times that), margin {of('margin')}, {of('precision')}{more}. "
-        f"torch {' and '.join(torch)}, commit{'s' * (len(commits) > 1)} "
-        f"{', '.join(f'`{commit}`' for commit in commits)}."
+        f"{of_code(records)}."
         + some_not_run_yet(rows, profile, notebook, data)
     )
+
+
+def of_code(records: Sequence[Mapping[str, Any]]) -> str:
+    """The versions of torch and of this code that made records, each named, as Markdown."""
+    torch = sorted({record["run"]["versions"]["torch"] for record in records})
+    return f"torch {' and '.join(torch)}, {commits(records)}"
+
+
+def commits(records: Sequence[Mapping[str, Any]]) -> str:
+    """Every commit that records are of, as Markdown."""
+    names = sorted({short_commit(record["run"]["git_commit"]) for record in records})
+    return f"commit{'s' * (len(names) > 1)} {', '.join(f'`{name}`' for name in names)}"
 
 
 def short_commit(commit: str) -> str:

@@ -22,7 +22,7 @@ from modlib.tables import (
     count_seeds,
     mean_and_spread,
     not_run_yet,
-    short_commit,
+    of_code,
     some_not_run_yet,
 )
 from modlib.task_readers import ReaderSettings, operations
@@ -203,8 +203,7 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
         f"{about['images']['valid']:,} to validate on, {about['images']['test']:,} to test on. "
         f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "
         f"{settings['optimiser']} at {settings['learning_rate']:g}, schedule "
-        f"`{settings['schedule']}`. torch {run['versions']['torch']}, commit "
-        f"`{short_commit(run['git_commit'])}`."
+        f"`{settings['schedule']}`. {of_code(records)}."
         + some_not_run_yet(rows, profile, NOTEBOOK, data))
 
 

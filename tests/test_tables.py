@@ -12,6 +12,7 @@ from modlib.tables import (
     count_seeds,
     mean_and_spread,
     not_run_yet,
+    of_code,
     percent,
     points,
     short_commit,
@@ -134,6 +135,13 @@ def test_where_no_row_lacks_what_another_has_nothing_is_said(rows):
 def test_a_commit_keeps_its_mark_when_it_is_cut_short():
     assert short_commit("0123456789abcdef") == "0123456789"
     assert short_commit("0123456789abcdef-dirty") == "0123456789-dirty"
+
+
+def test_every_commit_and_every_torch_that_made_records_is_named():
+    records = [{"run": {"git_commit": commit, "versions": {"torch": torch}}}
+               for commit, torch in (("b" * 40, "2.11"), ("a" * 40, "2.12"), ("b" * 40, "2.12"))]
+    assert of_code(records) == f"torch 2.11 and 2.12, commits `{'a' * 10}`, `{'b' * 10}`"
+    assert of_code(records[:1]) == f"torch 2.11, commit `{'b' * 10}`"
 
 
 def test_the_call_names_other_data_than_faces_where_that_is_meant():
