@@ -14,15 +14,14 @@ import pandas as pd
 from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
-from modlib.machine import device_in_words
 from modlib.parameters import split_parameters
 from modlib.results import check_table, pair_ucr, read_rows
 from modlib.settings import Checked, Places, Settings
 from modlib.tables import (
     NOT_COMPLETE,
-    count_seeds,
     mean_and_spread,
     of_code,
+    of_runs,
     some_not_run_yet,
     with_sign,
 )
@@ -190,12 +189,9 @@ def ucr_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:
 def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     """What made these records, as Markdown; there must be one."""
     records = [record for row in rows.values() for record in row]
-    settings, run, images = (records[0][key] for key in ("settings", "run", "data"))
-    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    settings, images = records[0]["settings"], records[0]["data"]
     return (
-        f"{len(records)} runs, {count_seeds(records)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
-        f"{device_in_words(run['device'])}. "
+        f"{of_runs(records)}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "
         f"{images['images']['test']:,} to test on. {settings['epochs']} epochs of "
         f"{records[0]['epochs'][0]['images']:,} images in batches of {settings['batch_size']}, "

@@ -15,15 +15,14 @@ import torch
 
 from modlib.adaptive_branching import BranchingSettings
 from modlib.answers import read_answers
-from modlib.machine import device_in_words
 from modlib.record_checks import TOP
 from modlib.results import resolve
 from modlib.studies import Rows, Study, valid_accuracy
 from modlib.tables import (
-    count_seeds,
     mean_and_spread,
     not_run_yet,
     of_code,
+    of_runs,
     some_not_run_yet,
 )
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
@@ -159,13 +158,10 @@ def how_it_ran(
     records = [record for of_row in rows.values() for record in of_row]
     if not records:
         return not_run_yet(profile, folder, notebook)
-    settings, run, data = (records[0][key] for key in ("settings", "run", "data"))
-    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    settings, data = records[0]["settings"], records[0]["data"]
     images = records[0]["epochs"][0]["images"]
     return (
-        f"{len(records)} runs, {count_seeds(records)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
-        f"{device_in_words(run['device'])}. "
+        f"{of_runs(records)}. "
         f"{data['source']}: {data['images']['train']:,} to train on, {data['images']['test']:,} to "
         f"test on. {len(settings['tasks'])} attributes, {settings['image_size']}×"
         f"{settings['image_size']} pixels; thin: ω = {settings['thinness']}, wide: ω = "

@@ -170,9 +170,7 @@ def how_it_ran(
     records = [record for row in rows.values() for record in row]
     if not records:
         return not_run_yet(profile, folder, notebook, data)
-    minutes = [record["run"]["training_seconds"] / 60 for record in records]
     images = records[0]["data"]["images"]
-    seeds = {record["settings"]["seed"] for record in records}
 
     def of(key: str, part: str = "settings") -> str:
         """What all records have, or what there is: from the smallest to the largest."""
@@ -183,10 +181,7 @@ def how_it_ran(
         return " and ".join(plain)
 
     return (
-        f"{len(records)} run{'s' * (len(records) > 1)}, "
-        f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each by the clock, pauses included, "
-        f"on {device_in_words(of('device', 'run'))}. "
+        f"{of_runs(records)}. "
         f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
@@ -195,6 +190,15 @@ def how_it_ran(
         f"{of_code(records)}."
         + some_not_run_yet(rows, profile, notebook, data)
     )
+
+
+def of_runs(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs records are of, how long these took, and on what device."""
+    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    devices = sorted({device_in_words(record["run"]["device"]) for record in records})
+    return (f"{len(records)} run{'s' * (len(records) > 1)}, {count_seeds(records)}, "
+            f"{min(minutes):.1f} to {max(minutes):.1f} minutes each by the clock, pauses included "
+            f"(median {np.median(minutes):.1f}), on {' and '.join(devices)}")
 
 
 def of_code(records: Sequence[Mapping[str, Any]]) -> str:

@@ -14,15 +14,14 @@ from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
-from modlib.machine import device_in_words
 from modlib.results import resolve
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import (
-    count_seeds,
     mean_and_spread,
     not_run_yet,
     of_code,
+    of_runs,
     some_not_run_yet,
 )
 from modlib.task_readers import ReaderSettings, operations
@@ -193,12 +192,9 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
     records = [record for row in rows.values() for record in row]
     if not records:
         return not_run_yet(profile, folder, NOTEBOOK, data)
-    settings, run, about = (records[0][key] for key in ("settings", "run", "data"))
-    minutes = [record["run"]["training_seconds"] / 60 for record in records]
+    settings, about = records[0]["settings"], records[0]["data"]
     return (
-        f"{len(records)} runs, {count_seeds(records)}, "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes each, on "
-        f"{device_in_words(run['device'])}. "
+        f"{of_runs(records)}. "
         f"{about['source']}: {about['images']['train']:,} images to train on, "
         f"{about['images']['valid']:,} to validate on, {about['images']['test']:,} to test on. "
         f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "

@@ -134,8 +134,8 @@ def test_the_ucr_figures_cells_are_those_of_the_table(rows):
 
 def test_how_it_ran_says_what_made_the_records(rows):
     said = how_it_ran(rows, "celeba_cpu")
-    for part in ("12 runs, 2 seeds, 2.0 to 3.5 minutes each by the clock, pauses included, on "
-                 "a test's device.",
+    for part in ("12 runs, 2 seeds, 2.0 to 3.5 minutes each by the clock, pauses included "
+                 "(median 2.8), on a test's device.",
                  "photographs of a test: 1,000 to train on, 200 to choose settings on, 300",
                  "Width 0.25", "batches of 180 images", "8 epochs",
                  "adam, learning rate 0.001 (of scales 20 times that), margin ", "bfloat16",

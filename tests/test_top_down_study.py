@@ -277,7 +277,8 @@ def test_curves_are_mean_validation_accuracy_by_epoch_and_seed(rows):
 
 def test_how_it_ran_says_what_is_missing_and_how_to_run_it(rows):
     said = how_it_ran(rows, "mine", "top_down", "/path/to/MNIST")
-    assert "7 runs, 3 seeds, 1.5 to 1.5 minutes each, on a test's device" in said
+    assert ("7 runs, 3 seeds, 1.5 to 1.5 minutes each by the clock, pauses included (median 1.5), "
+            "on a test's device") in said
     assert "2,000 images to train on" in said
     assert "*2 tasks, uniform scaling* (seeds 0, 2)" in said
     for text in (said, how_it_ran({}, "mine", "top_down", "/path/to/MNIST")):
