@@ -27,8 +27,8 @@ from modlib.batches import image_getter
 from modlib.classification import check_split, scores, split_logits
 from modlib.datasets import AttributeImages
 from modlib.evaluation import scale_results
-from modlib.experiments import checkpoint_path, kept_record, load_data
-from modlib.locks import one_at_a_time
+from modlib.experiments import load_data
+from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
 from modlib.machine import choose_device
 from modlib.record_checks import ANSWERS, TOP
 from modlib.settings import Places
@@ -36,7 +36,13 @@ from modlib.somp import start_from_wide
 from modlib.speed import side_by_side
 from modlib.task_grouping import co_difficulty
 from modlib.task_networks import count_parameters
-from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, without_batch_norm
+from modlib.thin_vgg import (
+    LAYERS,
+    VGG16_WIDTHS,
+    BranchingVgg,
+    count_layer_weights,
+    without_batch_norm,
+)
 
 RECALL_DEPTH = 10
 
@@ -103,12 +109,10 @@ def run_branching(
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
         for split in ("valid", "test"):  # before training: what cannot be scored is told now
             check_split(data, split)
-        get_images, epochs = image_getter(data, device), []
+        get_images = image_getter(data, device)
         network, origin = _untrained_network(settings, places, data, get_images)
-        for metrics in train_branching(network, data, settings, checkpoint, get_images):
-            epochs.append(metrics)
-            if on_epoch:
-                on_epoch(settings, metrics)
+        epochs = every_epoch(
+            train_branching(network, data, settings, checkpoint, get_images), settings, on_epoch)
         return epochs, origin | _results(network, data, settings, get_images)
 
     return kept_record(settings, places, data, work)
@@ -140,7 +144,7 @@ def _counts(network: BranchingVgg) -> dict[str, int]:
     total = count_parameters(network.parameters())
     shared = count_parameters(network.shared_parameters())
     return {"total": total, "shared": shared, "task": total - shared,
-            "weights": count_weights(network)}
+            "weights": count_layer_weights(network)}
 
 
 def _untrained_network(settings, places, data, get_images) -> tuple[BranchingVgg, dict[str, Any]]:
@@ -186,7 +190,5 @@ def trained_network(
     """
     network, _ = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    with one_at_a_time(checkpoint):
-        for _ in train_branching(network, data, settings, checkpoint, get_images):
-            pass
+    train_to_the_end(train_branching(network, data, settings, checkpoint, get_images), checkpoint)
     return network

@@ -17,7 +17,7 @@ from modlib.adaptive_branching import BranchingSettings
 from modlib.answers import read_answers
 from modlib.record_checks import TOP
 from modlib.results import resolve
-from modlib.studies import Rows, Study, valid_accuracy
+from modlib.studies import Rows, Study
 from modlib.tables import (
     mean_and_spread,
     not_run_yet,
@@ -25,7 +25,7 @@ from modlib.tables import (
     of_runs,
     some_not_run_yet,
 )
-from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_weights, thin_widths
+from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_layer_weights, thin_widths
 
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
 FOUND, SHUFFLED = "found grouping, from the start", "shuffled grouping, from the start"
@@ -89,13 +89,13 @@ def weights_at(record: dict[str, Any], image_size: int = PAPER_SIZE) -> int:
         network = BranchingVgg(len(place), image_size, thin_widths(settings.omega))
         network.take_groups([[[place[task] for task in tasks] for tasks in groups]
                              for groups in record["results"]["groups"].values()])
-    return count_weights(network)
+    return count_layer_weights(network)
 
 
 def vgg16_weights(num_tasks: int, image_size: int = PAPER_SIZE) -> int:
     """Weights of the whole VGG-16 with an output for each task."""
     with torch.device("meta"):
-        return count_weights(BranchingVgg(num_tasks, image_size, VGG16_WIDTHS))
+        return count_layer_weights(BranchingVgg(num_tasks, image_size, VGG16_WIDTHS))
 
 
 def speed_up(record: dict[str, Any]) -> float:
@@ -178,12 +178,6 @@ def _of_scales(records: list[dict[str, Any]]) -> str:
                      for name in ("scale_rate_factor", "ucr_every"))
     return ((f" (scales at {factor:g} times that)" if factor not in (0, 1.0) else "")
             + (f", one batch in {every} probed where scales are" if every else ""))
-
-
-def learning_curves(rows: Rows, names: tuple[str, ...]) -> dict[str, list[list[float]]]:
-    """Mean validation accuracy in % by row, seed and epoch, for the figure of training curves."""
-    return {name: [[valid_accuracy({"epochs": [epoch]}) for epoch in record["epochs"]]
-                   for record in rows[name]] for name in names if rows[name]}
 
 
 def fit_table(rows: Rows) -> pd.DataFrame:

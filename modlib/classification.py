@@ -25,12 +25,14 @@ from modlib.classifiers import (
 )
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
-from modlib.experiments import kept_record, load_data
+from modlib.experiments import load_data
 from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.held_out import without_test
+from modlib.kept_runs import every_epoch, kept_record
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Places
 from modlib.task_networks import count_parameters
+from modlib.training import epoch_metrics
 
 
 def train_classifier(
@@ -124,26 +126,6 @@ def train_one_epoch(
             | counter.metrics(settings.tasks))
 
 
-def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:
-    """What every epoch's metrics begin with.
-
-    Args:
-        losses_T: the mean loss of each task over the epoch.
-        images: how many were trained on.
-        epoch: from 0.
-
-    Raises:
-        ModlibError: a loss is not finite.
-    """
-    losses = losses_T.tolist()
-    if not all(math.isfinite(loss) for loss in losses):
-        raise ModlibError(
-            f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
-            f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
-    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
-            "task_losses": dict(zip(settings.tasks, losses, strict=True)), "images": images}
-
-
 def check_split(data: AttributeImages, split: str) -> None:
     """Refuse a split that cannot be scored: each task needs holders and others in it."""
     if data.labels_NT.dtype != bool:
@@ -225,11 +207,8 @@ def run_classifier(
         for split in ("valid", "test"):  # before training: what cannot be scored is told now
             check_split(data, split)
         model, get_images = build_classifier(settings).to(device), image_getter(data, device)
-        epochs = []
-        for metrics in train_classifier(model, data, settings, checkpoint, get_images):
-            epochs.append(metrics)
-            if on_epoch:
-                on_epoch(settings, metrics)
+        epochs = every_epoch(
+            train_classifier(model, data, settings, checkpoint, get_images), settings, on_epoch)
         total = count_parameters(model.parameters())
         shared = count_parameters(shared_parameters(model))
         counts = {"total": total, "shared": shared, "task": total - shared}

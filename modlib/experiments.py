@@ -1,7 +1,6 @@
 """From settings to a record: load, train, evaluate, write; skip what is done, resume the rest."""
 
 import inspect
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from itertools import chain
@@ -17,24 +16,17 @@ from modlib.evaluation import TEST_SEED, final_results, parameter_counts
 from modlib.held_out import without_test
 from modlib.image_cache import available_cores
 from modlib.image_folder import load_image_folder
-from modlib.locks import one_at_a_time
+from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
 from modlib.machine import (
     choose_device,
-    device_failures,
-    git_commit,
-    keep_freed_memory,
-    make_deterministic,
-    run_facts,
 )
 from modlib.networks import build_network, take_trunk
 from modlib.probes import probe_modes
-from modlib.record_checks import check_name
-from modlib.results import RECORD_VERSION, read_record, resolve, write_record
+from modlib.results import resolve
 from modlib.settings import Places, RunSettings, Settings
 from modlib.task_networks import Network
 from modlib.training import train
 from modlib.triplets import benchmark_triplets
-from modlib.whole_files import check_writable, remove_abandoned
 from modlib.worker_pools import Rounds, in_given_executor, in_own_pools
 from modlib.zappos import load_zappos
 
@@ -53,16 +45,6 @@ def load_data(settings: Settings, places: Places) -> AttributeImages:
         resolve(places.data_root), tasks=settings.tasks, image_size=settings.image_size,
         cache_dir=places.cache_dir and resolve(places.cache_dir), skip_broken=places.skip_broken,
         crop=settings.crop)
-
-
-def record_path(settings: RunSettings, places: Places, fingerprint: str) -> Path:
-    """Where the record of this run is, or will be."""
-    return resolve(places.results_dir) / f"{settings.run_name(fingerprint)}.json"
-
-
-def checkpoint_path(settings: RunSettings, places: Places, fingerprint: str) -> Path:
-    """Where the checkpoint of this run is, or will be."""
-    return resolve(places.checkpoint_dir) / f"{settings.run_name(fingerprint)}.pt"
 
 
 def run(
@@ -87,11 +69,9 @@ def run(
         get_images, origin = image_getter(data, device), {}
         if settings.trunk_from:
             origin = {"trunk_from": run(settings.trunk_from, places)["name"]}
-        network, epochs = _untrained_network(settings, places, data, get_images), []
-        for metrics in train(network, data, settings, checkpoint, get_images):
-            epochs.append(metrics)
-            if on_epoch:
-                on_epoch(settings, metrics)
+        network = _untrained_network(settings, places, data, get_images)
+        epochs = every_epoch(
+            train(network, data, settings, checkpoint, get_images), settings, on_epoch)
         if settings.final_probes and network.shared_parameters():
             origin |= {"probes": probe_modes(
                 network, *without_test(data, get_images), settings)}
@@ -100,73 +80,6 @@ def run(
         return epochs, origin | final_results(network, data, settings, get_images, test_triplets)
 
     return kept_record(settings, places, data, work)
-
-
-def kept_record(
-    settings: RunSettings,
-    places: Places,
-    data: AttributeImages,
-    work: Callable[[Path, torch.device], tuple[list[dict[str, Any]], dict[str, Any]]],
-) -> dict[str, Any]:
-    """The record of a run: read where it is there, else written when the work is done.
-
-    Where another process is at the same run, this one waits and reads what that one has written.
-
-    Args:
-        work: from the checkpoint's path and the device to every epoch's metrics and the final
-            results. What these hold under ``"run"`` is a fact of this machine, as the seconds are.
-
-    Raises:
-        ModlibError: records or checkpoints cannot be written, which is tried before the work;
-            the device runs out of memory, or fails.
-    """
-    path = record_path(settings, places, data.fingerprint)
-    checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    if path.exists():
-        return _kept(path, settings)
-    check_writable(path.parent, "the folder of records")
-    check_writable(checkpoint.parent, "the folder of checkpoints")
-    with one_at_a_time(checkpoint):
-        if path.exists():  # written while this process waited
-            return _kept(path, settings)
-        remove_abandoned(checkpoint)
-        remove_abandoned(path)
-        smallest = 3 * len(settings.tasks) if isinstance(settings, Settings) else 1
-        with device_failures(settings.batch_size, smallest, checkpoint):
-            record = _new_record(settings, places, data, work, checkpoint, path.stem)
-        write_record(path, record)
-        return record
-
-
-def _kept(path: Path, settings: RunSettings) -> dict[str, Any]:
-    """The record of a run, from its file."""
-    record = read_record(path)
-    if record["name"] != path.stem:
-        raise ModlibError(f"record {path} calls itself {record['name']}: it was put in this "
-                          "run's place; delete it and run again")
-    check_name(record, type(settings))
-    return record
-
-
-def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> dict[str, Any]:
-    device, commit = choose_device(places.device), git_commit()
-    make_deterministic()
-    keep_freed_memory()
-    started = time.perf_counter()
-    epochs, results = work(checkpoint, device)
-    return {
-        "version": RECORD_VERSION,
-        "name": name,
-        "status": "done",
-        "settings": settings.as_dict(),
-        "data": {"fingerprint": data.fingerprint, "source": data.source,
-                 "images": {split: len(data.indices(split)) for split in
-                            ("train", "valid", "test")}},
-        "results": {key: value for key, value in results.items() if key != "run"},
-        "epochs": epochs,
-        "run": run_facts(epochs, device, time.perf_counter() - started, commit)
-        | results.get("run", {}),
-    }
 
 
 def new_network(settings: Settings) -> Network:
@@ -202,9 +115,7 @@ def trained_network(
     """
     network = _untrained_network(settings, places, data, get_images)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    with one_at_a_time(checkpoint):
-        for _ in train(network, data, settings, checkpoint, get_images):
-            pass
+    train_to_the_end(train(network, data, settings, checkpoint, get_images), checkpoint)
     return network
 
 

@@ -121,3 +121,11 @@ def csn_penalty(
     """
     length = unmasked_BD.float().norm() / len(unmasked_BD) ** 0.5
     return embedding_norm_weight * length + mask_norm_weight * masks_TD.abs().sum(1).mean()
+
+
+def over_tasks(losses_T: Tensor, shared: bool) -> Tensor:
+    """The tasks' losses in one: their mean, or, where they share nothing, their sum.
+
+    So each of separate networks sees its own mean loss, as if alone.
+    """
+    return losses_T.mean() if shared else losses_T.sum()

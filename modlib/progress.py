@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from modlib.bars import bar_file
 from modlib.checkpoints import finished_epochs
-from modlib.experiments import checkpoint_path, load_data, record_path
+from modlib.experiments import load_data
+from modlib.kept_runs import checkpoint_path, record_path
 from modlib.settings import Places, RunSettings
 
 

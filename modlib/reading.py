@@ -19,8 +19,7 @@ from modlib.clevr import load_clevr
 from modlib.cub_200 import load_cub_200
 from modlib.errors import ModlibError
 from modlib.evaluation import scale_results
-from modlib.experiments import checkpoint_path, kept_record
-from modlib.locks import one_at_a_time
+from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
 from modlib.machine import choose_device
 from modlib.modulated_network import ModulatedNetwork
 from modlib.multi_mnist import CLASSES, load_multi_mnist
@@ -115,11 +114,9 @@ def run_reader(
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
         model = build_reader(settings, data.classes).to(device)
-        get_images, epochs = image_getter(data, device), []
-        for metrics in train_reader(model, data, settings, checkpoint, get_images):
-            epochs.append(metrics)
-            if on_epoch:
-                on_epoch(settings, metrics)
+        get_images = image_getter(data, device)
+        epochs = every_epoch(
+            train_reader(model, data, settings, checkpoint, get_images), settings, on_epoch)
         answers_NT = split_answers(model, data, "test", get_images)
         return epochs, {"test_accuracy": share_right(answers_NT, data, "test"),
                         ANSWERS: _kept(answers_NT, data),
@@ -134,9 +131,7 @@ def trained_reader(settings: ReaderSettings, places: Places) -> nn.Module:
     data, device = load_tasks(settings, places), choose_device(places.device)
     model = build_reader(settings, data.classes).to(device)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
-    with one_at_a_time(checkpoint):
-        for _ in train_reader(model, data, settings, checkpoint):
-            pass
+    train_to_the_end(train_reader(model, data, settings, checkpoint), checkpoint)
     return model
 
 

@@ -1,6 +1,6 @@
 """A study: a table whose rows differ in some settings, each row run with several seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -143,6 +143,12 @@ class Study:
 def valid_accuracy(record: Mapping[str, Any]) -> float:
     """Mean validation accuracy after the last epoch, in %."""
     return 100 * float(np.mean(list(record["epochs"][-1]["valid_accuracy"].values())))
+
+
+def learning_curves(rows: Rows, names: Iterable[str]) -> dict[str, list[list[float]]]:
+    """Mean validation accuracy in % by epoch, a list a seed, of the rows that were run."""
+    return {name: [[valid_accuracy({"epochs": [epoch]}) for epoch in record["epochs"]]
+                   for record in rows[name]] for name in names if rows.get(name)}
 
 
 def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:

@@ -231,7 +231,7 @@ def _for_tasks_of_branch(branch: nn.Sequential, features: Tensor) -> Tensor:
     return outputs.unflatten(0, features.shape[:2])
 
 
-def count_weights(network: nn.Module) -> int:
+def count_layer_weights(network: nn.Module) -> int:
     """Weights of convolutions and linear layers, as the paper counts parameters: no biases."""
     return sum(module.weight.numel() for module in network.modules()
                if isinstance(module, nn.Conv2d | nn.Linear))

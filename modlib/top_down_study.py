@@ -176,13 +176,6 @@ def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFram
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def curves(rows: Rows, names: Sequence[str]) -> dict[str, list[list[float]]]:
-    """Mean validation accuracy in % by epoch, a list a seed, of the rows that were run."""
-    return {name: [[100 * float(np.mean(list(epoch["valid_accuracy"].values())))
-                    for epoch in record["epochs"]] for record in rows[name]]
-            for name in names if rows.get(name)}
-
-
 def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
     """What made these records, as Markdown; the box of ``not_run_yet`` when there are none.
 

@@ -24,6 +24,7 @@ from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
 from modlib.held_out import without_test
 from modlib.losses import (
     csn_penalty,
+    over_tasks,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
@@ -74,14 +75,12 @@ def batch_task_losses(
 def total_loss(
     network: Network, losses_T: Tensor, settings: Settings, unmasked_BD: Tensor | None = None
 ) -> Tensor:
-    """What the optimiser minimises: the mean over tasks, plus the penalties that are switched on.
-
-    Where nothing is shared it is the sum, so that each task sees its own mean loss, as if alone.
+    """What the optimiser minimises: the tasks' losses in one, plus the penalties switched on.
 
     Args:
         unmasked_BD: the embeddings before the masks, for CSN's penalty on their length.
     """
-    loss = losses_T.mean() if network.shared_parameters() else losses_T.sum()
+    loss = over_tasks(losses_T, bool(network.shared_parameters()))
     if settings.regulariser_weight > 0:
         loss = loss + settings.regulariser_weight * relevance_regulariser(
             network.task_scales(), (0, 1), 2, settings.regulariser_beta)
@@ -231,19 +230,30 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         loss_sum_T += training_step(
             network, optimiser, *batch[:2], settings, batch[2], probed, log)
         images_seen += len(batch[0])
-    task_losses = (loss_sum_T / batches).tolist()
-    if not all(math.isfinite(loss) for loss in task_losses):
-        raise ModlibError(
-            f"the loss of epoch {epoch + 1} is not finite ({task_losses}); a lower learning_rate "
-            f"than {settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
+    metrics = epoch_metrics(loss_sum_T / batches, images_seen, settings, epoch)
     by_stage = {}
     if counter.batches:
         counts_2STT = counter.stage_counts().astype(np.int32)
         by_stage = {"ucr_stages": {"stages": list(stage_sizes(network)),
                                    "counts": to_json(counts_2STT)}}
-    return {
-        "epoch": epoch + 1,
-        "loss": sum(task_losses) / len(task_losses),
-        "task_losses": dict(zip(settings.tasks, task_losses, strict=True)),
-        "images": images_seen,
-    } | log.metrics(settings.tasks) | counter.metrics(settings.tasks) | by_stage
+    return metrics | log.metrics(settings.tasks) | counter.metrics(settings.tasks) | by_stage
+
+
+def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:
+    """What every epoch's metrics begin with.
+
+    Args:
+        losses_T: the mean loss of each task over the epoch.
+        images: how many were trained on.
+        epoch: from 0.
+
+    Raises:
+        ModlibError: a loss is not finite.
+    """
+    losses = losses_T.tolist()
+    if not all(math.isfinite(loss) for loss in losses):
+        raise ModlibError(
+            f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
+            f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
+    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
+            "task_losses": dict(zip(settings.tasks, losses, strict=True)), "images": images}

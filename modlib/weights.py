@@ -11,7 +11,8 @@ from typing import Any
 
 from modlib.checkpoints import read_checkpoint
 from modlib.errors import ModlibError
-from modlib.experiments import checkpoint_path, new_network
+from modlib.experiments import new_network
+from modlib.kept_runs import checkpoint_path
 from modlib.modulated_network import ModulatedNetwork
 from modlib.parameters import split_parameters
 from modlib.settings import Places, Settings

@@ -28,7 +28,7 @@ from modlib.experiments import run_many
 from modlib.results import RECORD_KEYS, comparable, read_record
 from modlib.somp import start_from_wide
 from modlib.task_grouping import TaskAffinity
-from modlib.thin_vgg import LAYERS, BranchingVgg, count_weights, thin_widths
+from modlib.thin_vgg import LAYERS, BranchingVgg, count_layer_weights, thin_widths
 from modlib.tidy import tidy_table
 
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ def test_the_record_is_of_the_trained_network(settings, places, planted):
     assert np.array_equal(held_TN, labels_TN) and np.array_equal(top_TN, in_top(logits_NT).T)
     assert record["results"]["top_recall"] == top_recall(top_TN.T, labels_TN.T)
     counts = record["results"]["parameters"]
-    assert counts["weights"] == count_weights(network)
+    assert counts["weights"] == count_layer_weights(network)
     assert counts["total"] == counts["shared"] + counts["task"] == sum(
         p.numel() for p in network.parameters())
     assert counts["task"] > 0

@@ -27,7 +27,6 @@ from modlib.branching_study import (
     WIDE,
     branches,
     how_it_ran,
-    learning_curves,
     paired,
     paper_table,
     result_table,
@@ -40,8 +39,9 @@ from modlib.branching_verdicts import costs, takeaway, verdict_table, verdicts
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve
 from modlib.settings import Places
+from modlib.studies import learning_curves
 from modlib.tables import points, with_interval
-from modlib.thin_vgg import LAYERS, count_weights
+from modlib.thin_vgg import LAYERS, count_layer_weights
 
 TASKS = ("Smiling", "Young", "Bald")
 SHARED = [list(TASKS)]
@@ -160,7 +160,7 @@ def test_weights_are_those_of_the_tree_at_the_papers_size():
     assert branches(one) == 13 + 2 + 3
     wide = record(WIDE)
     settings = BranchingSettings(**wide["settings"])
-    assert weights_at(wide, 64) == count_weights(build_network(settings))
+    assert weights_at(wide, 64) == count_layer_weights(build_network(settings))
 
 
 def test_vgg_16_has_the_weights_that_the_paper_prints():

@@ -24,8 +24,8 @@ from modlib.classification import (
     train_classifier,
 )
 from modlib.errors import ModlibError
-from modlib.experiments import checkpoint_path
 from modlib.insertion import insert_modulation
+from modlib.kept_runs import checkpoint_path
 from modlib.modulated_network import ModulatedNetwork
 from modlib.modulation import ChannelScale
 from modlib.results import RECORD_KEYS, comparable, read_record

@@ -23,16 +23,8 @@ from modlib.batches import image_getter
 from modlib.classification import ClassifierSettings, run_classifier
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, final_results, triplet_accuracy, triplets_digest
-from modlib.experiments import (
-    checkpoint_path,
-    kept_record,
-    load_data,
-    new_network,
-    record_path,
-    run,
-    run_many,
-    trained_network,
-)
+from modlib.experiments import load_data, new_network, run, run_many, trained_network
+from modlib.kept_runs import checkpoint_path, kept_record, record_path
 from modlib.later_tasks import with_added_tasks
 from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 from modlib import probes
 from modlib.arrays import from_json
 from modlib.batches import draw_batches, image_getter
-from modlib.experiments import checkpoint_path, record_path, run, trained_network
+from modlib.experiments import run, trained_network
+from modlib.kept_runs import checkpoint_path, record_path
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK, probe_modes
 from modlib.results import comparable, read_record
 from modlib.triplets import triplets_in_batch

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from modlib.checkpoints import save_checkpoint
-from modlib.experiments import checkpoint_path, load_data, record_path, run_many
+from modlib.experiments import load_data, run_many
+from modlib.kept_runs import checkpoint_path, record_path
 from modlib.progress import RunBar, Stopped
 from modlib.results import comparable
 from modlib.settings import Places, Settings

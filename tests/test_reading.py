@@ -13,7 +13,8 @@ from modlib.answers import read_answers
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.errors import ModlibError
-from modlib.experiments import checkpoint_path, run_many
+from modlib.experiments import run_many
+from modlib.kept_runs import checkpoint_path
 from modlib.reader_training import split_answers
 from modlib.reading import (
     PIXELS,

@@ -10,7 +10,7 @@ from modlib.thin_vgg import (
     SCALED,
     VGG16_WIDTHS,
     BranchingVgg,
-    count_weights,
+    count_layer_weights,
     poolings_above,
     thin_widths,
     without_batch_norm,
@@ -62,12 +62,12 @@ def scaled(network: BranchingVgg, seed: int | None = None, image_size: int = 48)
 # Sizes
 
 def test_thin_32_has_the_weights_that_the_authors_count():
-    assert count_weights(BranchingVgg(40, 224, thin_widths(32))) == 218_464
+    assert count_layer_weights(BranchingVgg(40, 224, thin_widths(32))) == 218_464
 
 
 def test_vgg_16_has_the_weights_that_the_paper_prints():
     with torch.device("meta"):
-        assert f"{count_weights(BranchingVgg(40, 224, VGG16_WIDTHS)) / 1e6:.2f}" == "134.41"
+        assert f"{count_layer_weights(BranchingVgg(40, 224, VGG16_WIDTHS)) / 1e6:.2f}" == "134.41"
 
 
 def test_widths_are_at_most_the_thinness_and_twice_it_for_fc():
@@ -276,7 +276,7 @@ def test_what_lies_below_the_scales_is_computed_once_a_branch(convolved):
 def test_scales_are_no_weights_are_not_shared_and_are_nothing_where_there_are_none():
     network = grown()
     with_scales = scaled(network)
-    assert count_weights(with_scales) == count_weights(network)
+    assert count_layer_weights(with_scales) == count_layer_weights(network)
     assert len(with_scales.shared_parameters()) == len(network.shared_parameters())
     added = with_scales.state_dict().keys() - network.state_dict().keys()
     assert added == {f"modulation.{name}.weight" for name in ("conv5_3", "fc6", "fc7")}

@@ -23,7 +23,6 @@ from modlib.top_down_study import (
     STUDIES,
     accuracy_table,
     by_seed,
-    curves,
     how_it_ran,
     lay_out,
     paper_rows,
@@ -267,12 +266,6 @@ def test_the_takeaway_answers_the_pages_question_once_every_row_has_two_seeds(ro
     assert f"**{judged.count('held')} held**" in said.splitlines()[-1]
     every[OURS[4]] = every[OURS[4]][:1]
     assert takeaway(every) == NOT_COMPLETE
-
-
-def test_curves_are_mean_validation_accuracy_by_epoch_and_seed(rows):
-    found = curves(rows, [OURS_2, "2 tasks, MOO"])
-    assert found.keys() == {OURS_2}
-    assert found[OURS_2] == [pytest.approx([half] * 4) for half in (45.75, 46.25, 46.75)]
 
 
 def test_how_it_ran_says_what_is_missing_and_how_to_run_it(rows):

@@ -19,8 +19,9 @@ from modlib.batches import image_getter
 from modlib.classification import run_classifier
 from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
-from modlib.experiments import checkpoint_path, run, trained_network
+from modlib.experiments import run, trained_network
 from modlib.insertion import insert_modulation
+from modlib.kept_runs import checkpoint_path
 from modlib.settings import Settings
 from modlib.trunk import PIXEL_MEAN_RGB, PIXEL_SCALE
 from modlib.weights import (
