@@ -6,12 +6,28 @@ Shapes: B batch, C channels, H W height and width, F features, K classes, S stag
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, vgg11
+from torchvision.models.resnet import BasicBlock
 
 from modlib.trunk import normalise_pixels
+
+
+class Block(NamedTuple):
+    """What a top-down stream mirrors of a stage, or of a residual block in it.
+
+    Attributes:
+        convolutions: (channels in, channels out, kernel size) of those on the main path, in order.
+        normalised: batch norm follows each of them.
+        residual: the block adds its input, through a 1×1 convolution where the channels differ.
+    """
+
+    convolutions: list[tuple[int, int, int]]
+    normalised: bool
+    residual: bool
 
 
 class Backbone(nn.Module):
@@ -21,19 +37,20 @@ class Backbone(nn.Module):
         stages: S modules; each halves the sides, or nearly so.
         neck: from the last stage's output to F features a image.
         new_head: from K to a classifier of F features, freshly initialised.
-        convolutions: for each stage the (channels in, channels out, kernel size) of its
-            convolutions, in order: what a top-down stream mirrors.
+        blocks: for each stage what a top-down stream mirrors, in order.
+        he_weights: the convolutions' first weights are He et al.'s, as torchvision has it in its
+            deep networks, not torch's own, which shrink what goes through many layers.
         sides: of the image and of every stage's output, in pixels; S + 1 numbers.
         channels: likewise.
     """
 
     def __init__(
         self, stages: list[nn.Module], neck: nn.Module, new_head: Callable[[int], nn.Module],
-        image_shape: tuple[int, int],
+        image_shape: tuple[int, int], he_weights: bool = False,
     ):
         super().__init__()
         self.stages, self.neck, self.new_head = nn.ModuleList(stages), neck, new_head
-        self.convolutions = [_convolutions(stage) for stage in stages]
+        self.blocks, self.he_weights = [_blocks(stage) for stage in stages], he_weights
         maps = [torch.zeros(1, image_shape[0], image_shape[1], image_shape[1])]
         mode, _ = self.training, self.eval()  # batch norm shall not count these zeros
         with torch.no_grad():
@@ -92,7 +109,7 @@ def vgg_11(image_size: int = 224) -> Backbone:
         lambda classes: nn.Sequential(
             nn.Linear(128 * 49, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(),
             nn.Linear(1024, classes)),
-        (3, image_size))
+        (3, image_size), he_weights=True)
 
 
 def resnet_18(image_size: int = 224) -> Backbone:
@@ -101,13 +118,21 @@ def resnet_18(image_size: int = 224) -> Backbone:
     stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
     neck = nn.Sequential(model.avgpool, nn.Flatten())
     return Backbone([stem, model.layer1, model.layer2, model.layer3, model.layer4], neck,
-                    lambda classes: nn.Linear(512, classes), (3, image_size))
+                    lambda classes: nn.Linear(512, classes), (3, image_size), he_weights=True)
 
 
 BACKBONES = {"lenet": lenet, "vgg11": vgg_11, "resnet18": resnet_18}
 
 
-def _convolutions(stage: nn.Module) -> list[tuple[int, int, int]]:
-    """Those on the main path: a residual block's 1×1 short cut has no mirror."""
-    return [(one.in_channels, one.out_channels, one.kernel_size[0]) for one in stage.modules()
-            if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1]
+def _blocks(stage: nn.Module) -> list[Block]:
+    """Its residual blocks, or the whole stage as one block."""
+    residual = [one for one in stage.children() if isinstance(one, BasicBlock)]
+    return [_block(one) for one in residual or [stage]]
+
+
+def _block(part: nn.Module) -> Block:
+    convolutions = [(one.in_channels, one.out_channels, one.kernel_size[0])
+                    for one in part.modules()  # a short cut's has a kernel of 1×1
+                    if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1]
+    normalised = any(isinstance(one, nn.BatchNorm2d) for one in part.modules())
+    return Block(convolutions, normalised, isinstance(part, BasicBlock))

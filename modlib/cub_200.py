@@ -112,12 +112,11 @@ def blurred_points(points_BT2: np.ndarray, image_size: int) -> np.ndarray:
     """
     centres_BT2 = points_BT2 * image_size - 0.5  # the first pixel's middle is at 0
     squares_BTS2 = (np.arange(image_size)[:, None] - centres_BT2[:, :, None]) ** 2
-    falls_BTS2 = np.exp(-squares_BTS2 / (2 * SIGMA**2))
-    maps_BTHW = falls_BTS2[..., 1][..., :, None] * falls_BTS2[..., 0][..., None, :]
-    sums_BT11 = maps_BTHW.sum((2, 3), keepdims=True)
-    known_BT11 = np.nan_to_num(sums_BT11) > 0
-    return np.where(known_BT11, maps_BTHW / np.where(known_BT11, sums_BT11, 1), 0).astype(
-        np.float32)
+    falls_BTS2 = np.nan_to_num(np.exp(-squares_BTS2 / (2 * SIGMA**2)))
+    sums_BT12 = falls_BTS2.sum(2, keepdims=True)
+    # Each side adds up to 1, and so does their product: no work in float64 on the large maps.
+    sides_BTS2 = (falls_BTS2 / np.where(sums_BT12 > 0, sums_BT12, 1)).astype(np.float32)
+    return sides_BTS2[:, :, :, None, 1] * sides_BTS2[:, :, None, :, 0]
 
 
 def _colours(root: Path, images_N: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to
 from modlib.machine import choose_device
 from modlib.modulated_network import ModulatedNetwork
 from modlib.multi_mnist import CLASSES, load_multi_mnist
+from modlib.reader_losses import POINTS
 from modlib.reader_training import GetImages, share_right, split_answers, train_reader
 from modlib.record_checks import ANSWERS
 from modlib.results import resolve
@@ -57,13 +58,22 @@ def load_tasks(settings: ReaderSettings, places: Places) -> TaskImages:
 @torch.no_grad()
 def top_down_maps(
     model: TopDownNetwork, data: TaskImages, indices: np.ndarray,
-    get_images: GetImages | None = None,
+    get_images: GetImages | None = None, taught: bool = False,
 ) -> np.ndarray:
-    """Where each task looks: what modulates the image, through a sigmoid, float32 (T, B, H, W)."""
+    """Where each task looks, from 0 to 1: float32 (T, B, H, W).
+
+    Args:
+        taught: False: what modulates the image, through a sigmoid. True: the last top-down map, as
+            the loss on blurred points sees it (:func:`~modlib.reader_losses.place_losses`): its
+            softmax over the pixels, as a share of the highest.
+    """
     model.eval()
     get_images = get_images or image_getter(data, next(model.parameters()).device)
-    return torch.sigmoid(all_streams(model, get_images(torch.from_numpy(indices))).image_z
-                         ).cpu().numpy()
+    streams = all_streams(model, get_images(torch.from_numpy(indices)))
+    if not taught:
+        return torch.sigmoid(streams.image_z).cpu().numpy()
+    maps_TBHW = streams.maps.float()
+    return torch.exp(maps_TBHW - maps_TBHW.amax((2, 3), keepdim=True)).cpu().numpy()
 
 
 def gate_sums(maps_TBHW: np.ndarray, places_BTHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +151,7 @@ def shown_maps(
     """Some test images, as grey ones, and where each task looks: uint8 (B, H, W) and (T, B, H, W).
 
     From the record where it kept them; else from the trained network, as :func:`trained_reader`
-    gives it.
+    gives it. Where the network was taught the place of points, it is the taught map.
 
     Args:
         settings, places: of a run of ``"top_down"``.
@@ -151,8 +161,9 @@ def shown_maps(
         return from_json(kept["images"]), from_json(kept["maps"])
     data = load_tasks(settings, places)
     indices, model = data.indices("test")[:SHOWN], trained_reader(settings, places)
+    taught = settings.td_weight > 0 and settings.dataset in POINTS
     return (data.images_NCHW[indices].mean(1).astype(np.uint8),
-            _as_bytes(top_down_maps(model, data, indices)))
+            _as_bytes(top_down_maps(model, data, indices, taught=taught)))
 
 
 def _as_bytes(shares: np.ndarray) -> np.ndarray:

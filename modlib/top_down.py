@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modlib.backbones import Backbone, pixels
+from modlib.backbones import Backbone, Block, pixels
 from modlib.errors import ModlibError, unknown_name
 from modlib.modulation import check_task_indices
 
@@ -106,7 +106,9 @@ class TopDownNetwork(nn.Module):
         self.laterals_out = nn.ModuleList(
             nn.Conv2d(td[level], channels[level], 1) for level in range(len(channels)))
         self.mirrors = nn.ModuleList(
-            _mirror(convolutions, td_channels) for convolutions in backbone.convolutions)
+            _mirror(blocks, td_channels) for blocks in backbone.blocks)
+        if backbone.he_weights:
+            _he_weights(self.mirrors)
 
     def forward(self, images_BCHW: Tensor, task_B: Tensor) -> Streams:
         """Answer one task an image.
@@ -195,13 +197,54 @@ def weight_counts(network: TopDownNetwork) -> dict[str, int]:
     }
 
 
-def _mirror(convolutions: list[tuple[int, int, int]], td_channels: int | None) -> nn.Module:
-    """The convolutions of a stage the other way round, on maps that keep their sides."""
+class ResidualMirror(nn.Module):
+    """A residual block the other way round, on maps that keep their sides."""
+
+    def __init__(self, block: Block, td_channels: int | None):
+        super().__init__()
+        into, out = block.convolutions[0][0], block.convolutions[-1][1]
+        self.main_path = nn.Sequential(*_mirrored_layers(block, td_channels))
+        self.short_cut = nn.Sequential() if td_channels or into == out else nn.Sequential(
+            *_mirrored_layers(block._replace(convolutions=[(into, out, 1)]), None))
+
+    def forward(self, td_BCHW: Tensor) -> Tensor:
+        """The sum of both paths; a ReLU comes after it."""
+        return self.main_path(td_BCHW) + self.short_cut(td_BCHW)
+
+
+def _mirror(blocks: list[Block], td_channels: int | None) -> nn.Module:
+    """A stage the other way round, on maps that keep their sides: the last layer comes first."""
     layers: list[nn.Module] = []
-    for into, out, kernel in reversed(convolutions):
-        layers += [nn.ReLU(), nn.Conv2d(td_channels or out, td_channels or into, kernel,
-                                        padding=kernel // 2)]
+    for block in reversed(blocks):
+        mirrored = ([ResidualMirror(block, td_channels)] if block.residual
+                    else _mirrored_layers(block, td_channels))
+        layers += [nn.ReLU(), *mirrored]
     return nn.Sequential(*layers[1:])
+
+
+def _mirrored_layers(block: Block, td_channels: int | None) -> list[nn.Module]:
+    """A block's convolutions the other way round, with the ReLUs between them."""
+    layers: list[nn.Module] = []
+    for into, out, kernel in reversed(block.convolutions):
+        width = td_channels or into
+        layers += [nn.ReLU(), nn.Conv2d(td_channels or out, width, kernel, padding=kernel // 2,
+                                        bias=not block.normalised)]
+        if block.normalised:
+            layers.append(nn.BatchNorm2d(width))
+    return layers[1:]
+
+
+def _he_weights(module: nn.Module) -> None:
+    """First weights that keep the variance of what goes through, however many layers it passes.
+
+    He et al., "Delving deep into rectifiers", ICCV 2015. With torch's own the task is no longer
+    to be seen at the lower end of a deep stream.
+    """
+    for one in module.modules():
+        if isinstance(one, nn.Conv2d):
+            nn.init.kaiming_normal_(one.weight, nonlinearity="relu")
+            if one.bias is not None:
+                nn.init.zeros_(one.bias)
 
 
 def _same_weights(stages: nn.ModuleList) -> nn.ModuleList:

@@ -32,7 +32,9 @@ SYSTEMS = {"single": "single task", "uniform": "uniform scaling", "moo": "MOO",
            "channel": "channel modulation", "top_down": "top-down"}
 CORNERS = ("LU", "RL", "LL", "RU")  # in the order in which the paper adds them
 TWO, FOUR = ({"system": "top_down", "tasks": CORNERS[:count]} for count in (2, 4))
-LENET_WEIGHTS = 24_250  # of a LeNet with one classifier, without biases: the paper's unit
+# Weights of a backbone with one classifier, without biases: the units of the paper's multiples.
+LENET_WEIGHTS, VGG_11_WEIGHTS = 24_250, 14_921_408
+UNITS = {"digits": LENET_WEIGHTS, "mnist": LENET_WEIGHTS, "clevr": VGG_11_WEIGHTS}
 WIDTHS = (10, 6, 2, 1)
 NOT_USED = ("toy_images", "width", "test_triplets", "precision")  # in smoke.yml
 
@@ -155,8 +157,8 @@ def by_seed(rows: Rows, name: str) -> dict[int, float]:
 def accuracy_table(rows: Rows, names: Sequence[str], folder: str) -> pd.DataFrame:
     """Rows for people: accuracy by task and mean, the weights, and the paper's mean and weights.
 
-    Where the images are digits, weights are multiples of one LeNet's, and so is *work*, the
-    arithmetic of all tasks' answers to an image; else weights are counts in millions.
+    Weights are multiples of one LeNet's (digits) or VGG-11's (scenes), of birds counts in millions.
+    For digits there is *work*, the arithmetic of all tasks' answers to an image, likewise.
     """
     printed, table = paper_rows(folder, names), accuracies(rows)
     tasks = list(dict.fromkeys(table[table.row.isin(names)].task)) or list(CORNERS[:2])
@@ -200,9 +202,8 @@ def _weights(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return "–"
     weights = records[0]["results"]["parameters"]["weights"]
-    if records[0]["settings"]["dataset"] in ("digits", "mnist"):
-        return f"×{weights / LENET_WEIGHTS:.3f}"
-    return f"{weights / 1e6:.2f} M"
+    unit = UNITS.get(records[0]["settings"]["dataset"])
+    return f"×{weights / unit:.3f}" if unit else f"{weights / 1e6:.2f} M"
 
 
 def _work(records: Sequence[Mapping[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from modlib.reading import (
     wrong_answers,
 )
 from modlib.results import comparable, read_record
-from modlib.task_readers import ReaderSettings
+from modlib.task_readers import ReaderSettings, all_streams, build_reader
 
 TINY = ReaderSettings(train_images=60, test_images=20, batch_size=16, epochs=2, seed=1)
 SYSTEMS = ("single", "uniform", "moo", "channel", "top_down")
@@ -134,6 +134,31 @@ def test_shown_maps_are_the_kept_ones_or_those_of_the_checkpoint(places):
     again = shown_maps(TINY, places, record)
     for one, other in zip(kept, again, strict=True):
         assert one.dtype == np.uint8 and np.array_equal(one, other)
+
+
+def test_a_taught_map_is_its_softmax_as_a_share_of_the_highest(data):
+    torch.manual_seed(0)
+    model, indices = build_reader(TINY, data.classes), data.indices("test")[:3]
+    maps_TBHW = top_down_maps(model, data, indices, taught=True)
+    with torch.no_grad():
+        raw_TBHW = all_streams(model, torch.from_numpy(data.images_NCHW[indices])).maps
+    shares = raw_TBHW.flatten(2).softmax(2)
+    expected = (shares / shares.amax(2, keepdim=True)).view(raw_TBHW.shape)
+    torch.testing.assert_close(torch.from_numpy(maps_TBHW), expected)
+    assert not np.allclose(maps_TBHW, top_down_maps(model, data, indices), atol=0.1)
+
+
+def test_where_points_were_taught_the_taught_map_is_shown(places, data, monkeypatch):
+    """For a record of photographs, which keeps no maps."""
+    told = []
+    monkeypatch.setattr(reading, "trained_reader", lambda *_: None)
+    monkeypatch.setattr(reading, "load_tasks", lambda *_: data)
+    monkeypatch.setattr(reading, "top_down_maps", lambda _, __, indices, taught: told.append(taught)
+                        or np.zeros((2, len(indices), 28, 28)))
+    for changes in ({"td_weight": 0.0}, {"td_weight": 1.0}, {"td_weight": 1.0, "dataset": "cub_200",
+                    "tasks": ("wing", "leg")}):
+        shown_maps(replace(TINY, **changes), places, {"results": {}})
+    assert told == [False, False, True]
 
 
 # Gates

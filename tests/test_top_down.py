@@ -100,6 +100,38 @@ def test_the_streams_are_those_of_a_plain_reading(images_B1HW, into_td, into_bu2
     torch.testing.assert_close(given.image_z, gate(0, td_0)[:, 0])
 
 
+def test_a_residual_block_is_mirrored_with_its_batch_norm_and_its_short_cut():
+    mirror = TopDownNetwork(resnet_18(64), 2, 5).mirrors[2]  # of 64 to 128 channels
+    same, _, narrower = mirror
+    shapes = [[tuple(one.weight.shape) for one in block.modules() if isinstance(one, nn.Conv2d)]
+              for block in (same, narrower)]
+    assert shapes == [[(128, 128, 3, 3)] * 2,
+                      [(128, 128, 3, 3), (64, 128, 3, 3), (64, 128, 1, 1)]]
+    conv_2, norm_2, relu, conv_1, norm_1 = narrower.main_path
+    short_conv, short_norm = narrower.short_cut
+    td_BCHW = torch.randn(3, 128, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            narrower(td_BCHW), norm_1(conv_1(relu(norm_2(conv_2(td_BCHW)))))
+            + short_norm(short_conv(td_BCHW)))
+        torch.testing.assert_close(same(td_BCHW) - same.main_path(td_BCHW), td_BCHW)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("backbone", "side"), [("lenet", 28), ("vgg11", 64), ("resnet18", 64)])
+def test_the_task_is_still_to_be_seen_at_the_end_of_a_new_top_down_stream(
+        backbone, side, training):
+    """What a loss on the last map, or a gate on the image, is to teach a task from."""
+    torch.manual_seed(0)
+    net = TopDownNetwork(BACKBONES[backbone](side), 3, 5).train(training)
+    images = torch.randint(0, 256, (4, net.backbone.channels[0], side, side))
+    streams = net.for_all_tasks(images)
+    for map_TBHW in (streams.maps, streams.image_z):
+        assert map_TBHW.std(0).mean() > 0.01  # it was 2e-8 with torch's own weights, no batch norm
+    F.log_softmax(streams.maps.flatten(2), 2)[..., 0].mean().backward()
+    assert net.embedding.weight.grad.abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_all_tasks_at_once_are_one_task_after_the_other(backbone):
     torch.manual_seed(2)
