@@ -53,7 +53,7 @@ QUESTIONS = {"two cylinders": two_cylinders, "cube right of sphere": cube_right_
 
 @lru_cache(maxsize=4)
 def load_clevr(
-    root: Path, tasks: tuple[str, ...], image_size: int = 224, cache_dir: str | None = None,
+    root: str | Path, tasks: tuple[str, ...], image_size: int = 224, cache_dir: str | None = None,
     skip_broken: bool = False,
 ) -> TaskImages:
     """CLEVR v1.0 as it is unpacked, or any part of its images; read once a process.
@@ -72,6 +72,7 @@ def load_clevr(
     Raises:
         ModlibError: an unknown question, a missing or foreign scene file, or no images.
     """
+    root = Path(root)
     for task in tasks:
         if task not in QUESTIONS:
             raise unknown_name("task", task, QUESTIONS, "the questions about CLEVR")

@@ -43,7 +43,7 @@ SIGMA = 3.0  # pixels, of the Gaussian around a marked point
 
 @lru_cache(maxsize=4)
 def load_cub_200(
-    root: Path, tasks: tuple[str, ...], image_size: int = 224, cache_dir: str | None = None,
+    root: str | Path, tasks: tuple[str, ...], image_size: int = 224, cache_dir: str | None = None,
     skip_broken: bool = False,
 ) -> TaskImages:
     """CUB-200-2011 as it is unpacked, or any part of its images; read once a process.
@@ -64,6 +64,7 @@ def load_cub_200(
     Raises:
         ModlibError: an unknown part, a missing or foreign file, or no images.
     """
+    root = Path(root)
     for task in tasks:
         if task not in PARTS:
             raise unknown_name("task", task, PARTS, "the parts of CUB-200")

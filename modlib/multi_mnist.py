@@ -102,8 +102,8 @@ def compose(
 
     Args:
         digits: what is drawn from; each image takes digits of its own split only.
-        tasks: two to four names of ``CORNERS`` (one is allowed too).
-        counts: how many images of each split.
+        tasks: different names of ``CORNERS``, one at least.
+        counts: how many images of each of ``SPLITS``, 0 or more.
         canvas: its side in pixels, 28 (all digits lie on each other) to 56 (none do).
 
     Returns:
@@ -111,13 +111,19 @@ def compose(
         ``parts_NM`` are the digits.
 
     Raises:
-        ModlibError: an unknown corner, a canvas outside the range, or a split without digits.
+        ModlibError: an unknown corner, none, or one twice; a canvas or a count outside the range;
+            or a split without digits.
     """
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ModlibError(f"tasks must be one or more different corners; given {tuple(tasks)!r}")
     for task in tasks:
         if task not in CORNERS:
             raise unknown_name("task", task, CORNERS, "the corners of MultiMNIST")
     if not SIDE <= canvas <= 2 * SIDE:
         raise ModlibError(f"canvas must be from {SIDE} to {2 * SIDE} pixels; given {canvas}")
+    if set(counts) != set(SPLITS) or min(counts.values()) < 0:
+        raise ModlibError(f"counts must name a number of images, 0 or more, for each of "
+                          f"{', '.join(SPLITS)}; given {dict(counts)!r}")
     columns = [list(CORNERS).index(task) for task in tasks]
     drawn_NT = _draw(digits, counts)[:, columns]
 
@@ -140,7 +146,8 @@ def compose(
 
 @lru_cache(maxsize=4)
 def load_multi_mnist(
-    root: Path | None, tasks: tuple[str, ...], train_images: int, test_images: int, canvas: int
+    root: str | Path | None, tasks: tuple[str, ...], train_images: int, test_images: int,
+    canvas: int,
 ) -> TaskImages:
     """Composed images of the digits in a folder, or of the embedded ones; composed once a process.
 

@@ -34,10 +34,15 @@ class TaskAffinity(nn.Module):
     Args:
         num_tasks: T, at least 1.
         decay: from 0, the last batch alone, to 1, all batches alike.
+
+    Raises:
+        ModlibError: a decay outside that range.
     """
 
     def __init__(self, num_tasks: int, decay: float = 0.99):
         super().__init__()
+        if not 0 <= decay <= 1:
+            raise ModlibError(f"decay must be from 0 to 1; given {decay}")
         self.decay = decay
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
         self.register_buffer("margins_T", torch.zeros(num_tasks, dtype=torch.float64))
@@ -140,14 +145,18 @@ def choose_clusters(
         affinity_KK: of the branches above; see :func:`~modlib.task_grouping.branch_affinity`.
         alpha: α, at least 0; the larger, the more branches.
         poolings_above: p, pooling layers between this layer and the output.
-        most: the largest d allowed.
+        most: the largest d allowed, at least 1.
         seed: of the clusterings.
 
     Raises:
-        ModlibError: a negative α.
+        ModlibError: a negative α, no branch allowed, or affinities that are not finite.
     """
     if alpha < 0:
         raise ModlibError(f"alpha must be at least 0; given {alpha}")
+    if most < 1:
+        raise ModlibError(f"most must be at least 1 branch; given {most}")
+    if not np.isfinite(affinity_KK).all():
+        raise ModlibError(f"affinities must be finite; given {affinity_KK.tolist()}")
     best, objectives = [], []
     for count in range(1, min(most, len(affinity_KK)) + 1):
         found = _best_clusters(affinity_KK, count, seed)

@@ -133,7 +133,8 @@ class BranchingVgg(nn.Module):
     def widen(self, clusters: Sequence[Sequence[int]]) -> list[tuple[nn.Module, nn.Module]]:
         """Split the active layer: a copy of it for each cluster of the branches above (Eq. 5).
 
-        The network computes what it did before, to the last bit. The layer below is active then.
+        The network computes what it did before, to the last bit; the layer below is active then.
+        (With scales in eval mode only: in training a branch's batch norm then sees fewer tasks.)
         One cluster leaves everything as it is and finishes the tree.
 
         Args:
@@ -168,8 +169,12 @@ class BranchingVgg(nn.Module):
             groups: as the attribute.
 
         Raises:
-            ModlibError: a layer does not hold each task once, or a branch reads two branches.
+            ModlibError: not as many layers as the network has; a layer does not hold each task
+                once; or a branch reads two branches.
         """
+        if len(groups) != len(LAYERS):
+            raise ModlibError(f"groups must be of the {len(LAYERS)} layers {LAYERS[0]} to "
+                              f"{LAYERS[-1]}; given {len(groups)}")
         for index, (name, of_layer) in enumerate(zip(LAYERS, groups, strict=True)):
             if sorted(task for tasks in of_layer for task in tasks) != list(range(self.num_tasks)):
                 raise ModlibError(f"groups of {name} must hold each of {self.num_tasks} tasks "

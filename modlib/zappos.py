@@ -108,9 +108,18 @@ def load_zappos(
         fingerprint=fingerprint_of(
             packed.pixel_digest, labels_NT, tasks, split_N, ids, triplets),
         source=f"UT-Zappos50K ({root.name}), {images_of_size(len(ids), image_size, crop)}; splits "
-        f"and triplets of the CSN lists; {note}",
+        f"and triplets of the CSN lists ({_used_triplets(lists, triplets)}); {note}",
         triplets=triplets,
     )
+
+
+def _used_triplets(lists: Lists, triplets: dict[str, np.ndarray]) -> str:
+    """How many triplets a task there are of each split, and of how many where some are left out."""
+    said = []
+    for split, triplets_TK3 in triplets.items():
+        used, most = triplets_TK3.shape[1], max(map(len, lists[split].values()))
+        said.append(f"{split} {used:,}" + (f" of up to {most:,}" if used < most else ""))
+    return f"{', '.join(said)} a task"
 
 
 def _where_images_are(root: Path, folder: str, names: Sequence[str]) -> tuple[Path, str]:

@@ -204,10 +204,17 @@ def test_places_are_the_bright_pixels_of_each_tasks_own_digit():
 @pytest.mark.parametrize(("tasks", "canvas", "said"), [
     (("LU", "RR"), 36, "task 'RR' is not in the corners of MultiMNIST"),
     (("LU", "RL"), 27, "canvas must be from 28 to 56 pixels; given 27"),
-    (("LU", "RL"), 57, "given 57")])
+    (("LU", "RL"), 57, "given 57"), ((), 36, r"one or more different corners; given \(\)"),
+    (("LU", "LU"), 36, r"different corners; given \('LU', 'LU'\)")])
 def test_wrong_compositions_are_refused(digits, tasks, canvas, said):
     with pytest.raises(ModlibError, match=said):
         compose(digits, tasks, COUNTS, canvas)
+
+
+@pytest.mark.parametrize("counts", [{"train": 5}, COUNTS | {"test": -1}])
+def test_wrong_counts_are_refused(digits, counts):
+    with pytest.raises(ModlibError, match="0 or more, for each of train, valid, test; given"):
+        compose(digits, ("LU", "RL"), counts)
 
 
 def test_a_split_without_digits_is_refused(digits):

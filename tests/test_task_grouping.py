@@ -183,6 +183,15 @@ def test_one_seed_gives_one_choice():
     assert one == again
 
 
-def test_a_negative_alpha_is_refused():
-    with pytest.raises(ModlibError, match="alpha must be at least 0; given -1"):
-        choose_clusters(planted_affinity(), -1, 0, 8, 0)
+@pytest.mark.parametrize(("alpha", "most", "worst", "said"), [
+    (-1, 8, 0, "alpha must be at least 0; given -1"), (1, 0, 0, "at least 1 branch; given 0"),
+    (1, 8, np.nan, "affinities must be finite")])
+def test_what_cannot_be_clustered_is_refused(alpha, most, worst, said):
+    with pytest.raises(ModlibError, match=said):
+        choose_clusters(planted_affinity() + worst, alpha, 0, most, 0)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 2])
+def test_a_decay_that_is_no_share_is_refused(decay):
+    with pytest.raises(ModlibError, match=f"decay must be from 0 to 1; given {decay}"):
+        TaskAffinity(3, decay)

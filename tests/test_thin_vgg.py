@@ -245,6 +245,15 @@ def test_with_scales_splitting_changes_not_one_bit(batch):
 
 
 @torch.no_grad()
+def test_with_scales_a_branchs_batch_norm_sees_its_own_tasks_alone_in_training():
+    """So in training the function does change, as widen's description says."""
+    network = scaled(thin(image_size=64), seed=4, image_size=64).train()
+    before = network(pixels(5, 64))
+    network.widen(TREE[0])
+    assert not torch.equal(network(pixels(5, 64)), before)
+
+
+@torch.no_grad()
 def test_with_scales_splitting_at_the_papers_sizes_changes_not_one_bit():
     network = scaled(thin(tasks=40, thinness=32, image_size=64), seed=4, image_size=64).eval()
     before = network(pixels(3, 64))
@@ -293,6 +302,11 @@ def test_a_whole_tree_of_copies_changes_not_one_bit():
     assert network.groups == tree and network.active == -1
     assert [len(layer) for layer in network.layers] == [1] * 12 + [2, 2, 3]
     assert torch.equal(network(pixels()), before)
+
+
+def test_a_tree_of_too_few_layers_is_refused():
+    with pytest.raises(ModlibError, match="groups must be of the 15 layers conv1_1 to fc7; given"):
+        thin().take_groups(grown().groups[1:])
 
 
 @pytest.mark.parametrize(("top", "said"), [

@@ -279,7 +279,11 @@ def test_an_image_that_cannot_be_read_is_named_or_left_out_with_its_triplets(roo
         kept = [triplet for triplet in kept if path not in triplet]
         given = [[data.ids[n] for n in triplet] for triplet in data.triplets[split][t]]
         assert given == kept[:len(given)]
-    assert min(len(data.triplets[split][0]), TRIPLETS) == data.triplets[split].shape[1] > 0
+    used = data.triplets[split].shape[1]
+    assert min(len(data.triplets[split][0]), TRIPLETS) == used > 0
+    longest = max(len(triplets(LISTED[split], t)) for t in range(4))
+    assert f"{split} {TRIPLETS} of up to {longest}" in whole.source
+    assert f"{split} {used} of up to {longest}" in data.source
 
 
 # Trained on
