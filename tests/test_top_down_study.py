@@ -9,18 +9,22 @@ import yaml
 from hand_made_answers import IMAGES, first_right
 
 from modlib import top_down_study
+from modlib.backbones import lenet, vgg_11
 from modlib.comparison_figures import maps_over_images
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve, write_record
 from modlib.tables import NOT_COMPLETE
 from modlib.task_readers import ReaderSettings
+from modlib.top_down import count_weights
 from modlib.top_down_study import (
     CLEVR,
     CUB_200,
+    LENET_WEIGHTS,
     MULTI_MNIST,
     OURS,
     OURS_2,
     STUDIES,
+    VGG_11_WEIGHTS,
     accuracy_table,
     by_seed,
     how_it_ran,
@@ -218,6 +222,24 @@ def test_the_accuracy_table_has_each_task_the_mean_and_the_papers(rows):
         "93.0 ± 1.0", "92.0 ± 1.0", "92.5 ± 1.0", "96.7", "×1.300", "×1.29", "×6.9"]
     assert table.loc["2 tasks, MOO"].tolist() == [
         "", "", "not run yet", "95.8", "–", "×1.12", "–"]
+
+
+@pytest.mark.parametrize(("make", "classes", "unit"), [
+    (lenet, 10, LENET_WEIGHTS), (vgg_11, 2, VGG_11_WEIGHTS)])
+def test_a_multiple_is_of_one_backbone_with_one_classifier(make, classes, unit):
+    backbone = make()
+    assert count_weights(backbone) + count_weights(backbone.new_head(classes)) == unit
+
+
+def test_weights_are_multiples_where_the_paper_has_them_else_counts():
+    """Uniform scaling with two questions: a VGG-11 with two classifiers."""
+    row, weights = "2 tasks, uniform scaling", 7_448_256 + 2 * 7_473_152
+    scenes = CLEVR.by_row([record(row, 0, 90, CLEVR, weights, dataset="clevr")])
+    table = accuracy_table(scenes, [row], CLEVR.folder)
+    assert table.loc[row, ["weights", "paper's"]].tolist() == ["×1.501", "×1.5"]
+    birds = CUB_200.by_row([record("uniform scaling", 0, 90, CUB_200, weights, dataset="cub_200")])
+    assert accuracy_table(birds, ["uniform scaling"], CUB_200.folder).weights.tolist() == [
+        "22.39 M"]
 
 
 def test_verdicts_compare_over_images_and_seeds(rows):
