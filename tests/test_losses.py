@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modlib.losses import (
     csn_penalty,
+    over_tasks,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
@@ -334,3 +335,11 @@ def test_penalties_of_csn_are_float32_of_bfloat16_embeddings():
     given = csn_penalty(UNMASKED_BD.bfloat16(), MASKS_TD, 1.0, 1.0)
     assert given.dtype == torch.float32
     assert given.item() == pytest.approx(exact.item())  # these numbers are exact in bfloat16
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(True, [0.5, 0.5]), (False, [1.0, 1.0])])
+def test_tasks_that_share_nothing_learn_as_if_alone(shared, expected):
+    """Each loss then moves its own network as far as it would with one task."""
+    losses_T = torch.tensor([3.0, 5.0], requires_grad=True)
+    over_tasks(losses_T, shared).backward()
+    assert losses_T.grad.tolist() == expected
