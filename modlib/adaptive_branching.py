@@ -17,9 +17,9 @@ from torch import Tensor
 from modlib import classification
 from modlib.arrays import to_json
 from modlib.batches import image_getter
-from modlib.checkpoints import resumable_epochs
 from modlib.classification import batches_in_epoch, evaluate
 from modlib.datasets import AttributeImages
+from modlib.epochs import resumable_epochs
 from modlib.errors import ModlibError
 from modlib.held_out import without_test
 from modlib.optimisers import build_optimiser

@@ -20,9 +20,9 @@ from modlib.settings import Checked, Places, Settings
 from modlib.tables import (
     NOT_COMPLETE,
     mean_and_spread,
-    of_code,
-    of_runs,
+    runs_in_words,
     some_not_run_yet,
+    versions_in_words,
     with_sign,
 )
 from modlib.three_attributes import SHORT_NAMES
@@ -191,13 +191,13 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     records = [record for row in rows.values() for record in row]
     settings, images = records[0]["settings"], records[0]["data"]
     return (
-        f"{of_runs(records)}. "
+        f"{runs_in_words(records)}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "
         f"{images['images']['test']:,} to test on. {settings['epochs']} epochs of "
         f"{records[0]['epochs'][0]['images']:,} images in batches of {settings['batch_size']}, "
         f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
         f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
-        f"{settings['precision']}. {of_code(records)}."
+        f"{settings['precision']}. {versions_in_words(records)}."
         + some_not_run_yet(rows, settings["profile"], "07"))
 
 

@@ -21,12 +21,10 @@ class Block(NamedTuple):
 
     Attributes:
         convolutions: (channels in, channels out, kernel size) of those on the main path, in order.
-        normalised: batch norm follows each of them.
         residual: the block adds its input, through a 1×1 convolution where the channels differ.
     """
 
     convolutions: list[tuple[int, int, int]]
-    normalised: bool
     residual: bool
 
 
@@ -38,8 +36,8 @@ class Backbone(nn.Module):
         neck: from the last stage's output to F features a image.
         new_head: from K to a classifier of F features, freshly initialised.
         blocks: for each stage what a top-down stream mirrors, in order.
-        he_weights: the convolutions' first weights are He et al.'s, as torchvision has it in its
-            deep networks, not torch's own, which shrink what goes through many layers.
+        he_weights: whether what mirrors the stages starts from He et al.'s weights, as
+            torchvision's deep networks do; else from torch's own.
         sides: of the image and of every stage's output, in pixels; S + 1 numbers.
         channels: likewise.
     """
@@ -134,5 +132,4 @@ def _block(part: nn.Module) -> Block:
     convolutions = [(one.in_channels, one.out_channels, one.kernel_size[0])
                     for one in part.modules()  # a short cut's has a kernel of 1×1
                     if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1]
-    normalised = any(isinstance(one, nn.BatchNorm2d) for one in part.modules())
-    return Block(convolutions, normalised, isinstance(part, BasicBlock))
+    return Block(convolutions, isinstance(part, BasicBlock))

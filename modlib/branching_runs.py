@@ -26,9 +26,10 @@ from modlib.arrays import to_json
 from modlib.batches import image_getter
 from modlib.classification import check_split, scores, split_logits
 from modlib.datasets import AttributeImages
+from modlib.epochs import every_epoch, train_to_the_end
 from modlib.evaluation import scale_results
 from modlib.experiments import load_data
-from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
+from modlib.kept_runs import checkpoint_path, kept_record
 from modlib.machine import choose_device
 from modlib.record_checks import ANSWERS, TOP
 from modlib.settings import Places

@@ -21,9 +21,9 @@ from modlib.studies import Rows, Study
 from modlib.tables import (
     mean_and_spread,
     not_run_yet,
-    of_code,
-    of_runs,
+    runs_in_words,
     some_not_run_yet,
+    versions_in_words,
 )
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_layer_weights, thin_widths
 
@@ -161,14 +161,14 @@ def how_it_ran(
     settings, data = records[0]["settings"], records[0]["data"]
     images = records[0]["epochs"][0]["images"]
     return (
-        f"{of_runs(records)}. "
+        f"{runs_in_words(records)}. "
         f"{data['source']}: {data['images']['train']:,} to train on, {data['images']['test']:,} to "
         f"test on. {len(settings['tasks'])} attributes, {settings['image_size']}×"
         f"{settings['image_size']} pixels; thin: ω = {settings['thinness']}, wide: ω = "
         f"{settings['wide_thinness']}. {settings['epochs']} epochs of {images:,} images in batches "
         f"of {settings['batch_size']}, a branching round every {settings['round_batches']} "
         f"batches; {settings['optimiser']} at {settings['learning_rate']}"
-        f"{_of_scales(records)}, {settings['precision']}. {of_code(records)}."
+        f"{_of_scales(records)}, {settings['precision']}. {versions_in_words(records)}."
         + some_not_run_yet(rows, profile, notebook))
 
 

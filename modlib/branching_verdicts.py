@@ -32,7 +32,7 @@ from modlib.branching_study import (
 from modlib.record_checks import ANSWERS, TOP
 from modlib.studies import Rows, valid_accuracy
 from modlib.tables import NOT_COMPLETE, points, with_sign
-from modlib.verdicts import Verdict, counted, over_seeds
+from modlib.verdicts import Verdict, over_seeds, verdict_counts
 
 # At least so many times as large or slow as the branched network: what "far" is taken to mean.
 FAR_WEIGHTS, FAR_TIME = 10, 3
@@ -231,8 +231,8 @@ def takeaway(rows: Rows) -> str:
         f"random, with twice the training: {apart(THIN, RANDOM)}. With SOMP's choice of its "
         f"filters instead of chance: {apart(THIN, BY_CHANCE)}."]
     return "\n".join([
-        *lines, counted(verdicts(rows), "about accuracy, recall and branches"),
-        counted([one for one, _ in costs(rows)], "about cost")])
+        *lines, verdict_counts(verdicts(rows), "about accuracy, recall and branches"),
+        verdict_counts([one for one, _ in costs(rows)], "about cost")])
 
 
 def _branches_or_weights(rows: Rows) -> str:

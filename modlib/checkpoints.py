@@ -1,9 +1,7 @@
 """Checkpoints: all that a training run needs to go on, written whole or not at all."""
 
 import io
-import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,38 +85,3 @@ def load_checkpoint(path: Path, identity: str, network: nn.Module, optimiser) ->
                 f"checkpoint {path} does not fit: its {name} is not this run's ({said[:300]}); "
                 "delete it, and the run starts afresh") from error
     return state["history"]
-
-
-def resumable_epochs(
-    one_epoch: Callable[[int], dict[str, Any]],
-    epochs: int,
-    checkpoint: Path | None,
-    identity: str,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> Iterator[dict[str, Any]]:
-    """Do epoch after epoch, each followed by a checkpoint; go on from the one that is there.
-
-    Args:
-        one_epoch: from the epoch's number, from 0, to its metrics.
-        epochs: how many there are in all.
-        checkpoint: the file; None: none is read or written.
-        identity: what the checkpoint must belong to.
-
-    Yields:
-        every epoch's metrics with its ``seconds``, those of finished epochs first.
-
-    Raises:
-        ModlibError: the checkpoint cannot be read or does not fit, or belongs to another identity.
-    """
-    history: list[dict[str, Any]] = []
-    if checkpoint is not None and checkpoint.exists():
-        history = load_checkpoint(checkpoint, identity, network, optimiser)
-        yield from history
-    for epoch in range(len(history), epochs):
-        started = time.perf_counter()
-        metrics = one_epoch(epoch)
-        history.append(metrics | {"seconds": time.perf_counter() - started})
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, network, optimiser, history)
-        yield history[-1]

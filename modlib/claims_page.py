@@ -17,7 +17,7 @@ from modlib.judged_claims import WORDS, Claim
 from modlib.results import resolve
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
-from modlib.tables import commits, count_seeds, points, short_commit, with_sign
+from modlib.tables import commits_in_words, count_seeds, points, short_commit, with_sign
 
 ONE_BY_ONE = "inference: 20 separate passes over all 20 tasks at once"
 
@@ -79,11 +79,11 @@ def answers() -> str:
     ours, shared = rows[twenty_attributes.OURS], rows["fully shared"]
     if not (ours and shared):
         return "Not run yet on 20 attributes."
+    of_systems = [one for name in twenty_attributes.PAPER_NAMES for one in rows[name]]
     lines = [*_does_it_work(rows), *_is_it_the_module(rows), *_when(rows), _why(ours, shared),
              *_cost(ours), *_something_better(rows), *_later(), *_in_classifiers()]
-    return "\n".join([*lines, f"\nTable 3's records are of "
-                      f"{commits([one for of_row in rows.values() for one in of_row])}, "
-                      f"{count_seeds(ours)}; "
+    return "\n".join([*lines, f"\nThe records of these systems on 20 attributes are of "
+                      f"{commits_in_words(of_systems)}, {count_seeds(ours)}; "
                       "all others stand at the end of this page."])
 
 

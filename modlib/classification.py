@@ -15,7 +15,6 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from modlib.batches import flip_some, image_getter, shuffled_batches
-from modlib.checkpoints import resumable_epochs
 from modlib.classifiers import (
     ClassifierSettings,
     bce_losses,
@@ -24,15 +23,15 @@ from modlib.classifiers import (
     task_logits,
 )
 from modlib.datasets import AttributeImages
+from modlib.epochs import epoch_metrics, every_epoch, resumable_epochs
 from modlib.errors import ModlibError
 from modlib.experiments import load_data
 from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.held_out import without_test
-from modlib.kept_runs import every_epoch, kept_record
+from modlib.kept_runs import kept_record
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Places
 from modlib.task_networks import count_parameters
-from modlib.training import epoch_metrics
 
 
 def train_classifier(

@@ -11,12 +11,13 @@ import torch
 
 from modlib.batches import image_getter
 from modlib.datasets import AttributeImages, load_celeba, load_toy_faces
+from modlib.epochs import every_epoch, train_to_the_end
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, parameter_counts
 from modlib.held_out import without_test
 from modlib.image_cache import available_cores
 from modlib.image_folder import load_image_folder
-from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
+from modlib.kept_runs import checkpoint_path, kept_record
 from modlib.machine import (
     choose_device,
 )

@@ -4,8 +4,7 @@ For every kind of settings and network alike.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +102,3 @@ def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> di
         "run": run_facts(epochs, device, time.perf_counter() - started, commit)
         | results.get("run", {}),
     }
-
-
-def every_epoch(
-    epochs: Iterator[dict[str, Any]],
-    settings: RunSettings,
-    on_epoch: Callable[[Any, dict[str, Any]], None] | None,
-) -> list[dict[str, Any]]:
-    """Train to the end; ``on_epoch`` gets the settings and each epoch's metrics as they come."""
-    done = []
-    for metrics in epochs:
-        done.append(metrics)
-        if on_epoch:
-            on_epoch(settings, metrics)
-    return done
-
-
-def train_to_the_end(epochs: Iterator[dict[str, Any]], checkpoint: Path) -> None:
-    """The same for the network alone; no other process is at this checkpoint meanwhile.
-
-    Args:
-        epochs: that begin with what the checkpoint holds.
-    """
-    with one_at_a_time(checkpoint):
-        deque(epochs, maxlen=0)

@@ -123,9 +123,16 @@ def csn_penalty(
     return embedding_norm_weight * length + mask_norm_weight * masks_TD.abs().sum(1).mean()
 
 
-def over_tasks(losses_T: Tensor, shared: bool) -> Tensor:
+def joint_loss(losses_T: Tensor, shared: bool) -> Tensor:
     """The tasks' losses in one: their mean, or, where they share nothing, their sum.
 
     So each of separate networks sees its own mean loss, as if alone.
+
+    Args:
+        losses_T: every task's loss, float (T,).
+        shared: whether the tasks share any parameters.
+
+    Returns:
+        a scalar, with its graph.
     """
     return losses_T.mean() if shared else losses_T.sum()

@@ -103,7 +103,7 @@ def compose(
     Args:
         digits: what is drawn from; each image takes digits of its own split only.
         tasks: different names of ``CORNERS``, one at least.
-        counts: how many images of each of ``SPLITS``, 0 or more.
+        counts: how many images of each of ``SPLITS``, 0 or more, and one in all.
         canvas: its side in pixels, 28 (all digits lie on each other) to 56 (none do).
 
     Returns:
@@ -121,9 +121,9 @@ def compose(
             raise unknown_name("task", task, CORNERS, "the corners of MultiMNIST")
     if not SIDE <= canvas <= 2 * SIDE:
         raise ModlibError(f"canvas must be from {SIDE} to {2 * SIDE} pixels; given {canvas}")
-    if set(counts) != set(SPLITS) or min(counts.values()) < 0:
-        raise ModlibError(f"counts must name a number of images, 0 or more, for each of "
-                          f"{', '.join(SPLITS)}; given {dict(counts)!r}")
+    if set(counts) != set(SPLITS) or min(counts.values()) < 0 or not any(counts.values()):
+        raise ModlibError(f"counts must name a number of images, 0 or more and one in all, for "
+                          f"each of {', '.join(SPLITS)}; given {dict(counts)!r}")
     columns = [list(CORNERS).index(task) for task in tasks]
     drawn_NT = _draw(digits, counts)[:, columns]
 
@@ -156,6 +156,9 @@ def load_multi_mnist(
         tasks, canvas: see :func:`compose`.
         train_images: how many to train on.
         test_images: how many to test on, and as many to validate on.
+
+    Raises:
+        ModlibError: see :func:`read_mnist` and :func:`compose`.
     """
     digits = embedded_digits() if root is None else read_mnist(root)
     counts = {"train": train_images, "valid": test_images, "test": test_images}

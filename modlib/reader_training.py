@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from modlib.aggregation import StepLog, aggregated_step
 from modlib.batches import image_getter, shuffled_batches
-from modlib.checkpoints import resumable_epochs
+from modlib.epochs import epoch_metrics, resumable_epochs
 from modlib.errors import ModlibError
 from modlib.gradients import UcrCounter, gramian, task_gradients
 from modlib.held_out import without_test
-from modlib.losses import over_tasks
+from modlib.losses import joint_loss
 from modlib.machine import to_device
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.reader_losses import task_losses
@@ -31,7 +31,6 @@ from modlib.task_readers import (
     shared_parameters,
     takes_one_task,
 )
-from modlib.training import epoch_metrics
 
 PIXELS_AT_ONCE = 500 * 28 * 28
 GetImages = Callable[[Tensor], Tensor]
@@ -98,7 +97,7 @@ def take_step(
 ) -> None:
     """One step on the mean of the tasks' losses; on MGDA's weighting of them for ``"moo"``.
 
-    Separate networks take their sum: :func:`~modlib.losses.over_tasks`.
+    Separate networks take their sum: :func:`~modlib.losses.joint_loss`.
 
     Args:
         draws: where the weighting would draw from; MGDA does not.
@@ -107,7 +106,7 @@ def take_step(
     shared = shared_parameters(model)
     if settings.system != "moo":
         optimiser.zero_grad(set_to_none=True)
-        over_tasks(losses_T, bool(shared)).backward()
+        joint_loss(losses_T, bool(shared)).backward()
         optimiser.step()
         return
     gradients_TP = task_gradients(losses_T, shared)

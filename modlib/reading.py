@@ -17,9 +17,10 @@ from modlib.arrays import from_json, to_json
 from modlib.batches import image_getter
 from modlib.clevr import load_clevr
 from modlib.cub_200 import load_cub_200
+from modlib.epochs import every_epoch, train_to_the_end
 from modlib.errors import ModlibError
 from modlib.evaluation import scale_results
-from modlib.kept_runs import checkpoint_path, every_epoch, kept_record, train_to_the_end
+from modlib.kept_runs import checkpoint_path, kept_record
 from modlib.machine import choose_device
 from modlib.modulated_network import ModulatedNetwork
 from modlib.multi_mnist import CLASSES, load_multi_mnist

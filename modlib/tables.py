@@ -172,27 +172,27 @@ def how_it_ran(
         return not_run_yet(profile, folder, notebook, data)
     images = records[0]["data"]["images"]
 
-    def of(key: str, part: str = "settings") -> str:
+    def of(key: str) -> str:
         """What all records have, or what there is: from the smallest to the largest."""
-        values = sorted({record[part][key] for record in records})
+        values = sorted({record["settings"][key] for record in records})
         plain = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         if len(plain) > 1 and isinstance(values[0], float | int):
             return f"{plain[0]} to {plain[-1]}"
         return " and ".join(plain)
 
     return (
-        f"{of_runs(records)}. "
+        f"{runs_in_words(records)}. "
         f"{records[0]['data']['source']}: {images['train']:,} to train on, "
         f"{images['valid']:,} to choose settings on, {images['test']:,} to test on. "
         f"Width {of('width')}, {of('batching')} batching, batches of {of('batch_size')} images, "
         f"{of('epochs')} epochs, {of('optimiser')}, learning rate {of('learning_rate')} (of scales "
         f"{of('scale_rate_factor')} times that), margin {of('margin')}, {of('precision')}{more}. "
-        f"{of_code(records)}."
+        f"{versions_in_words(records)}."
         + some_not_run_yet(rows, profile, notebook, data)
     )
 
 
-def of_runs(records: Sequence[Mapping[str, Any]]) -> str:
+def runs_in_words(records: Sequence[Mapping[str, Any]]) -> str:
     """How many runs records are of, how long these took, and on what device."""
     minutes = [record["run"]["training_seconds"] / 60 for record in records]
     devices = sorted({device_in_words(record["run"]["device"]) for record in records})
@@ -201,13 +201,13 @@ def of_runs(records: Sequence[Mapping[str, Any]]) -> str:
             f"(median {np.median(minutes):.1f}), on {' and '.join(devices)}")
 
 
-def of_code(records: Sequence[Mapping[str, Any]]) -> str:
+def versions_in_words(records: Sequence[Mapping[str, Any]]) -> str:
     """The versions of torch and of this code that made records, each named, as Markdown."""
     torch = sorted({record["run"]["versions"]["torch"] for record in records})
-    return f"torch {' and '.join(torch)}, {commits(records)}"
+    return f"torch {' and '.join(torch)}, {commits_in_words(records)}"
 
 
-def commits(records: Sequence[Mapping[str, Any]]) -> str:
+def commits_in_words(records: Sequence[Mapping[str, Any]]) -> str:
     """Every commit that records are of, as Markdown."""
     names = sorted({short_commit(record["run"]["git_commit"]) for record in records})
     return f"commit{'s' * (len(names) > 1)} {', '.join(f'`{name}`' for name in names)}"

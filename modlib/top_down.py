@@ -198,17 +198,25 @@ def weight_counts(network: TopDownNetwork) -> dict[str, int]:
 
 
 class ResidualMirror(nn.Module):
-    """A residual block the other way round, on maps that keep their sides."""
+    """A residual block the other way round, on maps that keep their sides.
+
+    Without the block's batch norm: where tasks are trained one at a time, it would take away each
+    task's own mean, which is what tells the tasks apart here. Its last convolution starts at 0
+    instead, so that however many blocks there are, at first the sum is the short cut.
+
+    Args:
+        block: what is mirrored.
+        td_channels: of every map; None: the block's own, the other way round.
+    """
 
     def __init__(self, block: Block, td_channels: int | None):
         super().__init__()
         into, out = block.convolutions[0][0], block.convolutions[-1][1]
         self.main_path = nn.Sequential(*_mirrored_layers(block, td_channels))
-        self.short_cut = nn.Sequential() if td_channels or into == out else nn.Sequential(
-            *_mirrored_layers(block._replace(convolutions=[(into, out, 1)]), None))
+        self.short_cut = (nn.Identity() if td_channels or into == out else nn.Conv2d(out, into, 1))
 
     def forward(self, td_BCHW: Tensor) -> Tensor:
-        """The sum of both paths; a ReLU comes after it."""
+        """The sum of both paths, of as many channels as the block takes; a ReLU comes after it."""
         return self.main_path(td_BCHW) + self.short_cut(td_BCHW)
 
 
@@ -226,11 +234,8 @@ def _mirrored_layers(block: Block, td_channels: int | None) -> list[nn.Module]:
     """A block's convolutions the other way round, with the ReLUs between them."""
     layers: list[nn.Module] = []
     for into, out, kernel in reversed(block.convolutions):
-        width = td_channels or into
-        layers += [nn.ReLU(), nn.Conv2d(td_channels or out, width, kernel, padding=kernel // 2,
-                                        bias=not block.normalised)]
-        if block.normalised:
-            layers.append(nn.BatchNorm2d(width))
+        layers += [nn.ReLU(), nn.Conv2d(td_channels or out, td_channels or into, kernel,
+                                        padding=kernel // 2)]
     return layers[1:]
 
 
@@ -243,8 +248,10 @@ def _he_weights(module: nn.Module) -> None:
     for one in module.modules():
         if isinstance(one, nn.Conv2d):
             nn.init.kaiming_normal_(one.weight, nonlinearity="relu")
-            if one.bias is not None:
-                nn.init.zeros_(one.bias)
+            nn.init.zeros_(one.bias)
+    for one in module.modules():
+        if isinstance(one, ResidualMirror):
+            nn.init.zeros_(one.main_path[-1].weight)
 
 
 def _same_weights(stages: nn.ModuleList) -> nn.ModuleList:

@@ -20,9 +20,9 @@ from modlib.studies import Rows, Study
 from modlib.tables import (
     mean_and_spread,
     not_run_yet,
-    of_code,
-    of_runs,
+    runs_in_words,
     some_not_run_yet,
+    versions_in_words,
 )
 from modlib.task_readers import ReaderSettings, operations
 from modlib.top_down import TopDownNetwork, weight_counts
@@ -189,12 +189,12 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
         return not_run_yet(profile, folder, NOTEBOOK, data)
     settings, about = records[0]["settings"], records[0]["data"]
     return (
-        f"{of_runs(records)}. "
+        f"{runs_in_words(records)}. "
         f"{about['source']}: {about['images']['train']:,} images to train on, "
         f"{about['images']['valid']:,} to validate on, {about['images']['test']:,} to test on. "
         f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "
         f"{settings['optimiser']} at {settings['learning_rate']:g}, schedule "
-        f"`{settings['schedule']}`. {of_code(records)}."
+        f"`{settings['schedule']}`. {versions_in_words(records)}."
         + some_not_run_yet(rows, profile, NOTEBOOK, data))
 
 

@@ -26,7 +26,7 @@ from modlib.top_down_study import (
     accuracy_table,
     paper_rows,
 )
-from modlib.verdicts import Verdict, counted
+from modlib.verdicts import Verdict, verdict_counts
 
 # The paper's claims: what it says, the row that is better by it, and the other.
 CLAIMS = {
@@ -104,12 +104,15 @@ def takeaway(rows: Rows) -> str:
         *(f"  - over {name}: " + ", ".join(
             _apart(rows, OURS[count], f"{count} tasks, {row}") for count in COUNTS)
           for row, name in others.items()),
-        f"- **Does it need the places, and the image?** With four tasks, without places (a scale a "
+        f"  - So it is ahead of channel modulation {_ahead(rows, SYSTEMS['channel'])}, of scales "
+        f"at 20 times the rate {_ahead(rows, SYSTEMS['channel'] + FAST)}, and of a network for "
+        f"each task {_ahead(rows, SYSTEMS['single'])}.",
+        f"- **Is it the places, or the image?** With four tasks, without places (a scale a "
         f"channel, from the image) it differs by {_apart(rows, no_places, OURS_4)} points; "
-        f"{_needed(rows, no_places, 'the places')}. Without seeing the image it differs by "
-        f"{_apart(rows, no_image, OURS_4)}; {_needed(rows, no_image, 'the image')}.",
+        f"{_helps(rows, no_places, 'modulating places')}. Without seeing the image it differs by "
+        f"{_apart(rows, no_image, OURS_4)}; {_helps(rows, no_image, 'seeing the image')}.",
         f"- **What does it cost?** {_cost_sentence(rows)}",
-        counted(verdicts(rows, "top_down"), "about digits")])
+        verdict_counts(verdicts(rows, "top_down"), "about digits")])
 
 
 def _apart(rows: Rows, one: str, other: str) -> str:
@@ -118,11 +121,17 @@ def _apart(rows: Rows, one: str, other: str) -> str:
     return f"**{said}**" if low > 0 or high < 0 else said
 
 
-def _needed(rows: Rows, without: str, what: str) -> str:
+def _ahead(rows: Rows, row: str) -> str:
+    lows = [answer_difference(rows[OURS[count]], rows[f"{count} tasks, {row}"])[1]
+            for count in COUNTS]
+    return f"in {sum(low > 0 for low in lows)} of {len(lows)} cases"
+
+
+def _helps(rows: Rows, without: str, what: str) -> str:
     _, low, high = answer_difference(rows[without], rows[OURS_4])
     if high < 0:
-        return f"so it needs {what}"
-    return f"so {what} did harm" if low > 0 else f"that it needs {what} is not shown"
+        return f"so {what} helps"
+    return f"so it is better without {what}" if low > 0 else f"that {what} helps is not shown"
 
 
 def _cost_sentence(rows: Rows) -> str:

@@ -3,7 +3,6 @@
 Shapes: B batch, T tasks, C channels, H W height and width, D embedding.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +15,15 @@ from torch import Tensor
 from modlib.aggregation import StepLog, aggregated_step
 from modlib.arrays import to_json
 from modlib.batches import batches_in_epoch, draw_batches, image_getter
-from modlib.checkpoints import resumable_epochs
 from modlib.datasets import AttributeImages
+from modlib.epochs import epoch_metrics, resumable_epochs
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
 from modlib.held_out import without_test
 from modlib.losses import (
     csn_penalty,
-    over_tasks,
+    joint_loss,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
@@ -80,7 +79,7 @@ def total_loss(
     Args:
         unmasked_BD: the embeddings before the masks, for CSN's penalty on their length.
     """
-    loss = over_tasks(losses_T, bool(network.shared_parameters()))
+    loss = joint_loss(losses_T, bool(network.shared_parameters()))
     if settings.regulariser_weight > 0:
         loss = loss + settings.regulariser_weight * relevance_regulariser(
             network.task_scales(), (0, 1), 2, settings.regulariser_beta)
@@ -237,23 +236,3 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
         by_stage = {"ucr_stages": {"stages": list(stage_sizes(network)),
                                    "counts": to_json(counts_2STT)}}
     return metrics | log.metrics(settings.tasks) | counter.metrics(settings.tasks) | by_stage
-
-
-def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:
-    """What every epoch's metrics begin with.
-
-    Args:
-        losses_T: the mean loss of each task over the epoch.
-        images: how many were trained on.
-        epoch: from 0.
-
-    Raises:
-        ModlibError: a loss is not finite.
-    """
-    losses = losses_T.tolist()
-    if not all(math.isfinite(loss) for loss in losses):
-        raise ModlibError(
-            f"the loss of epoch {epoch + 1} is not finite ({losses}); a lower learning_rate than "
-            f"{settings.learning_rate} may help; earlier epochs are kept in the checkpoint")
-    return {"epoch": epoch + 1, "loss": sum(losses) / len(losses),
-            "task_losses": dict(zip(settings.tasks, losses, strict=True)), "images": images}

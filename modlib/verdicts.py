@@ -149,7 +149,7 @@ def summary_of(judged: Sequence[Verdict], about: str = "this table") -> str:
     return "\n".join(lines)
 
 
-def counted(judged: Sequence[Verdict], about: str) -> str:
+def verdict_counts(judged: Sequence[Verdict], about: str) -> str:
     """How many claims got which verdict, as a line of a Markdown list."""
     words = [verdict.word for verdict in judged]
     return f"- Of the {len(judged)} claims {about}: " + ", ".join(

@@ -8,6 +8,7 @@ Shapes: N images, T tasks, K triplets a task, P lines of filenames.json.
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -108,18 +109,9 @@ def load_zappos(
         fingerprint=fingerprint_of(
             packed.pixel_digest, labels_NT, tasks, split_N, ids, triplets),
         source=f"UT-Zappos50K ({root.name}), {images_of_size(len(ids), image_size, crop)}; splits "
-        f"and triplets of the CSN lists ({_used_triplets(lists, triplets)}); {note}",
+        f"and triplets of the CSN lists; {note}",
         triplets=triplets,
     )
-
-
-def _used_triplets(lists: Lists, triplets: dict[str, np.ndarray]) -> str:
-    """How many triplets a task there are of each split, and of how many where some are left out."""
-    said = []
-    for split, triplets_TK3 in triplets.items():
-        used, most = triplets_TK3.shape[1], max(map(len, lists[split].values()))
-        said.append(f"{split} {used:,}" + (f" of up to {most:,}" if used < most else ""))
-    return f"{', '.join(said)} a task"
 
 
 def _where_images_are(root: Path, folder: str, names: Sequence[str]) -> tuple[Path, str]:
@@ -167,5 +159,11 @@ def _triplets_of_images(
         if shortest == 0:  # the lists are never empty
             raise ModlibError(f"no triplet of the {split} split has all its images: too many are "
                               "broken")
+        longest = max(len(lists[split][task]) for task in tasks)
+        if shortest < longest:
+            warnings.warn(
+                f"UT-Zappos50K: of the {split} split {shortest:,} triplets a task are used, "
+                f"as many as the shortest list has left; the longest has {longest:,}",
+                stacklevel=3)
         triplets[split] = np.stack([of_task[:shortest] for of_task in whole])
     return triplets

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from modlib import checkpoints
 from modlib.checkpoints import (
     finished_epochs,
     load_checkpoint,
-    resumable_epochs,
     save_checkpoint,
 )
+from modlib.epochs import resumable_epochs
 from modlib.errors import ModlibError
 
 
@@ -86,7 +85,7 @@ def test_an_epoch_that_fails_leaves_the_checkpoint_before_it(tmp_path):
 
 def test_seconds_are_those_of_each_epoch_and_are_kept(tmp_path, monkeypatch):
     clock = iter([10.0, 12.5, 20.0, 21.0])
-    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("modlib.epochs.time.perf_counter", lambda: next(clock))
     for _ in range(2):  # the second time from the checkpoint alone
         work = Work()
         told = list(resumable_epochs(work.one_epoch, 2, tmp_path / "run.pt", "this run",

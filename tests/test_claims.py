@@ -501,8 +501,8 @@ def test_the_answers_are_differences_with_their_intervals(folder):
     assert costs == ("- **At what cost?** 40 numbers for all tasks of our narrow network, 0.0 % of "
                      "the shared ones.")
     assert last == (
-        "Table 3's records are of commit `0123456789-dirty`, 2 seeds; all others stand at the end "
-        "of this page.")
+        "The records of these systems on 20 attributes are of commit `0123456789-dirty`, 2 seeds; "
+        "all others stand at the end of this page.")
 
 
 @pytest.mark.parametrize(("accuracy", "told"), [(95, True), (90, False), (80, False)])

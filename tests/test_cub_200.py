@@ -96,6 +96,14 @@ def test_a_blurred_point_is_a_gaussian_of_three_pixels_that_adds_up_to_one():
     np.testing.assert_allclose(given, loop / loop.sum(), atol=1e-7)
 
 
+def test_a_point_that_is_not_known_has_no_place_and_one_at_the_edge_adds_up_to_1():
+    maps_BTHW = blurred_points(np.array([[[np.nan, 0.5], [np.nan, np.nan], [0.0, 1.0]]]), 16)
+    assert maps_BTHW.dtype == np.float32
+    assert not maps_BTHW[0, :2].any()
+    assert maps_BTHW[0, 2].sum() == pytest.approx(1, abs=1e-6)
+    assert np.unravel_index(maps_BTHW[0, 2].argmax(), (16, 16)) == (15, 0)
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_the_names_of_attributes_may_lie_where_the_archive_puts_them(root, tmp_path, beside):
     names = root / "attributes/attributes.txt"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modlib.losses import (
     csn_penalty,
-    over_tasks,
+    joint_loss,
     relevance_regulariser,
     task_losses_from_triplets,
     task_losses_in_batch,
@@ -341,5 +341,5 @@ def test_penalties_of_csn_are_float32_of_bfloat16_embeddings():
 def test_tasks_that_share_nothing_learn_as_if_alone(shared, expected):
     """Each loss then moves its own network as far as it would with one task."""
     losses_T = torch.tensor([3.0, 5.0], requires_grad=True)
-    over_tasks(losses_T, shared).backward()
+    joint_loss(losses_T, shared).backward()
     assert losses_T.grad.tolist() == expected

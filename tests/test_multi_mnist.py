@@ -211,9 +211,9 @@ def test_wrong_compositions_are_refused(digits, tasks, canvas, said):
         compose(digits, tasks, COUNTS, canvas)
 
 
-@pytest.mark.parametrize("counts", [{"train": 5}, COUNTS | {"test": -1}])
+@pytest.mark.parametrize("counts", [{"train": 5}, COUNTS | {"test": -1}, dict.fromkeys(COUNTS, 0)])
 def test_wrong_counts_are_refused(digits, counts):
-    with pytest.raises(ModlibError, match="0 or more, for each of train, valid, test; given"):
+    with pytest.raises(ModlibError, match="one in all, for each of train, valid, test; given"):
         compose(digits, ("LU", "RL"), counts)
 
 

@@ -12,11 +12,11 @@ from modlib.tables import (
     count_seeds,
     mean_and_spread,
     not_run_yet,
-    of_code,
     percent,
     points,
     short_commit,
     some_not_run_yet,
+    versions_in_words,
     with_sign,
 )
 
@@ -140,8 +140,8 @@ def test_a_commit_keeps_its_mark_when_it_is_cut_short():
 def test_every_commit_and_every_torch_that_made_records_is_named():
     records = [{"run": {"git_commit": commit, "versions": {"torch": torch}}}
                for commit, torch in (("b" * 40, "2.11"), ("a" * 40, "2.12"), ("b" * 40, "2.12"))]
-    assert of_code(records) == f"torch 2.11 and 2.12, commits `{'a' * 10}`, `{'b' * 10}`"
-    assert of_code(records[:1]) == f"torch 2.11, commit `{'b' * 10}`"
+    assert versions_in_words(records) == f"torch 2.11 and 2.12, commits `{'a' * 10}`, `{'b' * 10}`"
+    assert versions_in_words(records[:1]) == f"torch 2.11, commit `{'b' * 10}`"
 
 
 def test_the_call_names_other_data_than_faces_where_that_is_meant():

@@ -281,11 +281,15 @@ def test_the_takeaway_answers_the_pages_question_once_every_row_has_two_seeds(ro
     # Two tasks and three: as good as all others, so nothing is bold but the four tasks.
     assert own.split(": ")[1].startswith("+0.00 [") and "**\N{MINUS SIGN}3.00 [" in own
     assert own.count("**") == uniform.count("**") == 2 and "**+5.00 [" in uniform
-    assert "so it needs the places. Without" in said
-    assert "that it needs the image is not shown" in said
+    assert "so modulating places helps. Without" in said
+    assert "that seeing the image helps is not shown" in said
+    assert said.count("in 1 of 3 cases") == 2 and "each task in 0 of 3 cases." in said
     assert "modulation has ×1.300 the weights of one LeNet and does ×12.8 its work" in said
     judged = [one.word for one in verdicts(every, "top_down")]
     assert f"**{judged.count('held')} held**" in said.splitlines()[-1]
+    swapped = every | {"places, image not seen": every["4 tasks, single task"],
+                       "channels alone, image seen": every["4 tasks, single task"]}
+    assert "so it is better without modulating places" in takeaway(swapped)
     every[OURS[4]] = every[OURS[4]][:1]
     assert takeaway(every) == NOT_COMPLETE
 

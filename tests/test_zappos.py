@@ -1,6 +1,7 @@
 """UT-Zappos50K from lists, table and pictures as they lie on disk; what is broken is named."""
 
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,11 +280,18 @@ def test_an_image_that_cannot_be_read_is_named_or_left_out_with_its_triplets(roo
         kept = [triplet for triplet in kept if path not in triplet]
         given = [[data.ids[n] for n in triplet] for triplet in data.triplets[split][t]]
         assert given == kept[:len(given)]
-    used = data.triplets[split].shape[1]
-    assert min(len(data.triplets[split][0]), TRIPLETS) == used > 0
-    longest = max(len(triplets(LISTED[split], t)) for t in range(4))
-    assert f"{split} {TRIPLETS} of up to {longest}" in whole.source
-    assert f"{split} {used} of up to {longest}" in data.source
+    assert min(len(data.triplets[split][0]), TRIPLETS) == data.triplets[split].shape[1] > 0
+
+
+def test_triplets_that_are_left_out_are_told_and_those_of_other_tasks_do_not_count(root):
+    lengths = [len(triplets(LISTED["test"], t)) for t in range(4)]
+    with pytest.warns(UserWarning, match=f"of the test split {min(lengths)} triplets a task are "
+                                         f"used.*the longest has {max(lengths)}"):
+        load(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = load(root, tasks=TASKS[-1:])
+    assert alone.triplets["test"].shape[1] == lengths[-1]
 
 
 # Trained on
