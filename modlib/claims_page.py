@@ -9,16 +9,32 @@ import numpy as np
 import pandas as pd
 
 from modlib import any_network, later_tasks, replacement, twenty_attributes
-from modlib.claims import ONE_PASS, all_claims, gains
+from modlib.claims import ONE_PASS, all_claims
 from modlib.committed import is_of_a_run, read_committed
 from modlib.compliance import compliance_verdict
+from modlib.growth import gains
 from modlib.intervals import difference
 from modlib.judged_claims import WORDS, Claim
 from modlib.results import resolve
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
-from modlib.tables import commits_in_words, count_seeds, points, short_commit, with_sign
+from modlib.tables import (
+    commits_in_words,
+    count_seeds,
+    points,
+    run_call,
+    short_commit,
+    with_sign,
+)
 
+# What writes the records that claims are judged by, by their folder below book/results.
+CALLS = {
+    "three_attributes": run_call("celeba_cpu", "02"),
+    "twenty_attributes": run_call("celeba_cpu_20", "03"),
+    "ablations": run_call("celeba_cpu_7", "04"),
+    "any_network": run_call("celeba_cpu", "07"),
+    "products": run_call("zappos_gpu", "12", "/path/to/UT-Zappos50K"),
+    "speed": "make bench DATA=/path/to/celeba"}
 ONE_BY_ONE = "inference: 20 separate passes over all 20 tasks at once"
 
 
@@ -33,6 +49,15 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
          + (f', <a href="#records-{one.folder}">records</a>'
             if one.folder and one.word != "not run yet" else "")}
         for one in claims]).set_index("").rename_axis(None)
+
+
+def calls(claims: list[Claim]) -> str:
+    """The calls that run what claims still wait for, as Markdown; nothing where none waits."""
+    waiting = {one.folder for one in claims if one.word == "not run yet"}
+    if not waiting:
+        return ""
+    lines = [call for folder, call in CALLS.items() if folder in waiting]
+    return "\n".join(["What is not run yet is run by:", "", *(f"    {line}" for line in lines)])
 
 
 def check(page: str) -> str:
@@ -145,7 +170,16 @@ def _is_it_the_module(rows: Rows) -> list[str]:
         f"{with_sign(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"
         for name in others)
     return [f"- **Is it this module?** Of that gain, others that give each task something of its "
-            f"own reach: {reached}. In points, modulated minus each: {left}."]
+            f"own reach: {reached}. In points, modulated minus each: {left}.{_at_one_rate(rows)}"]
+
+
+def _at_one_rate(rows: Rows) -> str:
+    """Whether the order of scales and wide branches hangs on the rate at which scales learn."""
+    if not (rows["modulated, one rate"] and rows["branches, 256"]):
+        return ""
+    found = difference(rows["modulated, one rate"], rows["branches, 256"])
+    return (" These scales learn ten times as fast as the network, which branches have no match "
+            f"for. At the network's rate, modulated minus branches of 256 is **{points(*found)}**.")
 
 
 def _when(rows: Rows) -> list[str]:

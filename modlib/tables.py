@@ -116,9 +116,12 @@ def _for_scale(folder: str, profile: str) -> str:
 
 
 def _command(profile: str, notebook: str, data: str) -> str:
+    return f">     {run_call(profile, notebook, data)}\n"
+
+
+def run_call(profile: str, notebook: str, data: str = "/path/to/celeba") -> str:
     """The call that writes a profile's missing records where the book reads them."""
-    return (f">     make run NB={notebook} SETTINGS={profile} DATA={data} "
-            "RESULTS=book/results\n")
+    return f"make run NB={notebook} SETTINGS={profile} DATA={data} RESULTS=book/results"
 
 
 def some_not_run_yet(

@@ -145,7 +145,7 @@ def _by_profile_and_variant(records: list[dict[str, Any]]) -> dict[str, list[dic
 
 
 def scores(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One line a run: variant, seed, mean validation and test accuracy in %, images/s."""
+    """One line a run: variant, seed, mean validation accuracy in %, images/s."""
     lines = []
     for name, records in rows.items():
         for record in records:
@@ -153,16 +153,15 @@ def scores(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
             lines.append({
                 "variant": name, "seed": record["settings"]["seed"],
                 "valid": 100 * float(np.mean(list(last["valid_accuracy"].values()))),
-                "test": 100 * float(np.mean(list(record["results"]["test_accuracy"].values()))),
                 "speed": record["run"]["images_per_second"]})
-    return pd.DataFrame(lines, columns=["variant", "seed", "valid", "test", "speed"])
+    return pd.DataFrame(lines, columns=["variant", "seed", "valid", "speed"])
 
 
 def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """Mean accuracy of every variant for people, and its difference, seed by seed, in points."""
     table = scores(rows)
     if table.empty:
-        return pd.DataFrame(columns=["validation, %", "test, %", "against the recipe"])
+        return pd.DataFrame(columns=["validation, %", "against the recipe"])
     recipe = table[table.variant == RECIPE].set_index("seed").valid
     lines = []
     for name in rows:
@@ -173,7 +172,6 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
         change = None if name == RECIPE or by_seed.isna().all() else by_seed.mean()
         lines.append({
             "": name, "validation, %": mean_and_spread(of_variant.valid),
-            "test, %": mean_and_spread(of_variant.test),
             "against the recipe": "" if change is None else with_sign(change, 1)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
@@ -205,12 +203,12 @@ def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:
 def precision_verdict(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     """Whether bfloat16 costs accuracy: the difference of the means beside the seeds' spread."""
     table = scores(rows)
-    low, high = (table[table.variant == name].test for name in (RECIPE, FLOAT32))
+    low, high = (table[table.variant == name].valid for name in (RECIPE, FLOAT32))
     if min(len(low), len(high)) < 2:
         return "Not run yet over several seeds: no conclusion."
     difference = low.mean() - high.mean()
     spread = max(low.max() - low.min(), high.max() - high.min())
     within = "within" if abs(difference) <= spread else "**beyond**"
-    return (f"bfloat16 minus float32: {with_sign(difference)} points of mean test accuracy, "
+    return (f"bfloat16 minus float32: {with_sign(difference)} points of mean validation accuracy, "
             f"{within} the seeds' own range of {spread:.2f} points "
             f"({len(low)} and {len(high)} seeds).")

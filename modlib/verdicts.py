@@ -58,8 +58,14 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
                           rows, "c", "b", (SMILE,)),
         _ucr_verdict("The related pair has the higher UCR, without modulation",
                      rows, ("c", RELATED), ("b", UNRELATED)),
+        _accuracy_verdict("Even the related pair is learnt worse together than by independent "
+                          "networks", rows, "d", "c", RELATED),
         _accuracy_verdict("Modulation raises the accuracy of the shared network",
                           rows, "e", "a", TASKS),
+        _accuracy_verdict("Modulated, the three are learnt better than smile / young alone, shared",
+                          rows, "e", "b", UNRELATED),
+        _accuracy_verdict("Modulated, the three are learnt better than smile / mouth open alone, "
+                          "shared", rows, "e", "c", RELATED),
         _ucr_verdict("Modulation raises the UCR of smile / young",
                      rows, ("e", UNRELATED), ("b", UNRELATED)),
         _ucr_verdict("Modulation raises the UCR of smile / mouth open",

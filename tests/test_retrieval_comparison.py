@@ -34,11 +34,23 @@ def test_a_score_is_the_mean_of_the_tasks_that_have_queries():
     assert mean_score(ROWS["branches"][0], "recall@5") == pytest.approx(55)
 
 
-def test_the_interval_is_students_over_common_seeds():
+def test_where_seeds_differ_more_than_tasks_the_interval_is_over_common_seeds():
     """Of 1, 2 and 3: the mean is 2, and t(0.975, 2) = 4.303 deviations of 1 / √3 are 2.48."""
     found = retrieval_verdict("", ROWS["modulated"], ROWS["CSN"])
     assert (found.difference, found.low, found.high) == pytest.approx((2, -0.484, 4.484), abs=1e-3)
     assert retrieval_verdict("", ROWS["modulated"], ROWS["branches"]).word == "not run yet"
+
+
+def test_where_tasks_differ_more_than_seeds_the_interval_is_over_tasks():
+    """Every seed gains 4 points on smiles and 2 on youth, which are two tasks' worth of luck: the
+    mean is 3, and t(0.975, 1) = 12.706 deviations of √2 / √2 are 12.706."""
+    ours = [record(seed, mAP=0.5) for seed in (0, 1)]
+    for one in ours:
+        for task, gain in (("Smiling", 0.04), ("Young", 0.02)):
+            one["results"]["retrieval"][task]["mAP"] += gain
+    found = retrieval_verdict("", ours, ROWS["CSN"])
+    assert (found.difference, found.low, found.high) == pytest.approx((3, -9.706, 15.706), abs=1e-3)
+    assert found.word == "not decided"
 
 
 def test_the_table_has_every_measure_of_each_other_row_that_was_run():

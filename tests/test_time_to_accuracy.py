@@ -193,8 +193,15 @@ def test_published_records_of_other_data_are_refused(folder):
 
 def test_scores_are_means_over_tasks_in_percent():
     [line] = scores({RECIPE: [record(BASE, 0.8, 0.7)]}).to_dict("records")
-    assert line == pytest.approx({"variant": RECIPE, "seed": 0, "valid": 80.0, "test": 70.0,
+    assert line == pytest.approx({"variant": RECIPE, "seed": 0, "valid": 80.0,
                                   "speed": 100.0})
+
+
+def test_nothing_is_said_of_the_test_split_by_which_nothing_may_be_chosen():
+    rows = {RECIPE: [record(of(RECIPE, s), 0.8, 0.8) for s in (0, 1)],
+            FLOAT32: [record(of(FLOAT32, s), 0.8, 0.4) for s in (0, 1)]}
+    assert list(score_table(rows)) == ["validation, %", "against the recipe"]
+    assert precision_verdict(rows).startswith("bfloat16 minus float32: +0.00 points of mean valid")
 
 
 def test_the_table_gives_each_change_against_the_recipes_mean():
@@ -210,8 +217,8 @@ def test_the_table_gives_each_change_against_the_recipes_mean():
 @pytest.mark.parametrize(("low", "high", "said"), [
     ((0.80, 0.82), (0.81, 0.82), "within"), ((0.80, 0.801), (0.85, 0.851), "beyond")])
 def test_precision_is_judged_by_the_seeds_own_range(low, high, said):
-    rows = {RECIPE: [record(of(RECIPE, s), 0.8, v) for s, v in enumerate(low)],
-            FLOAT32: [record(of(FLOAT32, s), 0.8, v) for s, v in enumerate(high)]}
+    rows = {RECIPE: [record(of(RECIPE, s), v, 0.8) for s, v in enumerate(low)],
+            FLOAT32: [record(of(FLOAT32, s), v, 0.8) for s, v in enumerate(high)]}
     assert said in precision_verdict(rows)
     assert "no conclusion" in precision_verdict({RECIPE: rows[RECIPE], FLOAT32: []})
 

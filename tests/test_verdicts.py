@@ -22,7 +22,12 @@ CLAIMS = {
     "Smile is learnt worse beside young than beside mouth open": ("c", "b", 7.87),
     "The related pair has the higher UCR, without modulation":
         (("c", RELATED), ("b", UNRELATED), 28.53),
+    "Even the related pair is learnt worse together than by independent networks":
+        ("d", "c", 1.675),
     "Modulation raises the accuracy of the shared network": ("e", "a", 14.8333),
+    "Modulated, the three are learnt better than smile / young alone, shared": ("e", "b", 10.835),
+    "Modulated, the three are learnt better than smile / mouth open alone, shared":
+        ("e", "c", 2.485),
     "Modulation raises the UCR of smile / young": (("e", UNRELATED), ("b", UNRELATED), 21.61),
     "Modulation raises the UCR of smile / mouth open": (("e", RELATED), ("c", RELATED), 2.14),
     "The modulated network passes independent networks": ("e", "d", 0.9733),
@@ -242,7 +247,7 @@ def test_rows_that_a_claim_does_not_name_do_not_enter_it(claim):
 
 @pytest.fixture
 def mixed() -> dict:
-    """Rows by which three claims hold, two do not, one is not decided and two are not run yet."""
+    """Rows by which three claims hold, two do not, four are not decided and two are not run yet."""
     return {
         "a": by_seed("a", (50, 60, 70)), "d": by_seed("d", (60.5, 70, 80.5)),
         "b": by_seed("b", (55, 60, 65), ucr={UNRELATED: (40, 60, 0)}),
@@ -251,8 +256,8 @@ def mixed() -> dict:
     }
 
 
-WORDS = ["held", "not decided", "held", "held", "did not hold", "not run yet", "did not hold",
-         "not run yet"]
+WORDS = ["held", "not decided", "held", "not decided", "held", "not decided", "not decided",
+         "did not hold", "not run yet", "did not hold", "not run yet"]
 
 
 def test_the_table_has_the_papers_difference_the_measured_one_and_the_word(mixed):
@@ -260,7 +265,7 @@ def test_the_table_has_the_papers_difference_the_measured_one_and_the_word(mixed
     assert table.index.tolist() == list(CLAIMS)
     assert table.verdict.tolist() == WORDS
     assert table.paper.tolist() == [
-        "+13.9", "+7.9", "+28.5", "+14.8", "+21.6", "+2.1", "+1.0", "+0.9"]
+        "+13.9", "+7.9", "+28.5", "+1.7", "+14.8", "+10.8", "+2.5", "+21.6", "+2.1", "+1.0", "+0.9"]
     assert table.loc[SHARED_WORSE, "measured"] == "+10.3 [+9.6, +11.1]"
     assert table.loc[SMILE_WORSE, "measured"] == "+0.0 [−2.5, +2.5]"
     assert [measured == "–" for measured in table.measured] == [
@@ -279,16 +284,16 @@ def test_as_html_the_verdict_comes_first_as_the_pages_style_expects(mixed):
 
 def test_the_table_without_records_says_so():
     table = verdict_table(NO_ROWS)
-    assert table.verdict.tolist() == ["not run yet"] * 8
-    assert table.measured.tolist() == ["–"] * 8
+    assert table.verdict.tolist() == ["not run yet"] * 11
+    assert table.measured.tolist() == ["–"] * 11
 
 
 def test_the_summary_lists_every_claim_that_was_measured_once_under_its_word(mixed):
     said = summary(mixed)
     head, _, *lines = said.splitlines()
-    assert head == "Of the paper's 8 claims about this table:"
+    assert head == "Of the paper's 11 claims about this table:"
     assert [line.split("**")[1] for line in lines] == [
-        "3 held", "2 did not hold", "1 not decided", "2 not run yet"]
+        "3 held", "2 did not hold", "4 not decided", "2 not run yet"]
     for claim, word in zip(CLAIMS, WORDS, strict=True):
         if word == "not run yet":  # counted: the table names them
             assert claim[1:] not in said
@@ -302,7 +307,7 @@ def test_the_summary_lists_every_claim_that_was_measured_once_under_its_word(mix
 
 def test_the_summary_without_records_has_one_line():
     lines = summary(NO_ROWS).splitlines()[2:]
-    assert lines == ["- **8 not run yet**."]
+    assert lines == ["- **11 not run yet**."]
 
 
 def test_over_seeds_is_students_interval_and_of_one_seed_there_is_none():
