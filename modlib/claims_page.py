@@ -178,8 +178,9 @@ def _at_one_rate(rows: Rows) -> str:
     if not (rows["modulated, one rate"] and rows["branches, 256"]):
         return ""
     found = difference(rows["modulated, one rate"], rows["branches, 256"])
-    return (" These scales learn ten times as fast as the network, which branches have no match "
-            f"for. At the network's rate, modulated minus branches of 256 is **{points(*found)}**.")
+    return (" These scales learn ten times as fast as the network; branches learn at its rate. "
+            "With scales at that rate too, modulated minus branches of 256 is "
+            f"**{points(*found)}**.")
 
 
 def _when(rows: Rows) -> list[str]:

@@ -564,7 +564,7 @@ def test_the_order_against_wide_branches_is_told_at_one_rate_too(folder):
         "modulated": 90, "fully shared": 60, "branches, 256": 80, "modulated, one rate": 75})
     [module] = [line for line in answers().splitlines() if "**Is it this module?**" in line]
     assert "branches of 256 **+10.00 [" in module
-    assert re.search(r"At the network's rate, modulated minus branches of 256 is \*\*−5\.00 \[",
+    assert re.search(r"at that rate too, modulated minus branches of 256 is \*\*−5\.00 \[",
                      module)
 
 
