@@ -85,7 +85,7 @@ def _of_table_3(rows: Rows) -> list[Claim]:
         (ours, "mask only", "Scales learnt on a frozen trunk do worse: it is the shared weights "
                             "that modulation improves"),
         ("independent", "CSN", "With 20 tasks CSN suffers from interference"),
-        ("independent", "fully shared", "With 20 tasks one fully shared network suffers from interference"),
+        ("independent", "fully shared", "With 20 tasks full sharing suffers from interference"),
     ]
     page, folder = "03_twenty_attributes", twenty_attributes.STUDY.folder
     claims = [of_verdict("4.2, Table 3", _better(
