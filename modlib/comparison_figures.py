@@ -74,7 +74,8 @@ def cost_frontier(ax: Axes, table: pd.DataFrame, cost: str, label: str) -> Axes:
         height=table.accuracy.where(~far_below, low + margin), beside=range(len(table)))
     best = table[table.best].sort_values(cost)
     if best.low.max() <= best.high.min():
-        ax.plot([], [], "o", color=ORANGE, markersize=7, label="no cheaper system has a higher mean")
+        ax.plot([], [], "o", color=ORANGE, markersize=7,
+                label="no cheaper system has a higher mean")
     else:
         ax.step([*best[cost], table[cost].max()], [*best.height, best.height.max()],
                 where="post", color=ORANGE, linewidth=2, zorder=1,

@@ -248,7 +248,8 @@ def test_the_step_goes_through_the_best_where_their_ranges_are_apart(ax):
 def test_where_the_ranges_of_the_best_overlap_all_over_there_is_no_step(ax, table):
     cost_frontier(ax, table, "time", "")
     assert steps(ax) == []
-    assert legend(ax) == ["no cheaper system has a higher mean"]  # the colour still says who they are
+    # the colour still says who they are
+    assert legend(ax) == ["no cheaper system has a higher mean"]
 
 
 def test_the_legend_of_costs_lies_above_the_points(ax):
