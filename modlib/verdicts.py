@@ -131,8 +131,12 @@ def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
 
 
 def as_html(judged: pd.DataFrame) -> str:
-    """A table of verdicts as the page of claims has it: on a phone each claim above its numbers."""
-    return judged[["verdict", "measured", "paper"]].to_html(classes="table wide-names claims")
+    """A table of verdicts as the page of claims has it: on a phone each claim above its numbers.
+
+    An interval stays whole where the line breaks.
+    """
+    whole = judged.assign(measured=judged.measured.str.replace(", ", ",\N{NO-BREAK SPACE}"))
+    return whole[["verdict", "measured", "paper"]].to_html(classes="table wide-names claims")
 
 
 def summary(rows: dict[str, list[dict[str, Any]]]) -> str:

@@ -276,7 +276,7 @@ def test_as_html_the_verdict_comes_first_as_the_pages_style_expects(mixed):
     table = verdict_table(mixed)
     shown = as_html(table)
     cells = [escaped(cell) for claim, line in table.iterrows()
-             for cell in (claim, line.verdict, line.measured, line.paper)]
+             for cell in (claim, line.verdict, line.measured.replace(", ", ",\xa0"), line.paper)]
     assert re.findall(r"<t[hd]>(.*?)</t[hd]>", shown) == [
         "", "verdict", "measured", "paper", *cells]
     assert 'class="dataframe table wide-names claims"' in shown
