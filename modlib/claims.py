@@ -108,7 +108,7 @@ def _of_table_3(rows: Rows) -> list[Claim]:
 
 
 def _of_figure_4(rows: Rows) -> list[Claim]:
-    """The paper shows a few queries; the whole gallery says more. """
+    """The paper shows a few queries; the whole gallery says more."""
     ours, csn = rows[twenty_attributes.OURS], rows["CSN"]
     return [of_verdict(
         "4.2, Figure 4", retrieval_verdict(
@@ -232,7 +232,8 @@ def _of_costs() -> list[Claim]:
         for name in ("Ours", "CSN", "IB-25", "IB-256", "ITN")]
     fewer = counted["ITN"] / 19 * 20 / (counted["ITN"] / 19 + counted["Ours"])
     claims.append(Claim(
-        "4.2", "It needs almost 20 times fewer parameters for 20 tasks than a network for each",
+        "4.2",
+        "Modulation needs almost 20 times fewer parameters for 20 tasks than a network for each",
         f"{fewer:.1f} times fewer by count", "20", "held" if abs(fewer / 20 - 1) <= TOLERANCE
         else "did not hold", "../book/systems", ""))
     printed = f"{100 * paper_figures()['one_pass_overhead']['value']:.0f} %"

@@ -46,12 +46,12 @@ def claims() -> list[Claim]:
     judged = [
         ("1", Verdict(
             "The more tasks, the larger the advantage over full sharing (the same three attributes "
-            "among 20, against alone)",
+            "among 20, against alone; widths, lengths and tuning differ)",
             *_grown(gains()[3], difference(ours, twenty["fully shared"], three_attributes.TASKS)),
             _printed("FSN", three_attributes.TASKS) - _printed_of_three())),
         ("2.1, 4.2", Verdict(
             "CSN does not scale up: the advantage over it is larger with 20 tasks than with 7 (the "
-            f"same {len(both)} attributes)",
+            f"same {len(both)} attributes; lengths and tuning differ)",
             *_grown(difference(ours_of_7, seven["CSN"], both),
                     difference(ours, twenty["CSN"], both)),
             _printed("CSN", both) - _printed("CSN", both, of_seven=True)))]

@@ -1,4 +1,4 @@
-"""Two systems compared by their searches, with intervals over seeds or tasks.
+"""Two systems compared by their searches, with intervals over seeds and tasks.
 
 Source: Zhao et al., ECCV 2018, Figure 4.
 """
@@ -29,8 +29,8 @@ def retrieval_verdict(
     """Whether one system's searches are better than another's by a measure, seed by seed.
 
     Records keep a score a task, not a query. So the luck of the queries is told by how far tasks,
-    whose queries are other faces, differ in what they gain. Of Student's intervals over seeds and
-    over tasks the one that reaches further counts, on each side.
+    whose queries are other faces, differ in what they gain. Student's intervals over seeds and
+    over tasks are taken together: the root of the sum of their squares.
     """
     sides = of_common_seeds(better, worse)
     over = [[mean_score(first, measure) - mean_score(second, measure)
@@ -41,8 +41,9 @@ def retrieval_verdict(
     verdict = over_seeds(claim, over[0])
     if len(over[0]) < 2 or len(over[1]) < 2:
         return verdict
-    mean, half = student(over[1])
-    return replace(verdict, low=min(verdict.low, mean - half), high=max(verdict.high, mean + half))
+    mean, of_seeds = student(over[0])
+    half = float(np.hypot(of_seeds, student(over[1])[1]))
+    return replace(verdict, low=mean - half, high=mean + half)
 
 
 def _gains_by_task(

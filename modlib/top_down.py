@@ -201,8 +201,9 @@ class ResidualMirror(nn.Module):
     """A residual block the other way round, on maps that keep their sides.
 
     Without the block's batch norm: where tasks are trained one at a time, it would take away each
-    task's own mean, which is what tells the tasks apart here. Its last convolution starts at 0
-    instead, so that however many blocks there are, at first the sum is the short cut.
+    task's own mean, which is what tells the tasks apart here. In a network whose mirrors start
+    from He weights its last convolution starts at 0 instead, so that however many blocks there
+    are, at first the sum is the short cut.
 
     Args:
         block: what is mirrored.
