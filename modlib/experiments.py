@@ -18,9 +18,7 @@ from modlib.held_out import without_test
 from modlib.image_cache import available_cores
 from modlib.image_folder import load_image_folder
 from modlib.kept_runs import checkpoint_path, kept_record
-from modlib.machine import (
-    choose_device,
-)
+from modlib.machine import choose_device
 from modlib.networks import build_network, take_trunk
 from modlib.probes import probe_modes
 from modlib.results import resolve
