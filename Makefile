@@ -25,8 +25,9 @@ book: $(STAMP) ## execute the notebooks and build the pages
 	MODLIB_RUNS=runs/book TQDM_DISABLE=1 .venv/bin/jupyter-book build . --all -W -n --keep-going
 	@echo "The book is at _build/html/index.html"
 
+# One thread each: the workers of a machine with two cores would wait for one another.
 test: $(STAMP) ## run the tests
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 data: $(STAMP) ## fetch CelebA (NAME=mnist: MNIST) into DATA, or data/; MIRROR: where else it lies
 	@.venv/bin/python -m modlib.download "$$NAME" $(if $(DATA),"$$DATA","data/$$NAME") \

@@ -158,7 +158,8 @@ def test_make_test_makes_the_environment_once(checkout):
         "-m pip install --require-hashes -r requirements.lock",
         "-m pip install --no-deps --no-build-isolation -e .",
     ]
-    assert make(checkout, "test")[1] == ["-m pytest"]
+    [call] = make(checkout, "test")[1]
+    assert call.startswith("-m pytest ")
 
 
 @needs_make
@@ -166,7 +167,7 @@ def test_a_failed_install_does_not_count_as_done(checkout):
     (checkout / "no-network").touch()
     process, calls = make(checkout, "test")
     assert process.returncode != 0
-    assert "-m pytest" not in calls
+    assert not [call for call in calls if "pytest" in call]
     (checkout / "no-network").unlink()
     process, calls = make(checkout, "test")
     assert process.returncode == 0
