@@ -16,12 +16,10 @@ from torch import Tensor
 
 from modlib import classification
 from modlib.arrays import to_json
-from modlib.batches import image_getter
-from modlib.classification import batches_in_epoch, evaluate
+from modlib.classification import batches_in_epoch
 from modlib.datasets import AttributeImages
-from modlib.epochs import resumable_epochs
+from modlib.epochs import train_epochs
 from modlib.errors import ModlibError
-from modlib.held_out import without_test
 from modlib.optimisers import build_optimiser
 from modlib.settings import RunSettings
 from modlib.somp import FILTERS
@@ -233,19 +231,11 @@ def train_branching(
         ``rounds`` (as :func:`~modlib.adaptive_branching.branching_round`
         gives them, with their ``batch``), ``ucr`` counts by pair, ``images``, ``seconds``.
     """
-    data, get_images = without_test(
-        data, get_images or image_getter(data, network.output.weight.device))
     optimiser = build_optimiser(network, settings)
     # A checkpoint's network brings its own branches: the optimiser's averages are theirs.
     hook = network.register_load_state_dict_post_hook(lambda *_: _train_all(optimiser, network))
-
-    def one_epoch(epoch: int) -> dict[str, Any]:
-        metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
-        return metrics | evaluate(network, data, "valid", get_images, settings, "valid_")
-
     try:
-        yield from resumable_epochs(
-            one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
-            optimiser)
+        yield from train_epochs(network, optimiser, data, settings, checkpoint, get_images,
+                                train_one_epoch, classification.validate)
     finally:
         hook.remove()

@@ -15,7 +15,8 @@ from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
 from modlib.parameters import split_parameters
-from modlib.results import check_table, pair_ucr, read_rows
+from modlib.record_tables import check_table, read_rows
+from modlib.results import pair_ucr
 from modlib.settings import Checked, Places, Settings
 from modlib.tables import (
     NOT_COMPLETE,

@@ -29,6 +29,7 @@ from modlib.datasets import AttributeImages
 from modlib.epochs import every_epoch, train_to_the_end
 from modlib.evaluation import scale_results
 from modlib.experiments import load_data
+from modlib.held_out import SPLITS
 from modlib.kept_runs import checkpoint_path, kept_record
 from modlib.machine import choose_device
 from modlib.record_checks import ANSWERS, TOP
@@ -108,7 +109,7 @@ def run_branching(
     data = load_data(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
-        for split in ("valid", "test"):  # before training: what cannot be scored is told now
+        for split in SPLITS:  # before training: what cannot be trained or scored is told now
             check_split(data, split)
         get_images = image_getter(data, device)
         network, origin = _untrained_network(settings, places, data, get_images)

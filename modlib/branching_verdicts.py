@@ -223,7 +223,7 @@ def takeaway(rows: Rows) -> str:
     lines = [
         f"- **Do branches help?** With α = 1 the network differs from the thin one by "
         f"{apart(LOW, THIN)} of accuracy, for {cost:.1f} times its weights; from the wide one, "
-        f"trained on, by {apart(LOW, TRAINED_ON)}. {_branches_or_weights(rows)}",
+        f"trained on, by {apart(LOW, TRAINED_ON)}. {branches_or_weights(rows)}",
         f"- **Does it matter who shares one?** With the tasks where the method put them, the tree "
         f"differs from the thin network by {apart(FOUND, THIN)}; with the tasks at random places, "
         f"by {apart(SHUFFLED, THIN)}. {_who_shares(rows)}",
@@ -235,7 +235,8 @@ def takeaway(rows: Rows) -> str:
         verdict_counts([one for one, _ in costs(rows)], "about cost")])
 
 
-def _branches_or_weights(rows: Rows) -> str:
+def branches_or_weights(rows: Rows) -> str:
+    """What follows from the network of :func:`weight_sentence`."""
     _, low, high = answer_difference(rows[LOW], rows[TRAINED_ON])
     if low > 0:
         return "So branches bring more than weights without branches do."

@@ -42,7 +42,8 @@ ONE_BY_ONE = "inference: 20 separate passes over all 20 tasks at once"
 def claims_table(claims: list[Claim]) -> pd.DataFrame:
     """The claims for people, in the order of the paper, with links as HTML."""
     return pd.DataFrame([
-        {"": f"{one.text} <small>({one.section})</small>", "verdict": one.word,
+        {"": f"{one.text} <small>({one.section})</small>",
+         "verdict": one.word + ", size differs" * one.size_differs,
          # an interval stays whole where the line breaks
          "measured": one.measured.replace(", ", ",&nbsp;") or "–",
          "paper": one.paper.replace(" %", "&nbsp;%") or "–",
@@ -58,7 +59,10 @@ def calls(claims: list[Claim]) -> str:
                           for one in claims if one.word == "not run yet")
     if not lines:
         return ""
-    return "\n".join(["What is not run yet is run by:", "", *(f"    {line}" for line in lines)])
+    return "\n".join([
+        "What is not run yet is run by these calls, on the images that the records are of "
+        "([how to get them](how_to_run.html#the-images-of-the-records)):", "",
+        *(f"    {line}" for line in lines)])
 
 
 def check(page: str) -> str:
@@ -89,6 +93,9 @@ def summary(claims: list[Claim]) -> str:
                   if any(one.word == word for one in some)]
         if counts:
             said.append(f"Of {len(some)} {about}: {', '.join(counts)}.")
+    if other := sum(one.size_differs for one in claims):
+        said.append(f"In {other}, whatever the verdict, the paper's own figure lies outside our "
+                    "interval.")
     return " ".join(said)
 
 
@@ -170,8 +177,9 @@ def _is_it_the_module(rows: Rows) -> list[str]:
         f"{said[name]} **{points(*difference(ours, rows[name]))}** (paper: "
         f"{with_sign(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"
         for name in others)
-    return [f"- **Is it this module?** Of that gain, others that give each task something of its "
-            f"own reach: {reached}. In points, modulated minus each: {left}.{_at_one_rate(rows)}"]
+    return [f"- **Is it this module?** Other systems give each task something of its own too, and "
+            f"reach this share of that gain: {reached}. In points, modulated minus each: {left}."
+            f"{_at_one_rate(rows)}"]
 
 
 def _at_one_rate(rows: Rows) -> str:

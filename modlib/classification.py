@@ -23,11 +23,11 @@ from modlib.classifiers import (
     task_logits,
 )
 from modlib.datasets import AttributeImages
-from modlib.epochs import epoch_metrics, every_epoch, resumable_epochs
+from modlib.epochs import epoch_metrics, every_epoch, train_epochs
 from modlib.errors import ModlibError
 from modlib.experiments import load_data
 from modlib.gradients import UcrCounter, gramian, task_gradients
-from modlib.held_out import without_test
+from modlib.held_out import SPLITS
 from modlib.kept_runs import kept_record
 from modlib.optimisers import build_optimiser, set_rates
 from modlib.settings import Places
@@ -47,17 +47,14 @@ def train_classifier(
         one dictionary an epoch, with ``epoch``, ``loss``, ``task_losses``, ``valid_accuracy`` and
         ``valid_auc`` by task, ``ucr`` counts by pair, ``images``, ``seconds``.
     """
-    data, get_images = without_test(
-        data, get_images or image_getter(data, next(model.parameters()).device))
-    optimiser = build_optimiser(model, settings)
+    return train_epochs(
+        model, build_optimiser(model, settings), data, settings, checkpoint, get_images,
+        train_one_epoch, validate)
 
-    def one_epoch(epoch: int) -> dict[str, Any]:
-        metrics = train_one_epoch(model, optimiser, data, get_images, settings, epoch)
-        return metrics | evaluate(model, data, "valid", get_images, settings, "valid_")
 
-    yield from resumable_epochs(
-        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), model,
-        optimiser)
+def validate(model, data, get_images, settings) -> dict[str, Any]:
+    """``valid_accuracy`` and ``valid_auc`` by task."""
+    return evaluate(model, data, "valid", get_images, settings, "valid_")
 
 
 def batches_in_epoch(data: AttributeImages, settings) -> int:
@@ -203,7 +200,7 @@ def run_classifier(
     data = load_data(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
-        for split in ("valid", "test"):  # before training: what cannot be scored is told now
+        for split in SPLITS:  # before training: what cannot be trained or scored is told now
             check_split(data, split)
         model, get_images = build_classifier(settings).to(device), image_getter(data, device)
         epochs = every_epoch(

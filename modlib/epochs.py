@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modlib.batches import image_getter
 from modlib.checkpoints import load_checkpoint, save_checkpoint
 from modlib.errors import ModlibError
+from modlib.held_out import without_test
 from modlib.locks import one_at_a_time
+from modlib.machine import make_deterministic
 from modlib.settings import RunSettings
 
 
@@ -51,6 +54,42 @@ def resumable_epochs(
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity, network, optimiser, history)
         yield history[-1]
+
+
+def train_epochs(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    data: Any,
+    settings: RunSettings,
+    checkpoint: Path | None,
+    get_images: Callable[[Tensor], Tensor] | None,
+    train_one_epoch: Callable[..., dict[str, Any]],
+    validate: Callable[..., dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Train on the train split and validate after each epoch; the test split is out of reach.
+
+    Args:
+        network: on its device; trained in place.
+        data: images, their labels and splits; ``settings.run_name`` tells what they are.
+        checkpoint: a file written after every epoch and resumed from if it is there; None: none.
+        get_images: as :func:`modlib.batches.image_getter` makes it; None: a new one.
+        train_one_epoch: from ``(network, optimiser, data, get_images, settings, epoch)`` to the
+            epoch's metrics.
+        validate: from ``(network, data, get_images, settings)`` to further ones.
+
+    Yields:
+        every epoch's metrics; see :func:`resumable_epochs`.
+    """
+    device = next(network.parameters()).device
+    data, get_images = without_test(data, get_images or image_getter(data, device))
+
+    def one_epoch(epoch: int) -> dict[str, Any]:
+        metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
+        return metrics | validate(network, data, get_images, settings)
+
+    yield from resumable_epochs(
+        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
+        optimiser)
 
 
 def epoch_metrics(losses_T: Tensor, images: int, settings, epoch: int) -> dict[str, Any]:
@@ -94,9 +133,12 @@ def every_epoch(
 def train_to_the_end(epochs: Iterator[dict[str, Any]], checkpoint: Path) -> None:
     """Train to the end for the network's sake; no other process is at the checkpoint meanwhile.
 
+    Deterministically, as for a record: the network is to be the one that the record is of.
+
     Args:
-        epochs: as :func:`resumable_epochs` gives them, of this checkpoint.
+        epochs: as :func:`resumable_epochs` gives them, of this checkpoint; not begun yet.
     """
+    make_deterministic()
     with one_at_a_time(checkpoint):
         for _ in epochs:
             pass

@@ -4,6 +4,7 @@ Source: Zhao et al., ECCV 2018, sections 1, 2.1 and 4.2.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,8 @@ def gains() -> dict[int, tuple[float, float, float]]:
     Each number of tasks has its own profile, and so its own sizes and settings. Of three tasks
     the interval is over seeds, of more over images and seeds.
     """
-    three = three_attributes.published("celeba_cpu")
-    [first] = (one for one in verdicts.verdicts(three) if one.claim.startswith(
-        "Modulation raises the accuracy"))
+    first = verdicts.accuracy_verdict(
+        "", three_attributes.published("celeba_cpu"), "e", "a", three_attributes.TASKS)
     seven = ablations.STUDY.published("celeba_cpu_7")
     found = {3: (first.difference, first.low, first.high),
              7: difference(seven[ablations.OURS], seven[ablations.SHARED])}
@@ -35,28 +35,43 @@ def gains() -> dict[int, tuple[float, float, float]]:
 
 
 def claims() -> list[Claim]:
-    """The paper's two claims of growth, each on the attributes that both numbers of tasks have.
+    """The paper's claims of growth, each on the attributes that both numbers of tasks have.
 
-    The two were run with other widths, lengths and settings, as in the paper.
+    Three tasks were run with other widths, lengths and settings than 20, as in the paper, so that
+    difference decides nothing; 7, 20 and 40 are alike in all but what the claims name.
     """
     seven = ablations.STUDY.published("celeba_cpu_7")
     twenty = twenty_attributes.STUDY.published("celeba_cpu_20")
     both = [task for task in ablations.TASKS if task in twenty_attributes.TASKS]
     ours_of_7, ours = seven[ablations.OURS], twenty[twenty_attributes.OURS]
+    forty, larger = twenty_attributes.STUDY.published("celeba_cpu_40"), (
+        "The more tasks, the larger the advantage over full sharing")
     judged = [
         ("1", Verdict(
-            "The more tasks, the larger the advantage over full sharing (the same three attributes "
-            "among 20, against alone; widths, lengths and tuning differ)",
+            f"{larger} (the same three attributes among 20, against alone; widths, lengths and "
+            "tuning differ as well, so this decides nothing)",
             *_grown(gains()[3], difference(ours, twenty["fully shared"], three_attributes.TASKS)),
             _printed("FSN", three_attributes.TASKS) - _printed_of_three())),
+        ("1", Verdict(
+            f"{larger}, from 7 tasks to 20 (the same {len(both)} attributes; tuning differs)",
+            *_grown(difference(ours_of_7, seven[ablations.SHARED], both),
+                    difference(ours, twenty["fully shared"], both)),
+            _printed("FSN", both) - _printed("FSN", both, of_seven=True))),
+        ("1", Verdict(
+            f"{larger}, from 20 tasks to 40 (the same 20 attributes; the batch grows too)",
+            *_grown(difference(ours, twenty["fully shared"]),
+                    difference(forty[twenty_attributes.OURS], forty["fully shared"],
+                               twenty_attributes.TASKS)), None)),
         ("2.1, 4.2", Verdict(
             "CSN does not scale up: the advantage over it is larger with 20 tasks than with 7 (the "
-            f"same {len(both)} attributes; lengths and tuning differ)",
+            f"same {len(both)} attributes; tuning differs)",
             *_grown(difference(ours_of_7, seven["CSN"], both),
                     difference(ours, twenty["CSN"], both)),
             _printed("CSN", both) - _printed("CSN", both, of_seven=True)))]
-    return [of_verdict(section, verdict, "03_twenty_attributes", twenty_attributes.STUDY.folder)
-            for section, verdict in judged]
+    first, *others = (of_verdict(section, verdict, "03_twenty_attributes",
+                                 twenty_attributes.STUDY.folder) for section, verdict in judged)
+    run = first.word != "not run yet"
+    return [replace(first, word="not decided") if run else first, *others]
 
 
 def _grown(few: Interval, many: Interval) -> tuple[float, float, float]:

@@ -2,13 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from modlib.tables import points, with_sign
 from modlib.verdicts import Verdict
 
-MARGIN = 1.0  # points: what counts as level, or as a small gain, where the paper says so
-BETTER, NO_WORSE, LITTLE = "better", "level or better", "a little, or nothing"
 WORDS = ("held", "did not hold", "not decided", "not run yet")
 
 
@@ -24,6 +20,7 @@ class Claim:
         word: one of ``WORDS``.
         page: the notebook's name, without its suffix.
         folder: of the records, below ``book/results``; empty where none is needed.
+        size_differs: the paper's own figure lies outside our interval.
     """
 
     section: str
@@ -33,23 +30,14 @@ class Claim:
     word: str
     page: str
     folder: str
+    size_differs: bool = False
 
 
-def of_verdict(
-    section: str, verdict: Verdict, page: str, folder: str, meant: str = BETTER
-) -> Claim:
-    """A claim about a difference in points; ``meant`` says what the paper's words ask of it."""
+def of_verdict(section: str, verdict: Verdict, page: str, folder: str) -> Claim:
+    """A claim about a difference in points."""
     run = verdict.word != "not run yet"
     measured = points(verdict.difference, verdict.low, verdict.high) if run else ""
     paper = "" if verdict.paper is None else with_sign(verdict.paper, 1)
-    word = _word(verdict, meant) if run else "not run yet"
-    return Claim(section, verdict.claim, measured, paper, word, page, folder)
+    apart = run and verdict.paper is not None and not verdict.low <= verdict.paper <= verdict.high
+    return Claim(section, verdict.claim, measured, paper, verdict.word, page, folder, apart)
 
-
-def _word(verdict: Verdict, meant: str) -> str:
-    lowest, highest = {
-        BETTER: (0.0, np.inf), NO_WORSE: (-MARGIN, np.inf), LITTLE: (-MARGIN, MARGIN)}[meant]
-    if verdict.low > lowest and verdict.high <= highest:
-        return "held"
-    apart = verdict.high < lowest or verdict.low > highest
-    return "did not hold" if apart else "not decided"

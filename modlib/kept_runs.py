@@ -12,6 +12,7 @@ import torch
 
 from modlib.datasets import AttributeImages
 from modlib.errors import ModlibError
+from modlib.held_out import SPLITS
 from modlib.locks import one_at_a_time
 from modlib.machine import (
     choose_device,
@@ -22,7 +23,8 @@ from modlib.machine import (
     run_facts,
 )
 from modlib.record_checks import check_name
-from modlib.results import RECORD_VERSION, read_record, resolve, write_record
+from modlib.record_tables import images_of
+from modlib.results import RECORD_VERSION, read_record, read_records, resolve, write_record
 from modlib.settings import Places, RunSettings, Settings
 from modlib.whole_files import check_writable, remove_abandoned
 
@@ -52,8 +54,9 @@ def kept_record(
             results. What these hold under ``"run"`` is a fact of this machine, as the seconds are.
 
     Raises:
-        ModlibError: records or checkpoints cannot be written, which is tried before the work;
-            the device runs out of memory, or fails.
+        ModlibError: records or checkpoints cannot be written, or the book's records of this profile
+            are of other images, which is tried before the work; the device runs out of memory, or
+            fails.
     """
     path = record_path(settings, places, data.fingerprint)
     checkpoint = checkpoint_path(settings, places, data.fingerprint)
@@ -61,6 +64,7 @@ def kept_record(
         return _kept(path, settings)
     check_writable(path.parent, "the folder of records")
     check_writable(checkpoint.parent, "the folder of checkpoints")
+    check_published(path.parent, settings, _facts_of(data))
     with one_at_a_time(checkpoint):
         if path.exists():  # written while this process waited
             return _kept(path, settings)
@@ -73,6 +77,30 @@ def kept_record(
         return record
 
 
+def check_published(folder: Path, settings: RunSettings, data: dict[str, Any]) -> None:
+    """Refuse a run that no table of the book could show, before hours of work.
+
+    Args:
+        folder: where its record would go; only below ``book/results`` is anything refused.
+        settings: of the run.
+        data: its images, as a record describes them.
+
+    Raises:
+        ModlibError: records of its profile are there, and of other images.
+    """
+    if not folder.is_relative_to(resolve("book/results")):
+        return
+    for record in read_records(folder, profile=settings.profile):
+        here, there = images_of(data), images_of(record["data"])
+        for key in here:
+            if here[key] != there[key]:
+                raise ModlibError(
+                    f"{folder} holds records of profile {settings.profile} of other images than "
+                    f"yours, and one table cannot show both: the {key} of {record['name']} is "
+                    f"{there[key]!r}, yours {here[key]!r}. Name another results_dir (the default "
+                    "is runs/records), or first move the records of this profile away")
+
+
 def _kept(path: Path, settings: RunSettings) -> dict[str, Any]:
     """The record of a run, from its file."""
     record = read_record(path)
@@ -81,6 +109,12 @@ def _kept(path: Path, settings: RunSettings) -> dict[str, Any]:
                           "run's place; delete it and run again")
     check_name(record, type(settings))
     return record
+
+
+def _facts_of(data: AttributeImages) -> dict[str, Any]:
+    """The images of a run, as its record describes them."""
+    return {"fingerprint": data.fingerprint, "source": data.source,
+            "images": {split: len(data.indices(split)) for split in SPLITS}}
 
 
 def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> dict[str, Any]:
@@ -94,9 +128,7 @@ def _new_record(settings, places, data, work, checkpoint: Path, name: str) -> di
         "name": name,
         "status": "done",
         "settings": settings.as_dict(),
-        "data": {"fingerprint": data.fingerprint, "source": data.source,
-                 "images": {split: len(data.indices(split)) for split in
-                            ("train", "valid", "test")}},
+        "data": _facts_of(data),
         "results": {key: value for key, value in results.items() if key != "run"},
         "epochs": epochs,
         "run": run_facts(epochs, device, time.perf_counter() - started, commit)

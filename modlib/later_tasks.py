@@ -19,7 +19,7 @@ from modlib import twenty_attributes
 from modlib.errors import ModlibError
 from modlib.intervals import difference
 from modlib.modulation import ChannelScale
-from modlib.results import check_table
+from modlib.record_tables import check_table
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, points

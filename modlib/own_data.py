@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import stats
 from torch import Tensor
 
 from modlib.attribute_table import TABLE
 from modlib.datasets import AttributeImages, load_toy_faces
 from modlib.face_categories import FACE_CATEGORIES
+from modlib.gradients import wilson
 from modlib.image_folder import attribute_names
 from modlib.intervals import difference
-from modlib.results import pair_ucr, resolve
+from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.retrieval import nearest_neighbours
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
@@ -159,11 +161,14 @@ def takeaway(rows: Rows, data: AttributeImages) -> str:
             f"points: **{word}**. Guessing gives 50 %."]
     pairs = ucr_table({SHARED: rows[SHARED]})
     if len(pairs) and rows[SHARED][0]["settings"]["ucr_every"]:
-        settings = rows[SHARED][0]["settings"]
-        lowest = min((pair_ucr(rows[SHARED], pair) for pair in combinations(settings["tasks"], 2)),
-                     key=lambda ratio: ratio.high)
+        every = list(combinations(rows[SHARED][0]["settings"]["tasks"], 2))
+        z = float(stats.norm.ppf(1 - 0.025 / len(every)))  # Bonferroni: the lowest of many
+        lowest = min((wilson(counts["positive"], sum(counts.values()), z) for counts in (
+            ucr_counts(rows[SHARED], pair) for pair in every)), key=lambda ratio: ratio.high)
         said.append(f"- In the fully shared network the pair with the lowest ratio is "
                     f"**{pairs.index[0]}**: its updates agree on {pairs[SHARED].iloc[0]} % of the "
-                    "batches. " + ("At least one pair is decidedly at odds." if lowest.high < 0.5
-                                   else "No pair is decidedly at odds: all intervals reach 50 %."))
+                    "batches. " + (
+                        "At least one pair is decidedly at odds" if lowest.high < 0.5 else
+                        "No pair is decidedly at odds: all intervals reach 50 %")
+                    + ", with intervals that hold for all pairs together.")
     return "\n".join(said)

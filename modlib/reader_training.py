@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from modlib.aggregation import StepLog, aggregated_step
-from modlib.batches import image_getter, shuffled_batches
-from modlib.epochs import epoch_metrics, resumable_epochs
+from modlib.batches import shuffled_batches
+from modlib.epochs import epoch_metrics, train_epochs
 from modlib.errors import ModlibError
 from modlib.gradients import UcrCounter, gramian, task_gradients
-from modlib.held_out import without_test
 from modlib.losses import joint_loss
 from modlib.machine import to_device
 from modlib.optimisers import build_optimiser, set_rates
@@ -50,17 +49,13 @@ def train_reader(
         by task, ``ucr`` counts by pair, for ``"moo"`` what
         :class:`~modlib.aggregation.StepLog` has noted, ``images``, ``seconds``.
     """
-    data, get_images = without_test(
-        data, get_images or image_getter(data, next(model.parameters()).device))
-    optimiser = build_optimiser(model, settings)
+    return train_epochs(
+        model, build_optimiser(model, settings), data, settings, checkpoint, get_images,
+        train_one_epoch, _validate)
 
-    def one_epoch(epoch: int) -> dict[str, Any]:
-        metrics = train_one_epoch(model, optimiser, data, get_images, settings, epoch)
-        return metrics | {"valid_accuracy": accuracy(model, data, "valid", get_images)}
 
-    yield from resumable_epochs(
-        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), model,
-        optimiser)
+def _validate(model, data, get_images, settings) -> dict[str, Any]:
+    return {"valid_accuracy": accuracy(model, data, "valid", get_images)}
 
 
 def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict[str, Any]:
@@ -174,17 +169,23 @@ def accuracy(
     return share_right(split_answers(model, data, split, get_images, batch_size), data, split)
 
 
+def check_asked(data: TaskImages, split: str) -> None:
+    """Refuse a split without images, or with a task that asks about none of them."""
+    asked_T = (data.labels_NT[data.indices(split)] != UNKNOWN).sum(0)
+    for task, asked in zip(data.tasks, asked_T, strict=True):
+        if asked == 0:
+            raise ModlibError(f"task {task!r} asks about no image of the {split} split")
+
+
 def share_right(answers_NT: np.ndarray, data: TaskImages, split: str) -> dict[str, float]:
     """The share of right answers of every task, over the images that it asks about.
 
     Raises:
         ModlibError: a task that asks about no image of the split.
     """
+    check_asked(data, split)
     labels_NT = data.labels_NT[data.indices(split)]
     right_NT, asked_T = answers_NT == labels_NT, (labels_NT != UNKNOWN).sum(0)
-    for task, asked in zip(data.tasks, asked_T, strict=True):
-        if asked == 0:
-            raise ModlibError(f"task {task!r} asks about no image of the {split} split")
     return {task: float(right / asked) for task, right, asked in
             zip(data.tasks, right_NT.sum(0), asked_T, strict=True)}
 

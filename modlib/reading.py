@@ -20,12 +20,19 @@ from modlib.cub_200 import load_cub_200
 from modlib.epochs import every_epoch, train_to_the_end
 from modlib.errors import ModlibError
 from modlib.evaluation import scale_results
+from modlib.held_out import SPLITS
 from modlib.kept_runs import checkpoint_path, kept_record
 from modlib.machine import choose_device
 from modlib.modulated_network import ModulatedNetwork
 from modlib.multi_mnist import CLASSES, load_multi_mnist
 from modlib.reader_losses import POINTS
-from modlib.reader_training import GetImages, share_right, split_answers, train_reader
+from modlib.reader_training import (
+    GetImages,
+    check_asked,
+    share_right,
+    split_answers,
+    train_reader,
+)
 from modlib.record_checks import ANSWERS
 from modlib.results import resolve
 from modlib.settings import Places
@@ -124,6 +131,8 @@ def run_reader(
     data = load_tasks(settings, places)
 
     def work(checkpoint: Path, device: torch.device) -> tuple[list, dict[str, Any]]:
+        for split in SPLITS:  # before training: what cannot be trained or scored is told now
+            check_asked(data, split)
         model = build_reader(settings, data.classes).to(device)
         get_images = image_getter(data, device)
         epochs = every_epoch(

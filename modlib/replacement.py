@@ -7,6 +7,7 @@ luckiest. The test split then says how far it is from the module.
 import numpy as np
 
 from modlib.intervals import difference
+from modlib.retrieval_comparison import retrieval_verdict
 from modlib.speed import number, read_benchmark
 from modlib.studies import Rows, valid_accuracy
 from modlib.tables import points
@@ -53,10 +54,12 @@ def headline_sentence(rows: Rows) -> str:
     best = chosen(rows)
     if best in (None, OURS) or not rows[OURS]:
         return ""
+    within = candidates(rows)
     return (f"With at most {BUDGET:,} extra numbers for all attributes, the best of "
-            f"{len(candidates(rows))} systems by validation, *{best}*, has "
-            f"**{_test_accuracy(rows, best):.1f} %** on the test split: "
-            f"{points(*difference(rows[best], rows[OURS]))} points from the scales alone.")
+            f"{len(within)} systems by validation is *{best}* ({within[best]:,}; "
+            "[what that is](book/method.md)). It has "
+            f"**{_test_accuracy(rows, best):.1f} %** on the test split, "
+            f"{points(*difference(rows[best], rows[OURS]))} points above the scales alone.")
 
 
 def answer(rows: Rows) -> str:
@@ -87,10 +90,20 @@ def _test_accuracy(rows: Rows, name: str) -> float:
 
 def _against_the_module(rows: Rows, best: str) -> str:
     value, low, high = difference(rows[best], rows[OURS])
-    word = ("so it is what should replace the module" if low > 0 else
-            "so it should not replace the module" if high < 0 else
-            "which decides nothing: no reason yet to replace the module")
+    word = ("so on these attributes it should take the module's place, for "
+            f"{extra_parameters(rows[best][0]) / extra_parameters(rows[OURS][0]):.0f} times the "
+            f"numbers. {_in_searches(rows, best)}" if low > 0 else
+            "so it should not replace the module." if high < 0 else
+            "which decides nothing: no reason yet to replace the module.")
     times = in_use()
     price = (f" In use it takes {times[best]} times as long as full sharing, the module "
              f"{times[OURS]} times." if {best, OURS} <= times.keys() else "")
-    return f"Against the module: {points(value, low, high)} points, {word}.{price}"
+    return f"Against the module: {points(value, low, high)} points, {word}{price}"
+
+
+def _in_searches(rows: Rows, best: str) -> str:
+    """Whether the candidate's searches are better than the module's too."""
+    found = retrieval_verdict("", rows[best], rows[OURS])
+    word = {"held": "it is better", "did not hold": "it is worse"}.get(
+        found.word, "the two are not decidedly apart")
+    return f"By search (mAP) {word}: {points(found.difference, found.low, found.high)} points."

@@ -7,15 +7,13 @@ when it is read. It guards against slips, not against someone who computes a new
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from modlib.errors import ModlibError
 from modlib.gradients import update_compliance_ratio
-from modlib.record_checks import check_name, check_record
+from modlib.record_checks import check_record
 from modlib.whole_files import written_whole
 
 RECORD_VERSION = 1
@@ -148,79 +146,6 @@ def read_records(folder: str | Path, **wanted: Any) -> list[dict[str, Any]]:
         record for record in records
         if all(record["settings"].get(key) == value for key, value in plain(wanted).items())
     ]
-
-
-def read_rows(
-    folder: str, settings_class: type, profile: str,
-    by_row: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]],
-) -> dict[str, list[dict[str, Any]]]:
-    """A profile's records in the folder of one table, by row; no record is left out in silence.
-
-    Args:
-        folder: of the records of all the table's profiles.
-        settings_class: the dataclass of their settings.
-        by_row: sorts records into rows, and leaves out those of no row.
-
-    Raises:
-        ModlibError: a record, of whatever profile, cannot be read or shown, has settings that no
-            longer exist, or belongs to no row.
-    """
-    records = read_records(folder)
-    for record in records:
-        check_name(record, settings_class)
-    rows = by_row(records)
-    placed = {record["name"] for row in rows.values() for record in row}
-    for record in records:
-        if record["name"] not in placed:
-            raise ModlibError(
-                f"record {record['name']} in {folder} belongs to no row of its table "
-                f"({', '.join(rows)}): no page would show it; move it away, or delete it")
-    return by_row([one for one in records if one["settings"].get("profile") == profile])
-
-
-def check_table(
-    rows: Mapping[str, list[dict[str, Any]]], settings_class: type, free: Container[str],
-    folder: str,
-) -> None:
-    """Refuse records that must not stand in one table, or be averaged in one row.
-
-    Args:
-        rows: the table's records, by row.
-        settings_class: the dataclass of their settings. A record that is older than one of its
-            settings was made with what is now that setting's default.
-        free: the settings that may differ.
-        folder: where the records lie, for the message.
-
-    Raises:
-        ModlibError: two records differ in a setting that is not free, or in their data, or two
-            of one row have the same seed; or a record's settings no longer exist, or its name is
-            that of other settings or data.
-    """
-    defaults = {field.name: field.default for field in fields(settings_class)}
-
-    def must_agree(record: dict[str, Any]) -> dict[str, Any]:
-        settings = plain(defaults | record["settings"])
-        source = re.sub(r" at \d+×\d+[^;]*", "", record["data"]["source"])  # settings tell the size
-        return {key: value for key, value in settings.items() if key not in free} | {
-            "data source": source, "images": record["data"]["images"]}
-
-    records = [record for row in rows.values() for record in row]
-    for record in records:
-        check_name(record, settings_class)
-    for record in records[1:]:
-        first, here = must_agree(records[0]), must_agree(record)
-        for key in first:
-            if first[key] != here[key]:
-                raise ModlibError(
-                    f"the records {records[0]['name']} and {record['name']} are of one profile "
-                    f"but differ in {key}: {first[key]!r} and {here[key]!r}; keep one kind in "
-                    f"{folder}, or name the other profile differently")
-    for name, row in rows.items():
-        seeds = [record["settings"]["seed"] for record in row]
-        if len(set(seeds)) != len(seeds):
-            raise ModlibError(
-                f"row {name} of profile {row[0]['settings']['profile']} has two records of one "
-                f"seed: {', '.join(record['name'] for record in row)}")
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

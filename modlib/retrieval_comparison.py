@@ -86,7 +86,7 @@ def takeaway(rows: Mapping[str, list[dict[str, Any]]]) -> str:
         lines.append(
             f"- {measure} over the attributes: modulated **{ours:.1f} %**, CSN **{csn:.1f} %**: "
             f"**{said}**, {points(found.difference, found.low, found.high)} points.")
-    return "\n".join([*lines, *(_against_all(rows, measure) for measure in ("mAP", "recall@1"))])
+    return "\n".join([*lines, *(_against_all(rows, measure) for measure in MEASURES)])
 
 
 def _against_all(rows: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
-from modlib.results import check_table, plain, read_rows
+from modlib.record_tables import check_table, read_rows
+from modlib.results import plain
 from modlib.settings import RANGES, Checked, Places, RunSettings, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
@@ -153,10 +154,11 @@ def learning_curves(rows: Rows, names: Iterable[str]) -> dict[str, list[list[flo
 
 def enough_for_its_tasks(shared: Mapping[str, Any]) -> Settings:
     """Settings whose batch, and whose number of toy faces, are enough for all of their tasks."""
-    base = Settings(**{**shared, "batch_size": RANGES["batch_size"][1]})  # checks all the rest
+    least, most = RANGES["batch_size"]
+    base = Settings(**{**shared, "batch_size": most})  # checks all the rest
     images = shared.get("batch_size", Settings.batch_size)
     tasks = max(len(base.tasks), len(base.trunk_tasks))
-    if isinstance(images, int):
+    if isinstance(images, int) and not isinstance(images, bool) and images >= least:
         images = max(images, 3 * tasks)
     return replace(base, batch_size=images,
                    toy_images=max(base.toy_images, FACES_A_TASK * tasks))

@@ -103,19 +103,21 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]], profile: str) -> str:
 
 
 def headline_sentence(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """One sentence, as Markdown: mean accuracy of the shared, independent and modulated rows."""
+    """What was asked and what came out, as Markdown: the shared, independent and modulated rows."""
     if not all(rows[name] for name in HEADLINE_ROWS):
         return not_run_yet("celeba_cpu", FOLDER, "02")
     means = accuracies(rows).groupby("row").accuracy.mean()
     records = rows["e"]
-    parameters = records[0]["results"]["parameters"]
+    parameters, images = records[0]["results"]["parameters"], records[0]["data"]["images"]
     each = parameters["task"] // len(TASKS)
     return (
-        f"On {sum(records[0]['data']['images'].values()):,} real photographs, mean accuracy over "
-        f"three attributes and {len(records)} seeds: one network for all of them "
-        f"**{means['a']:.1f} %**, a network each **{means['d']:.1f} %**, one network with "
-        f"{each} scales per attribute, {100 * parameters['task'] / parameters['shared']:.1f} % "
-        f"more parameters, **{means['e']:.1f} %**. Guessing gives 50 %."
+        "Given a face, one that is like it in an attribute and one that is not: how often is the "
+        f"like one nearer? Trained on {images['train']:,} real photographs and tested on "
+        f"{images['test']:,} others, mean over three attributes and {len(records)} seeds: one "
+        f"network for all of them **{means['a']:.1f} %**, a network each **{means['d']:.1f} %**, "
+        f"one network with {each} scales per attribute (numbers by which it multiplies the "
+        f"channels), {100 * parameters['task'] / parameters['shared']:.1f} % more parameters, "
+        f"**{means['e']:.1f} %**. Guessing gives 50 %."
     )
 
 

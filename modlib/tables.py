@@ -13,6 +13,9 @@ from modlib.machine import device_in_words
 from modlib.results import read_records, resolve
 
 SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
+OTHER_IMAGES = (  # below a call that adds to a table which has records already
+    ">\n> On other images it is refused before anything is trained: one table shows one set of "
+    "images. Leave out `RESULTS` and every row is run on yours, into `runs/records`.\n")
 NOT_COMPLETE = "The records of this page are not complete yet, so it draws no conclusion."
 
 
@@ -78,9 +81,17 @@ def not_run_yet(
     return (
         f"> **Not run yet: `{profile}`.** {_about(profile)}No record of it is in "
         f"`book/results/{folder}`, so you can be the first to ask it: "
-        f"“{question(notebook)}” One call, and the next `make book` shows the answer here:"
+        f"“{question(notebook)}” {_warning(profile)}One call, and the next `make book` shows the "
+        "answer here:"
         f"\n>\n{_command(profile, notebook, data)}{_for_scale(folder, profile)}"
     )
+
+
+def _warning(profile: str) -> str:
+    """What to ask before a study that is made for a GPU is begun."""
+    return ("It is made for a GPU, and takes days rather than minutes: "
+            "`.venv/bin/python -m modlib.cost --measure` tells the hours on yours. "
+            if profile == "celeba_gpu" else "")
 
 
 def _about(profile: str) -> str:
@@ -139,9 +150,10 @@ def some_not_run_yet(
              for name, without in missing.items() if set(without) != every]
     if untouched := [name for name, without in missing.items() if set(without) == every]:
         parts.append(f"all seeds of {'; '.join(f'*{name}*' for name in untouched)}")
-    return (f"\n\n> **Not run yet:** {'; '.join(parts)}. The tables wait for them. This call runs "
-            f"what is missing, and only that:\n>\n{_command(profile, notebook, data)}"
-            f"{_time_left(rows, missing)}")
+    return (f"\n\n> **Not run yet:** {'; '.join(parts)}. The tables wait for them. On the same "
+            f"images this call runs what is missing, and only that:\n>\n"
+            f"{_command(profile, notebook, data)}"
+            f"{_time_left(rows, missing)}{OTHER_IMAGES}")
 
 
 def _time_left(

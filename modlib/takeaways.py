@@ -15,11 +15,12 @@ from modlib import (
 from modlib.claims import all_claims
 from modlib.errors import unknown_name
 from modlib.intervals import difference
-from modlib.judged_claims import NO_WORSE, Claim, of_verdict
+from modlib.judged_claims import Claim, of_verdict
 from modlib.later_tasks import ADDED, HELD_OUT, TOGETHER
 from modlib.tables import question
-from modlib.verdicts import Verdict
+from modlib.verdicts import NO_WORSE, Verdict
 
+LISTED = 8  # undecided claims of one page; where there are more, they are counted
 # The pages whose claims a part is judged by.
 PARTS = {
     "conflict": ("02_three_attributes", "03_twenty_attributes"),
@@ -51,22 +52,38 @@ def settled(claims: list[Claim]) -> str:
 
 def still_open(claims: list[Claim]) -> str:
     """What the records cannot decide, and how many claims wait for records, as Markdown."""
-    undecided = [f"  - {one.text}: {one.measured}" for one in claims if one.word == "not decided"]
+    undecided: dict[str, list[Claim]] = {}
+    for one in claims:
+        if one.word == "not decided":
+            undecided.setdefault(one.page, []).append(one)
     waiting = [one.page for one in claims if one.word == "not run yet"]
-    lines = ["- **Not decided** by our records:", *undecided] if undecided else []
+    lines = ["- **Not decided** by our records:"] if undecided else []
+    for page, some in undecided.items():
+        lines += [f"  - {one.text}: {one.measured}" for one in some] if len(some) <= LISTED else [
+            f"  - {len(some)} claims on {_link(page)}: its table of verdicts has them"]
     if waiting:
         lines += ["- **Not run yet**; the page has the call:", *(
-            f'  - {waiting.count(page)} on <a href="../notebooks/{page}.html">'
-            f"{question(page[:2])}</a>" for page in dict.fromkeys(waiting))]
+            f"  - {waiting.count(page)} on {_link(page)}" for page in dict.fromkeys(waiting))]
     return "\n".join(lines)
+
+
+def _link(page: str) -> str:
+    return f'<a href="../notebooks/{page}.html">{question(page[:2])}</a>'
+
+
+def branching_control() -> str:
+    """What branching is worth beside a wider network without branches, as one point of a list."""
+    rows = branching_study.STUDY.published("celeba_cpu_branching")
+    said = branching_verdicts.weight_sentence(rows)
+    return said and f"- But: {said} {branching_verdicts.branches_or_weights(rows)}"
 
 
 def _of_later_tasks() -> list[Claim]:
     """Not a claim of the paper, but the question of the page."""
     rows = later_tasks.published("celeba_cpu_20")
     level = Verdict("A task that comes later is level with one that was there from the start",
-                    *difference(rows[ADDED], rows[TOGETHER], HELD_OUT), None)
-    return [of_verdict("", level, "09_add_a_task_later", later_tasks.STUDY.folder, NO_WORSE)]
+                    *difference(rows[ADDED], rows[TOGETHER], HELD_OUT), None, NO_WORSE)
+    return [of_verdict("", level, "09_add_a_task_later", later_tasks.STUDY.folder)]
 
 
 def _of_other_papers() -> list[Claim]:

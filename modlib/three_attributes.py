@@ -12,7 +12,8 @@ import pandas as pd
 
 from modlib.errors import ModlibError
 from modlib.parameters import split_parameters
-from modlib.results import check_table, read_rows, resolve
+from modlib.record_tables import check_table, read_rows
+from modlib.results import resolve
 from modlib.settings import Checked, Places, Settings
 
 FOLDER = "three_attributes"  # below the folder of results
@@ -128,6 +129,8 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
     folder = f"book/results/{FOLDER}"
     rows = read_rows(folder, Settings, profile, by_row)
     check_table(rows, Settings, FREE, folder)
+    for name, records in rows.items():
+        check_table({name: records}, Settings, {"seed"}, folder)
     return rows
 
 

@@ -58,6 +58,23 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
     return pd.DataFrame([*lines, *_benchmark(root)], columns=TIDY)
 
 
+def time_table(folder: str | Path = "book/results") -> pd.DataFrame:
+    """How long the runs of each profile took that trained on CPU cores, for people.
+
+    Those of every row and seed that was run, by the clock, two at a time on two cores.
+    """
+    minutes: dict[str, list[float]] = {}
+    for path in sorted(resolve(folder).rglob("*-seed*.json")):
+        record = read_record(path)
+        if record["run"]["device"].startswith("cpu"):
+            minutes.setdefault(record["settings"]["profile"], []).append(
+                record["run"]["training_seconds"] / 60)
+    return pd.DataFrame([
+        {"settings": profile, "runs": len(some), "minutes a run": f"{np.median(some):.0f}",
+         "hours in all": f"{sum(some) / 60 / 2:.1f}"}
+        for profile, some in sorted(minutes.items()) if np.median(some) >= 1]).set_index("settings")
+
+
 def _benchmark(root: Path) -> Iterator[dict[str, Any]]:
     """The benchmark's rows, which are of no run: the median over repeats, and its unit."""
     benchmark = read_benchmark(root)

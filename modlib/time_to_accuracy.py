@@ -9,7 +9,8 @@ import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
-from modlib.results import check_table, plain, read_rows
+from modlib.record_tables import check_table, read_rows
+from modlib.results import plain
 from modlib.settings import Checked, Places, Settings
 from modlib.studies import enough_for_its_tasks
 from modlib.tables import mean_and_spread, with_sign
@@ -119,7 +120,7 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         ModlibError: there is no such record in a profile of the folder, or records that must not
-            stand in one table; see :func:`modlib.results.check_table`.
+            stand in one table; see :func:`modlib.record_tables.check_table`.
     """
     folder = f"book/results/{FOLDER}"
     rows = read_rows(folder, Settings, profile, _by_profile_and_variant)

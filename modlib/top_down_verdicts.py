@@ -47,11 +47,11 @@ CLAIMS = {
         ("Top-down maps of 10 channels pass the full width", "top-down maps of 10", OURS_2),
         *((f"Top-down maps of {width} lose accuracy", OURS_2, f"top-down maps of {width}")
           for width in WIDTHS[1:]),
-        *((f"+ into TD is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")
+        *((f"Into TD, + is better than {sign}", OURS_2, f"{sign} into TD, ⊗ into BU2")
           for sign in "×⊗"),
-        *((f"⊗ into BU2 is better than {sign}", OURS_2, f"+ into TD, {sign} into BU2")
+        *((f"Into BU2, ⊗ is better than {sign}", OURS_2, f"+ into TD, {sign} into BU2")
           for sign in "+×"),
-        *((f"By its figures: better without auxiliary losses than {row}", OURS_2, row)
+        *((f"Accuracy is higher without auxiliary losses than {row}", OURS_2, row)
           for row in ABLATIONS["d"]),
     ],
     "top_down_clevr": [

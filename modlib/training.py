@@ -5,6 +5,7 @@ Shapes: B batch, T tasks, C channels, H W height and width, D embedding.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ from torch import Tensor
 
 from modlib.aggregation import StepLog, aggregated_step
 from modlib.arrays import to_json
-from modlib.batches import batches_in_epoch, draw_batches, image_getter
+from modlib.batches import batches_in_epoch, draw_batches
 from modlib.datasets import AttributeImages
-from modlib.epochs import epoch_metrics, resumable_epochs
+from modlib.epochs import epoch_metrics, train_epochs
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
-from modlib.held_out import without_test
 from modlib.losses import (
     csn_penalty,
     joint_loss,
@@ -119,29 +119,27 @@ def train(
         ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
             task without labels is to be trained in ``shared`` batching.
     """
-    device = next(network.parameters()).device
-    data, get_images = without_test(data, get_images or image_getter(data, device))
     check_labels(data, settings)
-    optimiser = build_optimiser(network, settings)
-    valid = data.indices("valid")
     valid_triplets = benchmark_triplets(data, "valid", settings.test_triplets, VALID_SEED)
+    yield from train_epochs(
+        network, build_optimiser(network, settings), data, settings, checkpoint, get_images,
+        train_one_epoch, partial(_validate, triplets=valid_triplets))
 
-    def one_epoch(epoch: int) -> dict[str, Any]:
-        metrics = train_one_epoch(network, optimiser, data, get_images, settings, epoch)
-        embeddings_TND = embed_images(
-            network, get_images, torch.from_numpy(valid), settings.precision)
-        if not torch.isfinite(embeddings_TND).all():
-            raise ModlibError(
-                f"the network's embeddings are not finite after epoch {epoch + 1}; a lower "
-                f"learning_rate than {settings.learning_rate} may help; earlier epochs are kept")
-        positions = torch.from_numpy(np.searchsorted(valid, valid_triplets)).to(device)
-        accuracy_T = triplet_accuracy(embeddings_TND, positions)
-        valid_accuracy = dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))
-        return metrics | {"valid_accuracy": valid_accuracy}
 
-    yield from resumable_epochs(
-        one_epoch, settings.epochs, checkpoint, settings.run_name(data.fingerprint), network,
-        optimiser)
+def _validate(
+    network: Network, data: AttributeImages, get_images: Callable[[Tensor], Tensor],
+    settings: Settings, triplets: np.ndarray,
+) -> dict[str, Any]:
+    """Every task's triplet accuracy on the validation split."""
+    valid = data.indices("valid")
+    embeddings_TND = embed_images(network, get_images, torch.from_numpy(valid), settings.precision)
+    if not torch.isfinite(embeddings_TND).all():
+        raise ModlibError(
+            "the network's embeddings are not finite; a lower learning_rate than "
+            f"{settings.learning_rate} may help; earlier epochs are kept")
+    positions = torch.from_numpy(np.searchsorted(valid, triplets)).to(embeddings_TND.device)
+    accuracy_T = triplet_accuracy(embeddings_TND, positions)
+    return {"valid_accuracy": dict(zip(settings.tasks, accuracy_T.tolist(), strict=True))}
 
 
 def check_labels(data: AttributeImages, settings: Settings) -> None:

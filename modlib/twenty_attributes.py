@@ -203,14 +203,14 @@ def headline_sentence(rows: Rows) -> str:
     if not (rows[OURS] and rows["fully shared"]):
         return not_run_yet("celeba_cpu_20", STUDY.folder, "03")
     means = accuracies(rows).groupby("row").accuracy.mean()
-    counts, tasks = rows[OURS][0]["results"]["parameters"], len(rows[OURS][0]["settings"]["tasks"])
+    tasks, ours = len(rows[OURS][0]["settings"]["tasks"]), extra_parameters(rows[OURS][0])
     branches = "".join(
-        f"with a {name} for each attribute **{means[row]:.1f} %**, "
-        for row, name in (("branches, 25", "branch of 25 numbers"),
-                          ("branches, 256", "branch of 256")) if rows[row])
+        f"; with a branch of {outputs} outputs for each "
+        f"({extra_parameters(rows[row][0]):,}) **{means[row]:.1f} %**"
+        for row, outputs in (("branches, 25", 25), ("branches, 256", 256)) if rows[row])
     return (f"And over {tasks} attributes: one network for all of them "
-            f"**{means['fully shared']:.1f} %**, {branches}with {counts['task'] // tasks} scales "
-            f"for each **{means[OURS]:.1f} %**.")
+            f"**{means['fully shared']:.1f} %**; with {ours // tasks} scales for each ({ours:,} "
+            f"numbers in all) **{means[OURS]:.1f} %**{branches}.")
 
 
 def recipe_sentence(rows: Rows) -> str:

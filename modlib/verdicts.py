@@ -4,7 +4,7 @@ Source: Zhao et al., ECCV 2018, Table 1 and sections 3.1 to 3.3.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -14,8 +14,12 @@ from scipy import stats
 
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
-from modlib.tables import with_interval, with_sign
+from modlib.tables import points, with_sign
 from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, accuracies, paper_table
+
+MARGIN = 1.0  # points: what counts as level, or as a small gain, where the paper says so
+BETTER, NO_WORSE, LITTLE = "better", "level or better", "a little, or nothing"
+WITHIN = {BETTER: (0.0, np.inf), NO_WORSE: (-MARGIN, np.inf), LITTLE: (-MARGIN, MARGIN)}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Verdict:
         difference: measured difference in percentage points; positive as the paper claims.
         low, high: its 95 % interval.
         paper: the paper's difference, None where it prints none.
+        meant: what the paper's words ask of it, one of ``WITHIN``.
     """
 
     claim: str
@@ -33,15 +38,17 @@ class Verdict:
     low: float
     high: float
     paper: float | None
+    meant: str = BETTER
 
     @property
     def word(self) -> str:
         """held, did not hold, not decided, or not run yet."""
         if np.isnan(self.difference):
             return "not run yet"
-        if self.low > 0:
+        lowest, highest = WITHIN[self.meant]
+        if self.low > lowest and self.high <= highest:
             return "held"
-        return "did not hold" if self.high < 0 else "not decided"
+        return "did not hold" if self.high < lowest or self.low > highest else "not decided"
 
 
 def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
@@ -52,27 +59,28 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
     the difference of two proportions or Student's over the seeds, whichever reaches further.
     """
     return [
-        _accuracy_verdict("The fully shared network is worse than independent networks",
+        accuracy_verdict("The fully shared network is worse than independent networks",
                           rows, "d", "a", TASKS),
-        _accuracy_verdict("Smile is learnt worse beside young than beside mouth open",
+        accuracy_verdict("Smile is learnt worse beside young than beside mouth open",
                           rows, "c", "b", (SMILE,)),
         _ucr_verdict("The related pair has the higher UCR, without modulation",
                      rows, ("c", RELATED), ("b", UNRELATED)),
-        _accuracy_verdict("Even the related pair is learnt worse together than by independent "
+        accuracy_verdict("Even the related pair is learnt worse together than by independent "
                           "networks", rows, "d", "c", RELATED),
-        _accuracy_verdict("Modulation raises the accuracy of the shared network",
+        accuracy_verdict("Modulation raises the accuracy of the shared network",
                           rows, "e", "a", TASKS),
-        _accuracy_verdict("Modulated, the three are learnt better than smile / young alone, shared",
+        accuracy_verdict("Modulated, the three are learnt better than smile / young alone, shared",
                           rows, "e", "b", UNRELATED),
-        _accuracy_verdict("Modulated, the three are learnt better than smile / mouth open alone, "
+        accuracy_verdict("Modulated, the three are learnt better than smile / mouth open alone, "
                           "shared", rows, "e", "c", RELATED),
         _ucr_verdict("Modulation raises the UCR of smile / young",
                      rows, ("e", UNRELATED), ("b", UNRELATED)),
         _ucr_verdict("Modulation raises the UCR of smile / mouth open",
                      rows, ("e", RELATED), ("c", RELATED)),
-        _accuracy_verdict("The modulated network passes independent networks",
+        accuracy_verdict("The modulated network passes independent networks",
                           rows, "e", "d", TASKS),
-        _accuracy_verdict("The regulariser adds a little", rows, "f", "e", TASKS),
+        replace(accuracy_verdict("The regulariser adds a little", rows, "f", "e", TASKS),
+                meant=LITTLE),
     ]
 
 
@@ -124,7 +132,7 @@ def table_of(judged: Sequence[Verdict], digits: int = 1) -> pd.DataFrame:
         {"claim of the paper": v.claim,
          "paper": "–" if v.paper is None else with_sign(v.paper, digits),
          "measured": "–" if v.word == "not run yet" else
-                     with_interval(v.difference, v.low, v.high, digits),
+                     points(v.difference, v.low, v.high, digits),
          "verdict": v.word}
         for v in judged
     ]).set_index("claim of the paper").rename_axis(None)
@@ -173,7 +181,11 @@ def _within_a_sentence(claim: str) -> str:
     return claim if len(begins) == 2 and begins.isupper() else claim[0].lower() + claim[1:]
 
 
-def _accuracy_verdict(claim, rows, better, worse, tasks) -> Verdict:
+def accuracy_verdict(
+    claim: str, rows: Mapping[str, list[dict[str, Any]]], better: str, worse: str,
+    tasks: Sequence[str],
+) -> Verdict:
+    """A claim that one row of Table 1 is more accurate than another on the mean of some tasks."""
     measured = accuracies({name: rows[name] for name in (better, worse)}).query("task in @tasks")
     paper = paper_table()
     printed = np.mean([paper[better]["accuracy"][task] - paper[worse]["accuracy"][task]

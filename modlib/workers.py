@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -50,10 +50,17 @@ class WorkerProcesses(ProcessPoolExecutor):
     def __exit__(self, kind, error, trace) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._ours.close()
+        elif kind is not None:  # nobody reads what is told any more: a full pipe stops its writers
+            Thread(target=self._read_on, daemon=True).start()
         try:
             super().__exit__(kind, error, trace)  # waits
         finally:
             self._ours.close()
+
+    def _read_on(self) -> None:
+        with suppress(OSError, EOFError):
+            while True:
+                self._told.get()
 
     def as_completed(
         self, futures: Iterable[Future],

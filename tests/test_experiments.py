@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from modlib import experiments, training
+from modlib import experiments, kept_runs, training
 from modlib.arrays import from_json
 from modlib.batches import image_getter
 from modlib.classification import ClassifierSettings, run_classifier
@@ -582,7 +582,7 @@ def test_a_broken_record_is_not_taken_for_a_done_run(loaded, tiny, places):
 KILLED = """
 import json, os, signal, sys
 import torch
-from modlib import experiments, training
+from modlib import experiments, kept_runs, training
 from modlib.settings import Places, Settings
 
 set_rates = training.set_rates
@@ -659,6 +659,27 @@ def test_a_record_that_lies_in_another_runs_place_is_refused(loaded, tiny, place
     write_record(path, record | {"name": path.stem})
     with pytest.raises(ModlibError, match=f"{path.stem}: by its settings .* {record['name']}"):
         kept_record(tiny, places, loaded, None)
+
+
+def test_a_run_that_the_books_table_could_not_show_is_refused_before_its_work(
+    loaded, untested, places, tmp_path, monkeypatch
+):
+    """Records of other images lie there under its profile; elsewhere, or of another, it is done."""
+    monkeypatch.setattr(kept_runs, "resolve", lambda path: tmp_path / path)
+    published = replace(places, results_dir="book/results/mine", checkpoint_dir="checkpoints")
+    untested = replace(untested, epochs=1)
+    epochs = [{"epoch": 1, "images": 18, "seconds": 2.0}]
+
+    def work(*_):
+        return epochs, {}
+
+    kept_record(untested, published, loaded, work)
+    kept_record(replace(untested, seed=1), published, loaded, work)  # of the same images
+    others, seed_2 = replace(loaded, source="other faces"), replace(untested, seed=2)
+    with pytest.raises(ModlibError, match=r"of other images .* yours 'other faces'"):
+        kept_record(seed_2, published, others, None)
+    kept_record(replace(seed_2, profile="another"), published, others, work)
+    kept_record(seed_2, replace(published, results_dir="runs/records/mine"), others, work)
 
 
 def test_work_that_fails_leaves_no_record(loaded, tiny, places):

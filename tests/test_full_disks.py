@@ -4,6 +4,7 @@ import errno
 import hashlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from slow_networks import SMALL, TASKS, small
+from small_celeba import IDS, official, write
 from torch import nn
 
 from modlib import image_folder, onnx_export, soak, throughput, tidy
+from modlib.celeba_part import write_part
 from modlib.checkpoints import load_checkpoint, save_checkpoint
 from modlib.download import Wanted, download
 from modlib.errors import ModlibError
@@ -123,8 +126,15 @@ def a_download(folder):
     return (folder / "a.zip").read_bytes() == content
 
 
+def a_part_of_celeba(folder):
+    celeba = folder.parents[1] / "celeba"
+    write(celeba, official())
+    with zipfile.ZipFile(write_part(celeba, folder / "a.zip", IDS)) as archive:
+        return archive.testzip(), len(archive.namelist())
+
+
 WRITERS = [a_record, a_soak_record, a_throughput_record, a_checkpoint, a_cache_of_images, weights,
-           an_onnx_file, an_example, a_table, a_download]
+           an_onnx_file, an_example, a_table, a_download, a_part_of_celeba]
 
 
 @pytest.fixture(autouse=True)
@@ -164,5 +174,5 @@ def test_every_module_that_writes_whole_files_is_tried():
     root = Path(sys.modules["modlib"].__file__).parent
     uses = {path.stem for path in root.glob("*.py")
             if "written_whole(" in path.read_text("utf8")}
-    assert uses == {"checkpoints", "executed_copies", "image_cache", "onnx_export", "results",
-                    "tidy", "weight_files", "whole_files"}
+    assert uses == {"celeba_part", "checkpoints", "executed_copies", "image_cache", "onnx_export",
+                    "results", "tidy", "weight_files", "whole_files"}

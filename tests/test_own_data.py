@@ -1,10 +1,12 @@
 """The page about one's own images: its example, its runs, its tables and its lines."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import fault_runs
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -173,6 +175,22 @@ def test_neighbours_are_right_wrong_or_not_known():
     ({OURS: [], SHARED: []}, "Not run yet"), (rows_of(0) | {OURS: []}, "Not run yet"),
 ])
 def test_the_takeaway_is_what_the_records_say(planted, rows, words):
+    assert words in takeaway(rows, planted)
+
+
+@pytest.mark.parametrize(("tasks", "words"), [
+    ("AB", "At least one pair is decidedly at odds"),
+    ("ABCDEFGHIJ", "No pair is decidedly at odds")])
+def test_the_lowest_of_many_pairs_needs_more_to_be_decidedly_at_odds(
+    planted, monkeypatch, tasks, words
+):
+    """38 of 100: below 50 % by the interval of one pair, and not by those of 45 together."""
+    pairs = {"/".join(pair): (50, 50) for pair in combinations(tasks, 2)} | {"A/B": (38, 62)}
+    rows = {name: [with_ucr(record(STUDY, name, tasks=tuple(tasks)), pairs)]
+            for name in (OURS, SHARED)}
+    monkeypatch.setattr(own_data, "difference", lambda *_: (1.0, 0.5, 1.5))
+    monkeypatch.setattr(own_data, "accuracies", lambda rows: pd.DataFrame(
+        [(OURS, 80.0), (SHARED, 79.0)], columns=["row", "accuracy"]))
     assert words in takeaway(rows, planted)
 
 

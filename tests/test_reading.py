@@ -28,6 +28,7 @@ from modlib.reading import (
     wrong_answers,
 )
 from modlib.results import comparable, read_record
+from modlib.task_images import UNKNOWN
 from modlib.task_readers import ReaderSettings, all_streams, build_reader
 
 TINY = ReaderSettings(train_images=60, test_images=20, batch_size=16, epochs=2, seed=1)
@@ -56,6 +57,17 @@ def test_a_record_is_written_once_and_read_after_that(system, places, monkeypatc
         assert (kept in record["results"]) == (system == "channel")
     monkeypatch.setattr(reading, "train_reader", None)
     assert run_reader(settings, places) == record
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_task_that_asks_about_no_image_of_a_split_is_told_before_training(
+        places, data, monkeypatch, split):
+    labels_NT = data.labels_NT.copy()
+    labels_NT[data.indices(split), 0] = UNKNOWN
+    monkeypatch.setattr(reading, "load_tasks", lambda *_: replace(data, labels_NT=labels_NT))
+    monkeypatch.setattr(reading, "train_reader", None)
+    with pytest.raises(ModlibError, match=f"task 'LU' asks about no image of the {split} split"):
+        run_reader(TINY, places)
 
 
 def test_a_record_holds_every_answer_and_the_digits_it_was_about(places, data):

@@ -223,6 +223,12 @@ def test_a_study_of_another_kind_has_that_kinds_settings_and_defaults():
         study.lay_out({"margin": 0.2})
 
 
+@pytest.mark.parametrize("wrong", [True, -5, 0, 2, "60"])
+def test_a_batch_that_is_no_number_of_images_is_refused_and_not_made_larger(wrong):
+    with pytest.raises(ModlibError, match=f"batch_size.*{wrong}"):
+        STUDY.lay_out({"batch_size": wrong})
+
+
 # What is published
 
 
@@ -245,6 +251,19 @@ def test_a_published_record_of_no_row_is_refused_whatever_its_profile(folder, pr
     publish(folder, [record(STUDY, "plain"), stray])
     with pytest.raises(ModlibError, match=f"{stray['name']} in book/results/a_study belongs to no "
                                           r"row of its table \(plain, signed"):
+        STUDY.published("mine")
+
+
+def test_a_run_that_a_row_started_from_lies_among_its_records_and_is_in_no_row(folder):
+    """And so does the one that this started from."""
+    first = record(STUDY, "plain", system="csn", width=0.5)
+    second = record(STUDY, "plain", system="csn", width=0.25)
+    row = record(STUDY, "plain")
+    second["results"]["trunk_from"], row["results"]["trunk_from"] = first["name"], second["name"]
+    publish(folder, [first, second, row])
+    assert STUDY.published("mine") == NOTHING | {"plain": [row]}
+    publish(folder, [first, second, record(STUDY, "plain", 1)])  # in the place of these three
+    with pytest.raises(ModlibError, match="belongs to no row"):
         STUDY.published("mine")
 
 
@@ -292,6 +311,15 @@ def test_records_of_other_data_are_refused(folder, key, value, said):
     other["data"][key] = value
     publish(folder, [record(STUDY, "plain"), other])
     with pytest.raises(ModlibError, match=f"differ in {said}"):
+        STUDY.published("mine")
+
+
+def test_records_of_other_pixels_of_as_many_images_are_refused_of_the_same_tasks(folder):
+    first, second = record(STUDY, "plain"), record(STUDY, "shared")
+    second["data"]["fingerprint"] = "other"
+    second["name"] = Settings(**second["settings"]).run_name("other")
+    publish(folder, [first, second])
+    with pytest.raises(ModlibError, match="of one profile and of the same tasks, but not of the"):
         STUDY.published("mine")
 
 

@@ -273,6 +273,13 @@ def test_a_record_whose_settings_no_longer_exist_is_refused(tmp_path, monkeypatc
         published("celeba_cpu")
 
 
+def test_one_row_has_one_weight_of_the_regulariser(tmp_path, monkeypatch):
+    one, other = record("f", 0, 60), changed(record("f", 1, 61), regulariser_weight=0.5)
+    publish(tmp_path, monkeypatch, [record("e", 0, 60), one, other])
+    with pytest.raises(ModlibError, match="differ in regulariser_weight"):
+        published("celeba_cpu")
+
+
 def test_two_records_of_one_row_and_seed_are_refused(tmp_path, monkeypatch):
     one, other = record("f", 0, 60), changed(record("f", 0, 61), regulariser_weight=0.5)
     publish(tmp_path, monkeypatch, [one, other])

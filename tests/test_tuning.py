@@ -10,7 +10,7 @@ from study_records import record
 from modlib import twenty_attributes
 from modlib.comparison_figures import COLOURS
 from modlib.figures import new_axes
-from modlib.results import check_table
+from modlib.record_tables import check_table
 from modlib.studies import valid_accuracy
 from modlib.tuning import (
     CANDIDATES,

@@ -443,8 +443,8 @@ def test_the_order_needs_all_three_rows(all_rows, missing):
 
 def test_the_headline_has_the_means_of_what_was_run(rows):
     assert headline_sentence(rows) == (
-        "And over 2 attributes: one network for all of them **55.0 %**, with a branch of 25 "
-        "numbers for each attribute **74.0 %**, with 20 scales for each **75.0 %**.")
+        "And over 2 attributes: one network for all of them **55.0 %**; with 20 scales for each "
+        "(40 numbers in all) **75.0 %**; with a branch of 25 outputs for each (500) **74.0 %**.")
 
 
 @pytest.mark.parametrize("missing", [OURS, "fully shared"])

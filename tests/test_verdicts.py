@@ -8,7 +8,18 @@ import pytest
 
 from modlib.settings import Settings
 from modlib.three_attributes import ROWS, row_settings
-from modlib.verdicts import Verdict, as_html, over_seeds, summary, verdict_table, verdicts
+from modlib.verdicts import (
+    BETTER,
+    LITTLE,
+    NO_WORSE,
+    Verdict,
+    as_html,
+    over_seeds,
+    summary,
+    table_of,
+    verdict_table,
+    verdicts,
+)
 
 SMILE, MOUTH, YOUNG = "Smiling", "Mouth_Slightly_Open", "Young"
 RELATED, UNRELATED = (SMILE, MOUTH), (SMILE, YOUNG)
@@ -210,8 +221,10 @@ def test_every_claim_has_the_papers_difference_beside_it(claim):
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_claim_holds_when_its_better_side_is_better(claim):
+    """But a little is no more than a point."""
     verdict = judge(claim, **two_sides(claim, better=90, worse=60))
-    assert (verdict.word, verdict.difference) == ("held", pytest.approx(30))
+    word = "did not hold" if "a little" in claim else "held"
+    assert (verdict.word, verdict.difference) == (word, pytest.approx(30))
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -222,7 +235,24 @@ def test_a_claim_does_not_hold_when_its_better_side_is_worse(claim):
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_claim_is_not_decided_when_both_sides_are_the_same(claim):
-    assert judge(claim, **two_sides(claim, better=70, worse=70)).word == "not decided"
+    word = "held" if "a little" in claim else "not decided"  # nothing is within a point
+    assert judge(claim, **two_sides(claim, better=70, worse=70)).word == word
+
+
+@pytest.mark.parametrize(("interval", "words"), [
+    ((0.5, 0.1, 0.9), ("held", "held", "held")),
+    ((5.0, 4.0, 6.0), ("held", "held", "did not hold")),
+    ((0.0, -0.9, 0.9), ("not decided", "held", "held")),
+    ((-0.5, -0.9, -0.1), ("did not hold", "held", "held")),
+    ((-1.5, -1.9, -1.1), ("did not hold", "did not hold", "did not hold"))])
+def test_the_word_is_of_what_the_papers_words_ask(interval, words):
+    assert tuple(Verdict("", *interval, None, meant).word
+                 for meant in (BETTER, NO_WORSE, LITTLE)) == words
+
+
+def test_a_table_says_that_one_seed_has_no_interval():
+    table = table_of([Verdict("a", 1.0, -inf, inf, None)])
+    assert table.measured.item() == "+1.0 (one seed)"
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -67,6 +67,25 @@ def test_an_error_waits_for_the_runs_at_work():
     assert at_work.result() is None
 
 
+def tells_a_lot(settings, places, on_epoch) -> dict:
+    """A run that tells of more than a pipe holds; the other one fails meanwhile."""
+    if settings.seed == 1:
+        time.sleep(0.5)
+        raise ValueError("it failed")
+    for epoch in range(40):
+        on_epoch(settings, {"epoch": epoch, "much": "x" * 20_000})
+        time.sleep(0.05)
+    Path(places.results_dir).mkdir(parents=True, exist_ok=True)
+    (Path(places.results_dir) / "ended").touch()
+    return {}
+
+
+def test_after_an_error_a_run_that_tells_more_than_a_pipe_holds_still_ends(tiny, places):
+    with pytest.raises(ValueError, match="it failed"):
+        run_many([tiny, replace(tiny, seed=1)], replace(places, workers=2), runner=tells_a_lot)
+    assert (Path(places.results_dir) / "ended").exists()
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc tells what is alive")
 @pytest.mark.parametrize(("how", "whole_group"), [
     (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGKILL, False)])
