@@ -104,9 +104,9 @@ def _of_table_3(rows: Rows) -> list[Claim]:
             folder))
     forty = twenty_attributes.STUDY.published("celeba_cpu_40")
     forty_paper = twenty_attributes.paper_table()["forty_attributes"]
-    claims.append(of_verdict("4.2", _better(
+    claims.append(replace(of_verdict("4.2", _better(
         forty, "With 40 attributes modulation is better than branches of 25", ours, "branches, 25",
-        forty_paper["Ours"] - forty_paper["IB-25"]), page, folder))
+        forty_paper["Ours"] - forty_paper["IB-25"]), page, folder), profile="celeba_cpu_40"))
     return claims
 
 

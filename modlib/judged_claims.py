@@ -21,6 +21,8 @@ class Claim:
         page: the notebook's name, without its suffix.
         folder: of the records, below ``book/results``; empty where none is needed.
         size_differs: the paper's own figure lies outside our interval.
+        profile: of the records, where it is not the one that the folder's other claims are judged
+            by.
     """
 
     section: str
@@ -31,6 +33,7 @@ class Claim:
     page: str
     folder: str
     size_differs: bool = False
+    profile: str = ""
 
 
 def of_verdict(section: str, verdict: Verdict, page: str, folder: str) -> Claim:

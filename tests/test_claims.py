@@ -308,6 +308,18 @@ def test_searches_are_compared_seed_by_seed(folder, precision, word, measured):
     assert other.measured[1:6] == measured[1:6] and other.measured[0] != measured[0]
 
 
+def test_where_the_papers_figure_is_outside_the_interval_the_size_differs(folder):
+    publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "mask only": 50, "CSN": 80})
+    far, near = claim(MASKS), claim("masks on the embedding (CSN)")
+    assert (far.paper, far.size_differs) == ("+6.9", True)  # ours is 40
+    assert (near.paper, near.size_differs) == ("+10.3", False)  # ours is 10
+    assert list(claims_table([far, near]).verdict) == [
+        "held<br><small>size differs</small>", "held"]
+    assert summary([far, near]).endswith(
+        "In 1, whatever the verdict, the paper's own figure lies outside our interval.")
+    assert claim(SLIGHTLY).size_differs is False  # not run yet
+
+
 # Tables 4 and 5
 
 
