@@ -19,9 +19,9 @@ from modlib.intervals import difference
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
 from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.settings import Places, Settings
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread, percent, points
-from modlib.twenty_attributes import accuracies, extra_parameters
+from modlib.twenty_attributes import extra_parameters
 from modlib.verdicts import newcombe
 
 TASKS = ("Smiling", "Oval_Face", "5_o_Clock_Shadow", "Bald", "Arched_Eyebrows", "Big_Lips",

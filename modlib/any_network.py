@@ -18,6 +18,7 @@ from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import pair_ucr
 from modlib.settings import Checked, Places, Settings
+from modlib.studies import accuracies
 from modlib.tables import (
     NOT_COMPLETE,
     mean_and_spread,
@@ -94,19 +95,9 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-def scores(rows: dict[str, list[dict[str, Any]]], measure: str = "auc") -> pd.DataFrame:
-    """One line per system (``row``), seed and task: test AUC or accuracy in %."""
-    lines = [
-        {"row": system, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * value}
-        for system, records in rows.items() for record in records
-        for task, value in record["results"][f"test_{measure}"].items()
-    ]
-    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])
-
-
 def score_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """AUC by task, the means of AUC and accuracy, and each task's own parameters, for people."""
-    auc, accuracy = scores(rows), scores(rows, "accuracy")
+    auc, accuracy = accuracies(rows, "auc"), accuracies(rows)
     lines = []
     for system, label in LABELS.items():
         line = {"": label}
@@ -127,7 +118,7 @@ def differences(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
 
     The interval is Student's over seeds: it speaks of the randomness of training.
     """
-    means = scores(rows).groupby(["row", "seed"]).accuracy.mean().unstack("row")
+    means = accuracies(rows, "auc").groupby(["row", "seed"]).accuracy.mean().unstack("row")
     lines = []
     for worse, better in combinations(LABELS, 2):
         both = means[[better, worse]].dropna() if {better, worse} <= set(means) else []
@@ -160,7 +151,7 @@ def difference_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
 def task_names(rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """The tasks of the records with their short names, for figures."""
     return {task: NAMES.get(task, task.replace("_", " ").lower())
-            for task in dict.fromkeys(scores(rows).task)}
+            for task in dict.fromkeys(accuracies(rows, "auc").task)}
 
 
 def ucr_cells(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, Ratio, None]]:

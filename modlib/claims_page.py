@@ -17,7 +17,7 @@ from modlib.intervals import difference
 from modlib.judged_claims import WORDS, Claim
 from modlib.results import resolve
 from modlib.speed import read_benchmark
-from modlib.studies import Rows
+from modlib.studies import Rows, accuracies
 from modlib.tables import (
     commits_in_words,
     count_seeds,
@@ -151,7 +151,7 @@ def _in_classifiers() -> list[str]:
 
 def _does_it_work(rows: Rows) -> list[str]:
     ours, shared = rows[twenty_attributes.OURS], rows["fully shared"]
-    means = twenty_attributes.accuracies(rows).groupby("row").accuracy.mean()
+    means = accuracies(rows).groupby("row").accuracy.mean()
     value, low, high = difference(ours, shared)
     word = "Yes" if low > 0 else "No" if high < 0 else "Not decided"
     return [
@@ -197,7 +197,7 @@ def _when(rows: Rows) -> list[str]:
     """The gain by the number of tasks, and by the attribute."""
     by_tasks = ", ".join(f"{points(*found)} with {tasks} tasks" for tasks, found in gains().items()
                          if not np.isnan(found[0]))
-    means = twenty_attributes.accuracies(rows).groupby(["row", "task"]).accuracy.mean()
+    means = accuracies(rows).groupby(["row", "task"]).accuracy.mean()
     gained = (means[twenty_attributes.OURS] - means["fully shared"]).sort_values()
     most, least = (f"{task.replace('_', ' ')} {with_sign(gained[task], 1)}"
                    for task in (gained.index[-1], gained.index[0]))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from modlib import twenty_attributes
+from modlib import studies, twenty_attributes
 from modlib.errors import ModlibError
 from modlib.intervals import difference
 from modlib.modulation import ChannelScale
@@ -92,7 +92,7 @@ def with_added_tasks(
 
 def accuracies(rows: Rows) -> pd.DataFrame:
     """One line per row, seed and held-out task: test accuracy in %."""
-    table = twenty_attributes.accuracies(rows)
+    table = studies.accuracies(rows)
     return table[table.task.isin(HELD_OUT)]
 
 

@@ -27,9 +27,9 @@ from modlib.intervals import difference
 from modlib.results import pair_ucr, resolve, ucr_counts
 from modlib.retrieval import nearest_neighbours
 from modlib.settings import Places, Settings
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, accuracies
 from modlib.tables import percent, points
-from modlib.twenty_attributes import OURS, accuracies
+from modlib.twenty_attributes import OURS
 from modlib.whole_files import cannot_be_written
 
 SHARED = "fully shared"

@@ -16,9 +16,9 @@ from modlib.face_categories import FACE_CATEGORIES
 from modlib.intervals import difference, record_triplets
 from modlib.results import resolve
 from modlib.settings import Places, Settings
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread
-from modlib.twenty_attributes import OURS, PAPER_NAMES, accuracies, extra_parameters
+from modlib.twenty_attributes import OURS, PAPER_NAMES, extra_parameters
 from modlib.twenty_attributes import ROWS as TABLE_3
 from modlib.verdicts import Verdict, row_verdict, summary_of
 from modlib.zappos_files import TASKS

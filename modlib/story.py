@@ -12,9 +12,10 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from modlib import claims_page
 from modlib.figures import BLUE, GREEN, ORANGE
+from modlib.studies import accuracies
 from modlib.table_1 import HEADLINE_ROWS
 from modlib.tables import points
-from modlib.three_attributes import accuracies, paper_table
+from modlib.three_attributes import paper_table
 
 TASKS = (("smile", ORANGE), ("young", GREEN))
 DARK, LIGHT = "#404040", "#D9D9D9"

@@ -1,10 +1,11 @@
 """A study: a table whose rows differ in some settings, each row run with several seeds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
@@ -144,6 +145,20 @@ class Study:
 def valid_accuracy(record: Mapping[str, Any]) -> float:
     """Mean validation accuracy after the last epoch, in %."""
     return 100 * float(np.mean(list(record["epochs"][-1]["valid_accuracy"].values())))
+
+
+def accuracies(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], measure: str = "accuracy"
+) -> pd.DataFrame:
+    """One line per row, seed and task, in %.
+
+    Args:
+        measure: of the test split, ``accuracy`` or ``auc``; the column is ``accuracy`` always.
+    """
+    lines = [{"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * one}
+             for name, records in rows.items() for record in records
+             for task, one in record["results"][f"test_{measure}"].items()]
+    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])
 
 
 def learning_curves(rows: Rows, names: Iterable[str]) -> dict[str, list[list[float]]]:

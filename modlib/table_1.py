@@ -12,6 +12,7 @@ from modlib import tables
 from modlib.figures import accuracy_bars
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
+from modlib.studies import accuracies
 from modlib.tables import mean_and_spread, not_run_yet, percent, points
 from modlib.three_attributes import (
     FOLDER,
@@ -20,7 +21,6 @@ from modlib.three_attributes import (
     SHORT_NAMES,
     TASKS,
     UNRELATED,
-    accuracies,
     paper_table,
 )
 from modlib.verdicts import seed_verdict

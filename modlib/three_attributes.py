@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-
 from modlib.errors import ModlibError
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
@@ -137,13 +135,3 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
 def paper_table() -> dict[str, dict[str, Any]]:
     """Table 1 as the paper prints it: ``{row: {"accuracy": {task: %}, "ucr": {pair: %}}}``."""
     return json.loads(resolve("book/paper_tables.json").read_text())["table_1"]["rows"]
-
-
-def accuracies(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One line per row, seed and task: test accuracy in %."""
-    lines = [
-        {"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * value}
-        for name, records in rows.items() for record in records
-        for task, value in record["results"]["test_accuracy"].items()
-    ]
-    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])

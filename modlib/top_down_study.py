@@ -16,7 +16,7 @@ from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
 from modlib.results import resolve
 from modlib.settings import Places, Settings
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, accuracies
 from modlib.tables import (
     mean_and_spread,
     not_run_yet,
@@ -137,14 +137,6 @@ def weight_table() -> pd.DataFrame:
         {(title, source): {label: f"{counts[name]:,}" for name, label in names.items()}
          for key, title in (("lenet", "LeNet"), ("vgg11", "VGG-11"))
          for source, counts in (("ours", weight_counts(networks[key])), ("paper", printed[key]))})
-
-
-def accuracies(rows: Rows) -> pd.DataFrame:
-    """One line per row, seed and task: test accuracy in %."""
-    lines = [{"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * one}
-             for name, records in rows.items() for record in records
-             for task, one in record["results"]["test_accuracy"].items()]
-    return pd.DataFrame(lines, columns=["row", "seed", "task", "accuracy"])
 
 
 def by_seed(rows: Rows, name: str) -> dict[int, float]:

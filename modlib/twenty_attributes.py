@@ -13,7 +13,7 @@ import pandas as pd
 from modlib.intervals import difference
 from modlib.results import resolve
 from modlib.settings import Places, Settings
-from modlib.studies import Rows, Study
+from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread, not_run_yet, points, with_sign
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 from modlib.verdicts import Verdict
@@ -76,15 +76,6 @@ def lay_out(
 def paper_table() -> dict[str, Any]:
     """Table 3 as the paper prints it: ``{"rows": {system: {task: %}}, "printed_mean": …}``."""
     return json.loads(resolve("book/paper_tables.json").read_text())["table_3"]
-
-
-def accuracies(rows: Rows) -> pd.DataFrame:
-    """One line per row, seed and task: test accuracy in %."""
-    return pd.DataFrame(
-        [{"row": name, "seed": record["settings"]["seed"], "task": task, "accuracy": 100 * value}
-         for name, records in rows.items() for record in records
-         for task, value in record["results"]["test_accuracy"].items()],
-        columns=["row", "seed", "task", "accuracy"])
 
 
 def extra_parameters(record: dict[str, Any]) -> int:

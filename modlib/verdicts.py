@@ -14,8 +14,9 @@ from scipy import stats
 
 from modlib.gradients import Ratio
 from modlib.results import pair_ucr
+from modlib.studies import accuracies
 from modlib.tables import points, with_sign
-from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, accuracies, paper_table
+from modlib.three_attributes import RELATED, SMILE, TASKS, UNRELATED, paper_table
 
 MARGIN = 1.0  # points: what counts as level, or as a small gain, where the paper says so
 BETTER, NO_WORSE, LITTLE = "better", "level or better", "a little, or nothing"

@@ -13,7 +13,6 @@ from modlib.any_network import (
     how_it_ran,
     published,
     score_table,
-    scores,
     study,
     takeaway,
     ucr_cells,
@@ -23,6 +22,7 @@ from modlib.classification import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.gradients import wilson
 from modlib.results import resolve, write_record
+from modlib.studies import accuracies
 
 TASKS = ("Smiling", "Young")
 OWN = {"fully_shared": 1_026, "branches": 131_842, "modulated": 2_306}
@@ -153,11 +153,11 @@ def test_two_records_of_one_seed_are_refused(project):
 
 
 def test_scores_are_one_line_a_system_seed_and_task(rows):
-    table = scores(rows)
+    table = accuracies(rows, "auc")
     assert len(table) == 12
     [value] = table.query("row == 'modulated' and seed == 1 and task == 'Young'").accuracy
     assert value == pytest.approx(67)
-    [value] = scores(rows, "accuracy").query(
+    [value] = accuracies(rows).query(
         "row == 'modulated' and seed == 1 and task == 'Young'").accuracy
     assert value == pytest.approx(62)
 

@@ -19,15 +19,8 @@ from table_1_records import (
 from modlib.errors import ModlibError
 from modlib.results import write_record
 from modlib.settings import Settings
-from modlib.three_attributes import (
-    ROWS,
-    accuracies,
-    by_row,
-    paper_table,
-    published,
-    row_of,
-    study,
-)
+from modlib.studies import accuracies
+from modlib.three_attributes import ROWS, by_row, paper_table, published, row_of, study
 
 ROOT = Path(__file__).resolve().parents[1]
 

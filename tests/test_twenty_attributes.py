@@ -12,6 +12,7 @@ from modlib import twenty_attributes
 from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
+from modlib.studies import accuracies
 from modlib.tables import with_interval, with_sign
 from modlib.twenty_attributes import (
     OURS,
@@ -19,7 +20,6 @@ from modlib.twenty_attributes import (
     PAPER_RECIPE,
     STUDY,
     TASKS,
-    accuracies,
     attribute_table,
     differences,
     extra_parameters,

@@ -11,6 +11,7 @@ import numpy as np
 
 from modlib import figures, replacement, table_1, tables, three_attributes, twenty_attributes
 from modlib.results import resolve
+from modlib.studies import accuracies
 
 START, END = "<!-- headline: tools/write_headline.py -->", "<!-- end of headline -->"
 
@@ -18,7 +19,7 @@ START, END = "<!-- headline: tools/write_headline.py -->", "<!-- end of headline
 def headline_markdown() -> str:
     """The README's headline: one sentence and one table, in Markdown."""
     rows = three_attributes.published("celeba_cpu")
-    measured, paper = three_attributes.accuracies(rows), three_attributes.paper_table()
+    measured, paper = accuracies(rows), three_attributes.paper_table()
     names = " | ".join(three_attributes.SHORT_NAMES.values())
     lines = [f"| | {names} | mean | paper's mean |",
              "|---|" + "--:|" * (len(three_attributes.TASKS) + 2)]
