@@ -1,5 +1,6 @@
 """A study: a table whose rows differ in some settings, each row run with several seeds."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,6 +15,8 @@ from modlib.results import plain
 from modlib.settings import RANGES, Checked, Places, RunSettings, Settings
 
 Rows = dict[str, list[dict[str, Any]]]  # a study's records, by row, ordered by seed
+# What settings files say for other studies too; rows that decide it pass over it.
+OF_OTHERS = {"final_test", "learning_rate", "margin", "scale_rate_factor"}
 FACES_A_TASK = 100  # toy faces at least: rare attributes are to be in every split
 
 
@@ -77,7 +80,8 @@ class Study:
 
         Raises:
             ModlibError: an unknown parameter or row, a wrong value, or ``seed``, or a system or
-                tasks that the rows decide.
+                tasks that the rows decide, or another value of what they decide than any of them
+                has.
         """
         for name in ("seed", "system", "tasks"):
             decided = all(name in changes for changes in self.rows.values())
@@ -96,6 +100,13 @@ class Study:
         if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
             raise ModlibError(
                 f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
+        for name in set(self.telling) & shared.keys() - OF_OTHERS:
+            decided = {json.dumps(plain(self.changes(row))[name]) for row in self.rows}
+            if json.dumps(plain(shared)[name]) not in decided:
+                raise ModlibError(
+                    f"{name} is {shared[name]!r}, and each row of this study decides it: "
+                    f"{', '.join(sorted(decided))}; choose among the rows by rows: "
+                    f"{', '.join(self.rows)}")
         toy = shared.get("dataset", self.settings.dataset) == self.settings.dataset
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from study_records import TASKS, publish, record
 
+from modlib.adaptive_branching import BranchingSettings
 from modlib.classifiers import ClassifierSettings
 from modlib.errors import ModlibError
 from modlib.settings import Places, Settings
@@ -221,6 +222,16 @@ def test_a_study_of_another_kind_has_that_kinds_settings_and_defaults():
     assert list(study.lay_out({"dataset": "mnist"})[0]) == ["one", "other"]
     with pytest.raises(ModlibError, match="parameter 'margin' is not known"):
         study.lay_out({"margin": 0.2})
+
+
+def test_a_value_that_no_row_has_of_what_the_rows_decide_is_refused():
+    study = Study("a_study", {"plain": {"alpha": 1.0}, "dear": {"alpha": 2.0}},
+                  settings=BranchingSettings)
+    with pytest.raises(ModlibError, match=r"alpha is 5\.0, and each row .*: 1\.0, 2\.0; choose "
+                                          "among the rows by rows: plain, dear"):
+        study.lay_out({"alpha": 5.0})
+    runs, _ = study.lay_out({"alpha": 2.0})  # as a settings file of another study may say
+    assert [one.alpha for of_row in runs.values() for one in of_row] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("wrong", [True, -5, 0, 2, "60"])
