@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modlib import classification
 from modlib.arrays import to_json
-from modlib.classification import batches_in_epoch
+from modlib.batches import batches_in_round
 from modlib.datasets import AttributeImages
 from modlib.epochs import train_epochs
 from modlib.errors import ModlibError
@@ -195,7 +195,7 @@ def train_one_epoch(network, optimiser, data, get_images, settings, epoch) -> di
     The rounds go from the top layer down and end at the first layer that is not split. Every
     ``ucr_every``-th batch is probed over what all tasks share at that moment, if they share any.
     """
-    rounds, before = [], epoch * batches_in_epoch(data, settings)
+    rounds, before = [], epoch * batches_in_round(data, settings)
     right_T, seen = torch.zeros(len(settings.tasks), dtype=torch.int64), 0
 
     def after_step(number: int, logits_BT: Tensor, labels_BT: Tensor) -> None:

@@ -79,6 +79,28 @@ def shuffled_batches(
         yield torch.from_numpy(order_N[first:first + size])
 
 
+def batches_in_round(data: AttributeImages, settings) -> int:
+    """How many batches of :func:`random_indices` an epoch has.
+
+    Where the settings leave it open, as many as fill a round over the train split.
+    """
+    train = len(data.indices("train"))
+    return settings.batches_per_epoch or train // min(settings.batch_size, train)
+
+
+def random_indices(
+    data: AttributeImages, settings, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    """One epoch's batches of the train split's images: :func:`batches_in_round` of them.
+
+    Yields:
+        int64 (B,), as :func:`shuffled_batches` draws them.
+    """
+    train = data.indices("train")
+    return shuffled_batches(train, min(settings.batch_size, len(train)),
+                            batches_in_round(data, settings), rng)
+
+
 def shift_images(images_BCHW: Tensor, most: int, rng: np.random.Generator) -> Tensor:
     """Move each image by up to ``most`` pixels along each side; the border is mirrored."""
     last = images_BCHW.shape[-1] - 1

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
-from modlib.batches import flip_some, image_getter, shuffled_batches
+from modlib.batches import batches_in_round, flip_some, image_getter, random_indices
 from modlib.classifiers import (
     ClassifierSettings,
     bce_losses,
@@ -57,12 +57,6 @@ def validate(model, data, get_images, settings) -> dict[str, Any]:
     return evaluate(model, data, "valid", get_images, settings, "valid_")
 
 
-def batches_in_epoch(data: AttributeImages, settings) -> int:
-    """How many batches an epoch has; where the settings leave it open, as many as fill a round."""
-    train = len(data.indices("train"))
-    return settings.batches_per_epoch or train // min(settings.batch_size, train)
-
-
 def random_batches(
     data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,9 +65,8 @@ def random_batches(
     Yields:
         images_BCHW uint8, and labels_BT bool, on the images' device.
     """
-    rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
-    size = min(settings.batch_size, len(train))
-    for indices_B in shuffled_batches(train, size, batches_in_epoch(data, settings), rng):
+    rng = np.random.default_rng([settings.seed, epoch])
+    for indices_B in random_indices(data, settings, rng):
         images_BCHW = get_images(indices_B)
         if settings.horizontal_flip:
             images_BCHW = flip_some(images_BCHW, rng)
@@ -98,7 +91,7 @@ def train_one_epoch(
     """
     counter = UcrCounter(len(settings.tasks))
     loss_sum_T, images = torch.zeros(len(settings.tasks)), 0
-    batches = batches_in_epoch(data, settings)
+    batches = batches_in_round(data, settings)
     model.train()
     for number, (images_BCHW, labels_BT) in enumerate(
             random_batches(data, get_images, settings, epoch)):

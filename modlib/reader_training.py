@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modlib.aggregation import StepLog, aggregated_step
-from modlib.batches import shuffled_batches
+from modlib.batches import batches_in_round, random_indices
 from modlib.epochs import epoch_metrics, train_epochs
 from modlib.errors import ModlibError
 from modlib.gradients import UcrCounter, gramian, task_gradients
@@ -63,15 +63,14 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
 
     Every ``ucr_every``-th batch is probed over the backbone, which is what these systems share.
     """
-    rng, train = np.random.default_rng([settings.seed, epoch]), data.indices("train")
+    rng = np.random.default_rng([settings.seed, epoch])
     draws = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    size = min(settings.batch_size, len(train))
-    batches = settings.batches_per_epoch or len(train) // size
+    batches, images = batches_in_round(data, settings), 0
     loss_sum_T = torch.zeros(len(settings.tasks))
     counter, log = UcrCounter(len(settings.tasks)), StepLog()
     probing = settings.ucr_every > 0 and bool(backbone_parameters(model))
     model.train()
-    for number, indices_B in enumerate(shuffled_batches(train, size, batches, rng)):
+    for number, indices_B in enumerate(random_indices(data, settings, rng)):
         set_rates(optimiser, settings, epoch, number, batches)
         batch = _batch(data, indices_B, get_images, settings)
         if settings.tasks_together or not takes_one_task(model):
@@ -82,7 +81,8 @@ def train_one_epoch(model, optimiser, data, get_images, settings, epoch) -> dict
         else:
             losses_T = take_step_by_task(model, optimiser, *batch, settings)
         loss_sum_T += losses_T.detach().cpu()
-    metrics = epoch_metrics(loss_sum_T / batches, batches * size, settings, epoch)
+        images += len(indices_B)
+    metrics = epoch_metrics(loss_sum_T / batches, images, settings, epoch)
     return metrics | log.metrics(settings.tasks) | counter.metrics(settings.tasks)
 
 
