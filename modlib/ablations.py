@@ -4,7 +4,6 @@ Source: Zhao et al., ECCV 2018, Tables 4 and 5 and section 4.2.
 Shapes: T tasks, S stages of the trunk.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from modlib.arrays import from_json
 from modlib.gradients import Ratio, update_compliance_ratio, wilson
 from modlib.intervals import difference
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
-from modlib.results import pair_ucr, resolve, ucr_counts
+from modlib.results import pair_ucr, paper_tables, ucr_counts
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread, percent, points
@@ -67,7 +66,7 @@ def lay_out(
 
 def paper_table(number: int) -> dict[str, Any]:
     """Table 4 or 5 as the paper prints it."""
-    return json.loads(resolve("book/paper_tables.json").read_text())[f"table_{number}"]
+    return paper_tables()[f"table_{number}"]
 
 
 def accuracy_table(rows: Rows) -> pd.DataFrame:

@@ -4,7 +4,7 @@ Source: Zhao et al., ECCV 2018, section 5.1.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,8 +17,8 @@ from modlib.gradients import Ratio
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import pair_ucr
-from modlib.settings import Checked, Places, Settings
-from modlib.studies import accuracies
+from modlib.settings import Places, Settings
+from modlib.studies import Seeds, accuracies
 from modlib.tables import (
     NOT_COMPLETE,
     mean_and_spread,
@@ -39,13 +39,6 @@ NOT_USED = {  # in settings files, for triplets
     "colour_jitter", "crop", "batch_images", "initialisation", "final_probes"}
 
 
-@dataclass(frozen=True)
-class ClassifierStudy(Checked):
-    """What the notebook decides beside the settings that its runs share."""
-
-    seeds: tuple[int, ...] = (0,)  # one run per system and seed
-
-
 def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSettings]], Places]:
     """Check the notebook's parameters and lay out its runs: a list of seeds for each system.
 
@@ -61,12 +54,10 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[ClassifierSetti
                               "and seeds (a list) are the seeds")
     own, places, shared = split_parameters(
         {name: value for name, value in parameters.items() if name not in NOT_USED},
-        ClassifierStudy, Places, ClassifierSettings)
+        Seeds, Places, ClassifierSettings)
     Settings(**{name: value for name, value in parameters.items()
                 if name in NOT_USED or name == "dataset"})
-    own = ClassifierStudy(**own)
-    if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
-        raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
+    own = Seeds(**own)
     places = Places(**places)
     base = ClassifierSettings(**shared)
     runs = {system: [replace(base, system=system, seed=seed) for seed in own.seeds]

@@ -5,7 +5,6 @@ Source: Lu et al., "Fully-adaptive Feature Sharing in Multi-Task Networks", CVPR
 Shapes: T tasks.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from modlib.adaptive_branching import BranchingSettings
 from modlib.answers import read_answers
 from modlib.record_checks import TOP
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.studies import Rows, Study
 from modlib.tables import (
     mean_and_spread,
@@ -52,7 +51,7 @@ PAPER_SIZE = 224  # pixels, VGG-16's input
 
 def paper_table() -> dict[str, dict[str, float]]:
     """Table 1's rows on CelebA as the paper prints them."""
-    tables = json.loads(resolve("book/paper_tables.json").read_text())["adaptive_branching"]
+    tables = paper_tables()["adaptive_branching"]
     return tables["table_1"]["rows"]
 
 

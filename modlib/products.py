@@ -3,7 +3,6 @@
 Source: Zhao et al., ECCV 2018, Table 6 and section 4.3.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from modlib.arrays import from_json
 from modlib.datasets import AttributeImages
 from modlib.face_categories import FACE_CATEGORIES
 from modlib.intervals import difference, record_triplets
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread
@@ -44,7 +43,7 @@ def lay_out(
 
 def paper_table() -> dict[str, Any]:
     """Table 6 as the paper prints it: ``{"rows": {system: {task: %}}, "printed_mean": …}``."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["table_6"]
+    return paper_tables()["table_6"]
 
 
 def paper_rows() -> dict[str, dict[str, float]]:

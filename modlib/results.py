@@ -51,6 +51,11 @@ def resolve(path: str | Path) -> Path:
     return project_root() / path
 
 
+def paper_tables() -> dict[str, Any]:
+    """The figures that the papers print, by table: ``book/paper_tables.json``."""
+    return json.loads(resolve("book/paper_tables.json").read_text("utf8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a record, whole or not at all; see :func:`modlib.whole_files.written_whole`."""
     text = json.dumps(content, indent=1, allow_nan=False)

@@ -21,10 +21,22 @@ FACES_A_TASK = 100  # toy faces at least: rare attributes are to be in every spl
 
 
 @dataclass(frozen=True)
-class Choice(Checked):
-    """What a notebook decides beside the settings that its runs share."""
+class Seeds(Checked):
+    """The seeds of a study's rows: one or more distinct numbers from 0."""
 
     seeds: tuple[int, ...] = (0,)  # one run a row and seed
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ModlibError(
+                f"seeds must be one or more distinct numbers from 0; given {self.seeds}")
+
+
+@dataclass(frozen=True)
+class Choice(Seeds):
+    """What a notebook decides beside the settings that its runs share."""
+
     rows: tuple[str, ...] | None = None  # None: all, or the first ones on the default data
 
 
@@ -97,9 +109,6 @@ class Study:
         for name in own.rows or ():
             if name not in self.rows:
                 raise unknown_name("row", name, self.rows)
-        if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
-            raise ModlibError(
-                f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
         for name in set(self.telling) & shared.keys() - OF_OTHERS:
             decided = {json.dumps(plain(self.changes(row))[name]) for row in self.rows}
             if json.dumps(plain(shared)[name]) not in decided:

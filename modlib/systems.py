@@ -3,7 +3,6 @@
 Source: Zhao et al., ECCV 2018, section 4.2 and Table 3.
 """
 
-import json
 
 import pandas as pd
 import torch
@@ -13,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from modlib.figures import BLUE, GREEN, GREY, ORANGE
 from modlib.modulation import ChannelScale
 from modlib.networks import SYSTEMS, build_network
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.task_networks import IndependentNetworks, Network, count_parameters
 
 TASK_COLOURS = (ORANGE, BLUE, GREEN)  # a sketch has three tasks
@@ -43,7 +42,7 @@ def extra_parameters(num_tasks: int = 20) -> pd.DataFrame:
         ``extra`` (counted on the full-width network), ``paper`` (what Table 3 prints).
     """
     tasks = [f"task {t}" for t in range(num_tasks)]
-    printed = json.loads(resolve("book/paper_tables.json").read_text())["table_3"]
+    printed = paper_tables()["table_3"]
     with torch.device("meta"):  # to count parameters they need not be drawn
         one = count_parameters(build_network("fully_shared", tasks).parameters())
         lines = [

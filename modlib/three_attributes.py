@@ -3,7 +3,6 @@
 Source: Zhao et al., ECCV 2018, Table 1 and section 4.2.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from modlib.errors import ModlibError
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
-from modlib.results import resolve
-from modlib.settings import Checked, Places, Settings
+from modlib.results import paper_tables
+from modlib.settings import Places, Settings
+from modlib.studies import Seeds
 
 FOLDER = "three_attributes"  # below the folder of results
 SMILE, OPEN_MOUTH, YOUNG = TASKS = ("Smiling", "Mouth_Slightly_Open", "Young")
@@ -41,11 +41,10 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class Study(Checked):
+class Table1Study(Seeds):
     """What the three-attribute notebook decides beside the settings that its runs share."""
 
     regulariser_weight: float = 0.001  # λ of Eq. 8, in row f alone
-    seeds: tuple[int, ...] = (0,)  # one run per row and seed
 
 
 def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Places]:
@@ -61,14 +60,12 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
     if parameters.get("aggregation", "mean") != "mean":
         raise ModlibError("aggregation is not a parameter of this study: all its rows take the "
                           f"mean, as the paper does; given {parameters['aggregation']!r}")
-    own, places, shared = split_parameters(parameters, Study, Places, Settings)
+    own, places, shared = split_parameters(parameters, Table1Study, Places, Settings)
     shared.pop("regulariser_weight", None)
-    own = Study(**own)
+    own = Table1Study(**own)
     if own.regulariser_weight <= 0:
         raise ModlibError("regulariser_weight must be above 0, or row f would be row e again; "
                           f"given {own.regulariser_weight}")
-    if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
-        raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
     places = Places(**places)
     places = replace(places, results_dir=f"{places.results_dir}/{FOLDER}")
     return row_settings(Settings(**shared), own.regulariser_weight, own.seeds), places
@@ -134,4 +131,4 @@ def published(profile: str) -> dict[str, list[dict[str, Any]]]:
 
 def paper_table() -> dict[str, dict[str, Any]]:
     """Table 1 as the paper prints it: ``{row: {"accuracy": {task: %}, "ucr": {pair: %}}}``."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["table_1"]["rows"]
+    return paper_tables()["table_1"]["rows"]

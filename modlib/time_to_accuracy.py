@@ -11,8 +11,8 @@ from modlib.errors import ModlibError, unknown_name
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import plain
-from modlib.settings import Checked, Places, Settings
-from modlib.studies import enough_for_its_tasks
+from modlib.settings import Places, Settings
+from modlib.studies import Seeds, enough_for_its_tasks
 from modlib.tables import mean_and_spread, with_sign
 
 FOLDER = "time_to_accuracy"  # below the folder of results
@@ -44,10 +44,12 @@ FREE = {"seed", "batches_per_epoch", *(key for changes in VARIANTS.values() for 
 
 
 @dataclass(frozen=True)
-class TimeStudy(Checked):
-    """What the notebook decides beside the settings that its runs share."""
+class TimeStudy(Seeds):
+    """What the notebook decides beside the settings that its runs share.
 
-    seeds: tuple[int, ...] = (0,)  # of the recipe and of float32; the other variants take the first
+    The seeds are of the recipe and of float32; the other variants take the first.
+    """
+
     variants: tuple[str, ...] | None = None  # None: the first two on toy faces, else all
 
 
@@ -79,8 +81,6 @@ def study(parameters: Mapping[str, Any]) -> tuple[dict[str, list[Settings]], Pla
     for name in own.variants or ():
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
-    if not own.seeds or len(set(own.seeds)) != len(own.seeds) or min(own.seeds) < 0:
-        raise ModlibError(f"seeds must be one or more distinct numbers from 0; given {own.seeds}")
     places = Places(**places)
     base = enough_for_its_tasks(shared)
     toy = base.dataset == "toy_faces"

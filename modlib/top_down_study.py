@@ -3,7 +3,6 @@
 Source: Levi and Ullman, Tables 1 to 5.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import (
@@ -115,7 +114,7 @@ def paper_rows(folder: str, beside: Iterable[str] = ()) -> dict[str, dict[str, A
     Args:
         beside: rows of the same table; Tables 2b and 2d print a top-down network of their own.
     """
-    printed = json.loads(resolve("book/paper_tables.json").read_text())["top_down"][folder]
+    printed = paper_tables()["top_down"][folder]
     if folder == MULTI_MNIST.folder:
         printed |= {FAST_CHANNELS[count]: printed[CHANNELS[count]] for count in COUNTS}
         if OWN_REFERENCE & set(beside):
@@ -128,7 +127,7 @@ def weight_table() -> pd.DataFrame:
 
     Without biases, on LeNet for digits and on VGG-11 for CLEVR.
     """
-    printed = json.loads(resolve("book/paper_tables.json").read_text())["top_down"]["weights"]
+    printed = paper_tables()["top_down"]["weights"]
     networks = {"lenet": TopDownNetwork(lenet(), 1, 10),
                 "vgg11": TopDownNetwork(vgg_11(), 1, 2, embedding_channels=32)}
     names = {"backbone": "backbone", "branch": "classifier", "top_down": "top-down, with laterals",

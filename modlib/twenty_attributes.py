@@ -3,7 +3,6 @@
 Source: Zhao et al., ECCV 2018, Table 3 and section 4.2.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from modlib.intervals import difference
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread, not_run_yet, points, with_sign
@@ -75,7 +74,7 @@ def lay_out(
 
 def paper_table() -> dict[str, Any]:
     """Table 3 as the paper prints it: ``{"rows": {system: {task: %}}, "printed_mean": …}``."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["table_3"]
+    return paper_tables()["table_3"]
 
 
 def extra_parameters(record: dict[str, Any]) -> int:

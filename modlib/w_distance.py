@@ -5,7 +5,6 @@ modulated layers.
 Shapes: T tasks, C channels of all modulated layers, N images.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -15,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from modlib.arrays import from_json
-from modlib.results import resolve
+from modlib.results import paper_tables
 from modlib.tables import with_interval, with_sign
 
 DRAWS = 1000
@@ -24,7 +23,7 @@ CLOSE = 0.5  # a rank correlation from which on views are not called weakly alik
 
 def paper_figures() -> dict[str, Any]:
     """Figures that the paper's text gives, by what they are of."""
-    return json.loads(resolve("book/paper_tables.json").read_text())["figures"]
+    return paper_tables()["figures"]
 
 
 def scales(record: dict[str, Any], stage: str | None = None) -> np.ndarray:

@@ -32,7 +32,6 @@ from modlib import (
     twenty_attributes,
 )
 from modlib.adaptive_branching import BranchingSettings
-from modlib.any_network import ClassifierStudy
 from modlib.batch import notebooks_for
 from modlib.classifiers import ClassifierSettings
 from modlib.image_cache import available_cores
@@ -41,7 +40,7 @@ from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
 from modlib.studies import Choice
 from modlib.task_readers import ReaderSettings
-from modlib.three_attributes import Study, study
+from modlib.three_attributes import Table1Study, study
 from modlib.time_to_accuracy import TimeStudy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +59,7 @@ STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "12": products.STUDY, "13": three_views.STUDY, "14": tuning.STUDY,
     "15": own_data.STUDY}
 KNOWN = {field.name for cls in (
-    Settings, Places, Study, ClassifierSettings, ClassifierStudy, TimeStudy, Choice,
+    Settings, Places, Table1Study, ClassifierSettings, TimeStudy, Choice,
     BranchingSettings, ReaderSettings)
     for field in fields(cls)}
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
@@ -185,7 +184,7 @@ def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, pro
                    else table.lay_out(values))
         assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
         return
-    own, where, settings = split_parameters(values, Study, Places, Settings)
+    own, where, settings = split_parameters(values, Table1Study, Places, Settings)
     Places(**where)
     assert Settings(**{k: v for k, v in settings.items() if k not in own}).profile == profile.stem
 
