@@ -23,6 +23,7 @@ from modlib.studies import Rows, Study
 from modlib.tables import NOT_COMPLETE, mean_and_spread, points, with_sign
 from modlib.verdicts import Verdict
 
+AFFINITY, CHANCE_FREE = "1 − affinity", "1 − φ"
 THIN, SCALES = "thin", "thin, scales"
 FOUND, FOUND_SCALES = "found branches", "found branches, scales"
 STUDY = Study("three_views", {
@@ -92,7 +93,7 @@ def chance_free_distances(records: list[dict[str, Any]]) -> np.ndarray:
 VIEWS: dict[str, Callable[[list[dict[str, Any]]], np.ndarray]] = {
     "W-distance": w_distance.distances,
     "100 − UCR": gradient_distances,
-    "1 − affinity": difficulty_distances}
+    AFFINITY: difficulty_distances}
 
 
 def views(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -208,8 +209,10 @@ def takeaway(rows: Rows) -> str:
     """What the records say, as Markdown; nothing is concluded from one seed or an open table."""
     if any(len(records) < 2 for records in rows.values()):
         return NOT_COMPLETE
-    lines = [w_distance.agreement_sentence(*pair)
-             for pair in combinations(views(rows[SCALES]).items(), 2)]
+    seen, free = views(rows[SCALES]), (CHANCE_FREE, chance_free_distances(rows[SCALES]))
+    pairs = [*combinations(seen.items(), 2),
+             *((one, free) for one in seen.items() if one[0] != AFFINITY)]
+    lines = [w_distance.agreement_sentence(*pair) for pair in pairs]
     for one, (_, better, worse) in zip(verdicts(rows), DIFFERENCES, strict=True):
         said = {"held": "yes", "did not hold": "no, the opposite"}.get(one.word, one.word)
         lines.append(

@@ -69,6 +69,7 @@ def record(row, seed=0, accuracy=80.0, positive=(5, 4, 3, 2, 1, 0), affinity=Non
         "test_accuracy": dict.fromkeys(TASKS, accuracy / 100),
         "test_answers": first_right([accuracy / 100] * 4), "groups": groups,
         "affinity": to_json((1 - table(affinity or NEAR) / 10).astype(np.float32)),
+        "hard": dict.fromkeys(TASKS, 0.5),
         "parameters": {"total": 1000 + own, "shared": 1000, "task": own, "weights": 900 + own}}
     if settings.scales:
         scales_TC = np.random.default_rng(seed).random((4, 15), np.float32)
@@ -270,16 +271,18 @@ def test_the_verdict_table_shows_what_a_difference_costs(rows):
 
 def test_the_takeaway_says_which_views_agree_and_what_helps(rows):
     lines = takeaway(rows).splitlines()
-    assert len(lines) == 3 + len(DIFFERENCES)
+    assert len(lines) == 3 + 2 + len(DIFFERENCES)
+    assert [line.split(" **")[0] for line in lines[3:5]] == [
+        "- W-distance and 1 − φ", "- 100 − UCR and 1 − φ"]
     assert lines[2].startswith("- 100 − UCR and 1 − affinity **rank the pairs of tasks alike**: "
                                "rank correlation +1.00")
     first = verdicts(rows)[0]
-    assert lines[3] == (
+    assert lines[5] == (
         "- Scales inside the found branches raise the accuracy: **yes** "
         f"({with_interval(1, first.low, first.high)} points, for +60 task parameters).")
-    assert "**not decided**" in lines[6]
+    assert "**not decided**" in lines[8]
     worse = rows | {FOUND_SCALES: [record(FOUND_SCALES, seed, 70) for seed in range(3)]}
-    assert "**no, the opposite**" in takeaway(worse).splitlines()[3]
+    assert "**no, the opposite**" in takeaway(worse).splitlines()[5]
 
 
 @pytest.mark.parametrize("missing", list(STUDY.rows))
