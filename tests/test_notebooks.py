@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from modlib import (
 from modlib.adaptive_branching import BranchingSettings
 from modlib.batch import notebooks_for
 from modlib.classifiers import ClassifierSettings
-from modlib.image_cache import available_cores
 from modlib.parameters import split_parameters
 from modlib.results import comparable, read_record
 from modlib.settings import Places, Settings
@@ -215,50 +213,39 @@ def test_every_profile_lays_out_table_1(profile):
 
 # Running them
 
-@pytest.fixture(scope="module")
-def nbval(request, tmp_path_factory):
-    """Every wanted notebook under nbval with the smoke settings, one at a time on each core.
-
-    A notebook's future gives the finished process and the folder of its records.
-    """
-    def call(notebook: Path, folder: Path) -> tuple[subprocess.CompletedProcess, Path]:
-        prepared = folder / notebook.name
-        papermill.execute_notebook(
-            str(notebook), str(prepared), SMOKE | places(folder), prepare_only=True,
-            kernel_name="python3", progress_bar=False)
-        # A thread each: threads of several processes that wait for each other wait long.
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env",
-             "--nbval-cell-timeout", "120", "-p", "no:cacheprovider", "-q", str(prepared)],
-            env=QUIET | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True), folder
-
-    wanted = [item.callspec.params["notebook"] for item in request.session.items
-              if item.originalname == "test_nbval_runs_every_cell"]
-    with ThreadPoolExecutor(available_cores()) as pool:
-        yield {notebook: pool.submit(call, notebook, tmp_path_factory.mktemp(notebook.stem))
-               for notebook in wanted}
+def nbval(notebook: Path, folder: Path) -> subprocess.CompletedProcess:
+    """The notebook under nbval with the smoke settings; its records go to the folder."""
+    prepared = folder / notebook.name
+    papermill.execute_notebook(
+        str(notebook), str(prepared), SMOKE | places(folder), prepare_only=True,
+        kernel_name="python3", progress_bar=False)
+    # One thread: threads of several processes that wait for each other wait long.
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env",
+         "--nbval-cell-timeout", "120", "-p", "no:cacheprovider", "-q", str(prepared)],
+        env=QUIET | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_nbval_runs_every_cell(notebook, nbval):
-    done, folder = nbval[notebook].result()
+def test_nbval_runs_every_cell(notebook, tmp_path):
+    done = nbval(notebook, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     # Its kernel started there, as JupyterLab's starts in notebooks/, and left nothing beside it.
     asked_for = {notebook.name, "records", "checkpoints"}
     if notebook == OWN_DATA:  # it draws an example and takes a network away
         asked_for |= {"example_photos_300_at_48", "example_cache", "weights"}
-    assert {path.name for path in folder.iterdir()} <= asked_for
+    assert {path.name for path in tmp_path.iterdir()} <= asked_for
     if notebook == TABLE_1:  # the smoke settings were heard: its runs are where they said
-        assert len(records(folder)) == 6
+        assert len(records(tmp_path)) == 6
     if notebook == ANY_NETWORK:
-        assert len(records(folder, any_network.FOLDER)) == 3
+        assert len(records(tmp_path, any_network.FOLDER)) == 3
     if notebook == TOP_DOWN:
-        assert len(records(folder, "top_down")) == 5
+        assert len(records(tmp_path, "top_down")) == 5
     if notebook == SPEED:
-        assert len(records(folder, time_to_accuracy.FOLDER)) == 2
+        assert len(records(tmp_path, time_to_accuracy.FOLDER)) == 2
     if table := STUDIES.get(notebook.stem[:2]):
         wanted = own_parameters(notebook)["rows"] or list(table.rows)[:table.quick]
-        assert len(records(folder, table.folder)) == len(wanted)
+        assert len(records(tmp_path, table.folder)) == len(wanted)
 
 
 @pytest.mark.parametrize("start", ["", "notebooks"])
