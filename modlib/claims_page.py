@@ -60,8 +60,9 @@ def calls(claims: list[Claim]) -> str:
     if not lines:
         return ""
     return "\n".join([
-        "What is not run yet is run by these calls, on the images that the records are of "
-        "([how to get them](how_to_run.html#the-images-of-the-records)):", "",
+        "What is not run yet is run by these calls, on the very images that the records are of. On "
+        "[others](how_to_run.html#the-images-of-the-records) first move the study's records away, "
+        "as one table shows one set of images:", "",
         *(f"    {line}" for line in lines)])
 
 

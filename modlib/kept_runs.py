@@ -23,7 +23,7 @@ from modlib.machine import (
     run_facts,
 )
 from modlib.record_checks import check_name
-from modlib.record_tables import images_of
+from modlib.record_tables import images_of, told_apart
 from modlib.results import RECORD_VERSION, read_record, read_records, resolve, write_record
 from modlib.settings import Places, RunSettings, Settings
 from modlib.whole_files import check_writable, remove_abandoned
@@ -99,6 +99,13 @@ def check_published(folder: Path, settings: RunSettings, data: dict[str, Any]) -
                     f"yours, and one table cannot show both: the {key} of {record['name']} is "
                     f"{there[key]!r}, yours {here[key]!r}. Name another results_dir (the default "
                     "is runs/records), or first move the records of this profile away")
+        if told_apart(settings.as_dict()) == told_apart(record["settings"]) and (
+                data["fingerprint"] != record["data"]["fingerprint"]):
+            raise ModlibError(
+                f"{folder} holds {record['name']}, of the same tasks and of as many images as "
+                "yours, but of other pixels or labels, and one table cannot show both. Name "
+                "another results_dir (the default is runs/records), or first move the records of "
+                "this profile away")
 
 
 def _kept(path: Path, settings: RunSettings) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def check_table(
                     f"{folder}, or name the other profile differently")
     first_of: dict[Any, dict[str, Any]] = {}
     for record in records:
-        told = json.dumps([record["settings"].get(key) for key in TELL_IMAGES])
-        first = first_of.setdefault(told, record)
+        first = first_of.setdefault(told_apart(record["settings"]), record)
         if first["data"]["fingerprint"] != record["data"]["fingerprint"]:
             raise ModlibError(
                 f"the records {first['name']} and {record['name']} are of one profile and of the "
@@ -97,6 +96,11 @@ def check_table(
             raise ModlibError(
                 f"row {name} of profile {row[0]['settings']['profile']} has two records of one "
                 f"seed: {', '.join(record['name'] for record in row)}")
+
+
+def told_apart(settings: Mapping[str, Any]) -> str:
+    """What of a run's settings tells its images: where it is alike, the fingerprint must be."""
+    return json.dumps([plain(settings).get(key) for key in TELL_IMAGES])
 
 
 def images_of(data: Mapping[str, Any]) -> dict[str, Any]:

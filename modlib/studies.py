@@ -1,6 +1,5 @@
 """A study: a table whose rows differ in some settings, each row run with several seeds."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -110,12 +109,12 @@ class Study:
             if name not in self.rows:
                 raise unknown_name("row", name, self.rows)
         for name in set(self.telling) & shared.keys() - OF_OTHERS:
-            decided = {json.dumps(plain(self.changes(row))[name]) for row in self.rows}
-            if json.dumps(plain(shared)[name]) not in decided:
+            decided = [plain(self.changes(row))[name] for row in self.rows]
+            if plain(shared)[name] not in decided:
+                values = ", ".join(sorted({str(one) for one in decided}))
                 raise ModlibError(
-                    f"{name} is {shared[name]!r}, and each row of this study decides it: "
-                    f"{', '.join(sorted(decided))}; choose among the rows by rows: "
-                    f"{', '.join(self.rows)}")
+                    f"{name} is {shared[name]!r}, and each row of this study decides it: {values}; "
+                    f"choose among the rows by rows: {', '.join(self.rows)}")
         toy = shared.get("dataset", self.settings.dataset) == self.settings.dataset
         tuned = {} if toy or tuned is None else tuned
         names = own.rows or tuple(self.rows)[:self.quick if toy else None]

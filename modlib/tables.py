@@ -14,8 +14,9 @@ from modlib.results import read_records, resolve
 
 SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
 OTHER_IMAGES = (  # below a call that adds to a table which has records already
-    ">\n> On other images it is refused before anything is trained: one table shows one set of "
-    "images. Leave out `RESULTS` and every row is run on yours, into `runs/records`.\n")
+    ">\n> On other images, a part picked from your own copy too, it is refused before anything is "
+    "trained: one table shows one set of images. Leave out `RESULTS`, and every row is run on "
+    "yours, into `runs/records`.\n")
 NOT_COMPLETE = "The records of this page are not complete yet, so it draws no conclusion."
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from modlib.aggregation import StepLog, aggregated_step
 from modlib.arrays import to_json
-from modlib.batches import batches_in_epoch, draw_batches
+from modlib.batches import batches_in_epoch, draw_batches, image_getter
 from modlib.datasets import AttributeImages
 from modlib.epochs import epoch_metrics, train_epochs
 from modlib.errors import ModlibError
 from modlib.evaluation import embed_images, triplet_accuracy
 from modlib.gradients import UcrCounter, gramian, stage_gramians, task_gradients
+from modlib.held_out import without_test
 from modlib.losses import (
     csn_penalty,
     joint_loss,
@@ -119,6 +120,8 @@ def train(
         ModlibError: the loss is no longer finite, the checkpoint belongs to other settings, or a
             task without labels is to be trained in ``shared`` batching.
     """
+    device = next(network.parameters()).device
+    data, get_images = without_test(data, get_images or image_getter(data, device))
     check_labels(data, settings)
     valid_triplets = benchmark_triplets(data, "valid", settings.test_triplets, VALID_SEED)
     yield from train_epochs(

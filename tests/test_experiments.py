@@ -678,6 +678,8 @@ def test_a_run_that_the_books_table_could_not_show_is_refused_before_its_work(
     others, seed_2 = replace(loaded, source="other faces"), replace(untested, seed=2)
     with pytest.raises(ModlibError, match=r"of other images .* yours 'other faces'"):
         kept_record(seed_2, published, others, None)
+    with pytest.raises(ModlibError, match="of other pixels or labels"):
+        kept_record(seed_2, published, replace(loaded, fingerprint="other"), None)
     kept_record(replace(seed_2, profile="another"), published, others, work)
     kept_record(seed_2, replace(published, results_dir="runs/records/mine"), others, work)
 

@@ -230,6 +230,7 @@ def test_a_value_that_no_row_has_of_what_the_rows_decide_is_refused():
     with pytest.raises(ModlibError, match=r"alpha is 5\.0, and each row .*: 1\.0, 2\.0; choose "
                                           "among the rows by rows: plain, dear"):
         study.lay_out({"alpha": 5.0})
+    study.lay_out({"alpha": 1})  # a whole number is the same value
     runs, _ = study.lay_out({"alpha": 2.0})  # as a settings file of another study may say
     assert [one.alpha for of_row in runs.values() for one in of_row] == [1.0, 2.0]
 
