@@ -58,7 +58,8 @@ def claims() -> list[Claim]:
                     difference(ours, twenty["fully shared"], both)),
             _printed("FSN", both) - _printed("FSN", both, of_seven=True))),
         ("1", Verdict(
-            f"{larger}, from 20 tasks to 40 (the same 20 attributes; batches are twice as large, and half as many)",
+            f"{larger}, from 20 tasks to 40 (the same 20 attributes; batches are twice as large, "
+            "and half as many)",
             *_grown(difference(ours, twenty["fully shared"]),
                     difference(forty[twenty_attributes.OURS], forty["fully shared"],
                                twenty_attributes.TASKS)), None)),
