@@ -43,4 +43,3 @@ def of_verdict(section: str, verdict: Verdict, page: str, folder: str) -> Claim:
     paper = "" if verdict.paper is None else with_sign(verdict.paper, 1)
     apart = run and verdict.paper is not None and not verdict.low <= verdict.paper <= verdict.high
     return Claim(section, verdict.claim, measured, paper, verdict.word, page, folder, apart)
-

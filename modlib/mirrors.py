@@ -71,4 +71,3 @@ def start_from_he_weights(module: nn.Module) -> None:
     for one in module.modules():
         if isinstance(one, ResidualMirror):
             nn.init.zeros_(one.main_path[-1].weight)
-

@@ -107,4 +107,3 @@ def images_of(data: Mapping[str, Any]) -> dict[str, Any]:
     """What the records of one table have in common of their images, whatever size and tasks."""
     source = re.sub(r" at \d+×\d+[^;]*", "", data["source"])  # settings tell the size
     return {"data source": source, "images": data["images"]}
-

@@ -72,7 +72,8 @@ def time_table(folder: str | Path = "book/results") -> pd.DataFrame:
     return pd.DataFrame([
         {"settings": profile, "runs": len(some), "minutes a run": f"{np.median(some):.0f}",
          "hours in all": f"{sum(some) / 60 / 2:.1f}"}
-        for profile, some in sorted(minutes.items()) if np.median(some) >= 1]).set_index("settings")
+        for profile, some in sorted(minutes.items()) if np.median(some) >= 1],
+        columns=["settings", "runs", "minutes a run", "hours in all"]).set_index("settings")
 
 
 def _benchmark(root: Path) -> Iterator[dict[str, Any]]:

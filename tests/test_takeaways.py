@@ -9,10 +9,17 @@ import nbformat
 import pytest
 import yaml
 
-from modlib import ablations, any_network, branching_study, takeaways, three_attributes
+from modlib import (
+    ablations,
+    any_network,
+    branching_study,
+    branching_verdicts,
+    takeaways,
+    three_attributes,
+)
 from modlib.errors import ModlibError
 from modlib.judged_claims import Claim
-from modlib.takeaways import PARTS, claims_of, settled, still_open
+from modlib.takeaways import PARTS, branching_control, claims_of, settled, still_open
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "book").glob("takeaways_*.md"))
@@ -68,6 +75,13 @@ def test_what_is_settled_has_its_figures_and_what_is_open_has_not():
         "- **Not run yet**; the page has the call:",
         '  - 2 on <a href="../notebooks/03_twenty_attributes.html">'
         "Twenty attributes: who learns best, and at what price?</a>"]
+
+
+def test_beside_branching_stands_what_weights_without_branches_gain(monkeypatch):
+    said = branching_control()
+    assert said == "" or said.startswith("- But: The wide network, trained on, has no branches")
+    monkeypatch.setattr(branching_verdicts, "weight_sentence", lambda rows: "")
+    assert branching_control() == ""
 
 
 def test_where_nothing_is_settled_or_open_that_is_said_or_nothing():

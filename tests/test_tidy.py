@@ -10,7 +10,7 @@ import pytest
 
 from modlib.arrays import to_json
 from modlib.results import RECORD_VERSION, read_record, write_record
-from modlib.tidy import TIDY, main, tidy_table
+from modlib.tidy import TIDY, main, tidy_table, time_table
 
 
 @pytest.fixture
@@ -76,6 +76,23 @@ def test_every_measurement_is_a_line(two_runs):
     assert set(table.measure) == {"test_accuracy", "mAP", "parameters_total", "valid_accuracy",
                                   "ucr", "training_seconds"}
     assert len(table) == 2 * 8
+
+
+def test_the_hours_are_of_all_runs_on_cpus_two_at_a_time(tmp_path):
+    """Of one profile 10, 20 and 60 minutes; runs of seconds, and on a GPU, are left out."""
+    def write(name, profile, minutes, device="cpu (1 thread)"):
+        write_record(tmp_path / "a" / f"{name}-seed0.json", {
+            "version": RECORD_VERSION, "name": name, "status": "done", "data": {}, "results": {},
+            "settings": {"profile": profile}, "epochs": [],
+            "run": {"training_seconds": 60 * minutes, "device": device}})
+
+    assert len(time_table(tmp_path)) == 0
+    for name, minutes in (("one", 10), ("two", 20), ("three", 60)):
+        write(name, "mine", minutes)
+    write("four", "quick", 0.1)
+    write("five", "large", 90, "cuda")
+    assert time_table(tmp_path).T.to_dict() == {
+        "mine": {"runs": 3, "minutes a run": "20", "hours in all": "0.8"}}
 
 
 def test_the_ratio_of_a_pair_is_over_all_epochs(two_runs):
