@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from modlib import claims_page
+from modlib import growth
 from modlib.figures import BLUE, GREEN, ORANGE
 from modlib.studies import accuracies
 from modlib.table_1 import HEADLINE_ROWS
@@ -118,6 +118,6 @@ def _size(rows: dict[str, list[dict[str, Any]]], name: str) -> str:
 
 def gain_sentence() -> str:
     """What the volume controls add with few tasks and with many, as Markdown."""
-    gains = claims_page.gains()
+    gains = growth.gains()
     said = " and ".join(f"**{points(*gains[tasks])}** with {tasks} attributes" for tasks in (3, 20))
     return f"In points, with 95 % intervals, the volume controls add to full sharing {said}."

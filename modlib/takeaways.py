@@ -4,6 +4,7 @@ Sources: Zhao et al., ECCV 2018; Levi and Ullman, 2020; Lu et al., CVPR 2017.
 """
 
 from modlib import (
+    branching_sentences,
     branching_study,
     branching_verdicts,
     claims_page,
@@ -74,8 +75,8 @@ def _link(page: str) -> str:
 def branching_control() -> str:
     """What branching is worth beside a wider network without branches, as one point of a list."""
     rows = branching_study.STUDY.published("celeba_cpu_branching")
-    said = branching_verdicts.weight_sentence(rows)
-    return said and f"- But: {said} {branching_verdicts.branches_or_weights(rows)}"
+    said = branching_sentences.weight_sentence(rows)
+    return said and f"- But: {said} {branching_sentences.branches_or_weights(rows)}"
 
 
 def _of_later_tasks() -> list[Claim]:

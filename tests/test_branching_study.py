@@ -10,10 +10,11 @@ import torch
 import yaml
 from hand_made_answers import IMAGES, first_right
 
-from modlib import branching_study, branching_verdicts
+from modlib import branching_sentences, branching_study, branching_verdicts
 from modlib.adaptive_branching import BranchingSettings, build_network
 from modlib.answers import answer_difference
 from modlib.arrays import to_json
+from modlib.branching_sentences import takeaway
 from modlib.branching_study import (
     BY_CHANCE,
     FOUND,
@@ -35,7 +36,7 @@ from modlib.branching_study import (
     vgg16_weights,
     weights_at,
 )
-from modlib.branching_verdicts import costs, takeaway, verdict_table, verdicts
+from modlib.branching_verdicts import costs, verdict_table, verdicts
 from modlib.errors import ModlibError
 from modlib.results import plain, resolve
 from modlib.settings import Places
@@ -325,29 +326,29 @@ def test_how_it_ran_says_what_made_the_records(rows):
 
 
 def test_what_trees_are_worth_from_the_start_is_told(rows):
-    said = branching_verdicts.tree_sentence(rows)
+    said = branching_sentences.tree_sentence(rows)
     for part in ("the thin network by **+2.00 [", "shuffled tree it differs by **+3.00 [",
                  "grew the tree, the first differs by **−1.00 [", "the second by **+0.00 ["):
         assert part in said
-    assert branching_verdicts.tree_sentence(NOTHING) == ""
+    assert branching_sentences.tree_sentence(NOTHING) == ""
 
 
 def test_branches_are_compared_with_weights_alone(rows):
-    said = branching_verdicts.weight_sentence(rows)
+    said = branching_sentences.weight_sentence(rows)
     of_low, on = (weights_at(rows[name][0]) / 1e6 for name in (LOW, TRAINED_ON))
     assert f"{on:.2f} million weights" in said and f"which has {of_low:.2f} million" in said
     assert "ahead of it by **+2.00 [" in said
-    assert branching_verdicts.weight_sentence(NOTHING) == ""
+    assert branching_sentences.weight_sentence(NOTHING) == ""
 
 
 def test_it_is_told_whether_networks_learn_their_images_by_heart(rows):
-    said = branching_verdicts.fit_sentence(rows)  # training is 5 points above in every record
+    said = branching_sentences.fit_sentence(rows)  # training is 5 points above in every record
     assert "furthest ahead of validation, by +5.0 points." in said and "by heart" not in said
     for records in rows.values():
         for one in records:
             one["epochs"][-1]["train_accuracy"] = one["epochs"][-1]["valid_accuracy"]
-    assert "None has learnt its images by heart" in branching_verdicts.fit_sentence(rows)
-    assert branching_verdicts.fit_sentence(NOTHING) == ""
+    assert "None has learnt its images by heart" in branching_sentences.fit_sentence(rows)
+    assert branching_sentences.fit_sentence(NOTHING) == ""
 
 
 def test_groups_are_compared_from_seed_to_seed():
@@ -356,13 +357,13 @@ def test_groups_are_compared_from_seed_to_seed():
     trees = [[["a", "b"], ["c"]], [["c"], ["b", "a"]], [["a"], ["b", "c"]]]
     rows = {HIGH: [{"settings": {"tasks": ["a", "b", "c"]}, "results": {"groups": {"fc7": tree}}}
                    for tree in trees]}
-    assert branching_verdicts.repeat_sentence(rows) == (
+    assert branching_sentences.repeat_sentence(rows) == (
         "Of two attributes that share a branch of fc7 with one seed, 33 % share one with another "
         "seed; by chance it would be 33 %.")
-    assert branching_verdicts.repeat_sentence({HIGH: rows[HIGH][:1]}).endswith("not run yet.")
+    assert branching_sentences.repeat_sentence({HIGH: rows[HIGH][:1]}).endswith("not run yet.")
     for one in rows[HIGH]:
         one["results"]["groups"]["fc7"] = [["a"], ["b"], ["c"]]
-    assert branching_verdicts.repeat_sentence(rows) == (
+    assert branching_sentences.repeat_sentence(rows) == (
         "No two tasks share a branch of fc7.")
 
 

@@ -25,10 +25,9 @@ from modlib import (
 )
 from modlib.arrays import from_json, to_json
 from modlib.claims import ONE_PASS, all_claims
+from modlib.claims_answers import ONE_BY_ONE, answers
 from modlib.claims_page import (
     CALLS,
-    ONE_BY_ONE,
-    answers,
     calls,
     check,
     claims_table,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modlib import claims, claims_page, speed
+from modlib import claims, claims_answers, speed
 from modlib.costs_in_use import (
     SHARED,
     apart_from_shared,
@@ -273,7 +273,7 @@ def test_the_projects_own_record_has_every_row_that_the_takeaway_names():
 
 def test_the_questions_are_those_of_the_claims():
     assert (LEADING["one pass"], LEADING["one by one"]) == (
-        claims.ONE_PASS, claims_page.ONE_BY_ONE)
+        claims.ONE_PASS, claims_answers.ONE_BY_ONE)
 
 
 # Targets

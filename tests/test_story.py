@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from table_1_records import MEANS, NO_ROWS, PAPER_ACCURACY, rows_of_two_seeds
 
-from modlib import claims_page, figures
+from modlib import figures, growth
 from modlib.story import (
     BARS,
     LEVELS,
@@ -94,7 +94,7 @@ def test_without_records_there_is_no_bar_and_no_number():
 
 def test_the_gain_is_told_with_intervals_and_missing_runs_are_named(monkeypatch):
     nan = float("nan")
-    monkeypatch.setattr(claims_page, "gains", lambda: {
+    monkeypatch.setattr(growth, "gains", lambda: {
         3: (10.6, 10.05, 11.15), 7: (1, 1, 1), 20: (nan, nan, nan), 40: (1, 1, 1)})
     said = gain_sentence()
     assert "**+10.60 [+10.05, +11.15]** with 3 attributes" in said

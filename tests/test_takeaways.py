@@ -12,8 +12,8 @@ import yaml
 from modlib import (
     ablations,
     any_network,
+    branching_sentences,
     branching_study,
-    branching_verdicts,
     takeaways,
     three_attributes,
 )
@@ -80,7 +80,7 @@ def test_what_is_settled_has_its_figures_and_what_is_open_has_not():
 def test_beside_branching_stands_what_weights_without_branches_gain(monkeypatch):
     said = branching_control()
     assert said == "" or said.startswith("- But: The wide network, trained on, has no branches")
-    monkeypatch.setattr(branching_verdicts, "weight_sentence", lambda rows: "")
+    monkeypatch.setattr(branching_sentences, "weight_sentence", lambda rows: "")
     assert branching_control() == ""
 
 
