@@ -23,7 +23,7 @@ from modlib.judged_claims import Claim, of_verdict
 from modlib.retrieval_comparison import retrieval_verdict
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
-from modlib.systems import extra_parameters
+from modlib.systems import extra_parameter_table
 from modlib.tables import points, with_sign
 from modlib.three_attributes import RELATED, UNRELATED
 from modlib.verdicts import BETTER, LITTLE, NO_WORSE, Verdict
@@ -224,7 +224,7 @@ def _of_another_network(rows: Rows) -> Claim:
 
 
 def _of_costs() -> list[Claim]:
-    counted = extra_parameters(20).set_index("paper's name").extra
+    counted = extra_parameter_table(20).set_index("paper's name").extra
     added = twenty_attributes.paper_table()["added_parameters"]
     claims = [
         Claim("4.2, Table 3", f"{name} adds {added[name]} parameters for 20 tasks",

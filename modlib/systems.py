@@ -34,7 +34,7 @@ VARIANTS += [(name.replace("_", " "), {"system": name}, "–") for name in SYSTE
              if name not in {arguments["system"] for _, arguments, _ in VARIANTS}]
 
 
-def extra_parameters(num_tasks: int = 20) -> pd.DataFrame:
+def extra_parameter_table(num_tasks: int = 20) -> pd.DataFrame:
     """How many parameters each system has beyond one fully shared network, counted.
 
     Returns:

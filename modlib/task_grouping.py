@@ -118,7 +118,7 @@ def separation_cost(affinity_KK: np.ndarray, clusters: Sequence[Sequence[int]]) 
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerClusters:
     """A decision on one layer.
 
     Attributes:
@@ -133,7 +133,7 @@ class Choice:
 
 def choose_clusters(
     affinity_KK: np.ndarray, alpha: float, poolings_above: int, most: int, seed: int
-) -> Choice:
+) -> LayerClusters:
     """The number of branches, and the clusters, of the smallest loss (Eq. 9).
 
     Computes :eq:`eq-branching` of the book's page on the method.
@@ -167,7 +167,7 @@ def choose_clusters(
             best = found
         objectives.append({"branches": len(found), "complexity": complexity,
                            "separation": separation, "loss": loss})
-    return Choice(best, objectives)
+    return LayerClusters(best, objectives)
 
 
 def _best_clusters(affinity_KK: np.ndarray, count: int, seed: int) -> list[list[int]]:

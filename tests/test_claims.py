@@ -40,7 +40,7 @@ from modlib.growth import gains
 from modlib.judged_claims import WORDS, Claim
 from modlib.results import write_json, write_record
 from modlib.studies import Study
-from modlib.systems import extra_parameters
+from modlib.systems import extra_parameter_table
 from modlib.tables import points, with_sign
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ LEVEL = "With 7 tasks modulation is level with a network each, or better"
 @pytest.fixture(scope="module")
 def counted():
     """Counted once: twenty networks take seconds to build."""
-    return extra_parameters(20)
+    return extra_parameter_table(20)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def folder(tmp_path, monkeypatch, counted):
     (tmp_path / "_toc.yml").touch()
     shutil.copy(ROOT / "book/paper_tables.json", tmp_path / "book")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(claims, "extra_parameters", lambda tasks: counted)
+    monkeypatch.setattr(claims, "extra_parameter_table", lambda tasks: counted)
     return tmp_path / "book/results"
 
 
@@ -163,7 +163,7 @@ def test_without_records_the_page_can_be_built(folder):
 
 
 def test_the_committed_records_can_be_judged(monkeypatch, counted):
-    monkeypatch.setattr(claims, "extra_parameters", lambda tasks: counted)
+    monkeypatch.setattr(claims, "extra_parameter_table", lambda tasks: counted)
     every = all_claims()
     assert {one.word for one in every} <= set(WORDS)
     assert all((one.measured == "") == (one.word == "not run yet") for one in every)

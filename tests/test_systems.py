@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from modlib.networks import SYSTEMS, build_network
-from modlib.systems import TASK_COLOURS, VARIANTS, draw_system, extra_parameters
+from modlib.systems import TASK_COLOURS, VARIANTS, draw_system, extra_parameter_table
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_matrices_are_drawn_wider_than_scales(sketch):
 
 
 def test_the_table_counts_20_tasks_beside_what_the_paper_prints():
-    table = extra_parameters(20)
+    table = extra_parameter_table(20)
     assert dict(zip(table.index, table.extra, strict=True)) == {
         "fully shared": 0, "independent": 56_150_624, "modulated": 10_240, "mask only": 10_240,
         "CSN": 5_120, "branches, 256": 1_310_720, "branches, 25": 128_000,
