@@ -4,7 +4,6 @@ Source: Zhao et al., ECCV 2018; each claim names its section or table, in our ow
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,23 +12,24 @@ from modlib import (
     any_network,
     growth,
     products,
+    scale_claims,
     three_attributes,
     twenty_attributes,
     verdicts,
 )
-from modlib.compliance import angles_verdict, compliance_verdict, probed, tasks_verdict
+from modlib.compliance import angles_verdict, compliance_verdict, tasks_verdict
 from modlib.intervals import difference
 from modlib.judged_claims import Claim, of_verdict
 from modlib.retrieval_comparison import retrieval_verdict
 from modlib.speed import read_benchmark
 from modlib.studies import Rows
 from modlib.systems import extra_parameter_table
-from modlib.tables import points, with_sign
-from modlib.three_attributes import RELATED, UNRELATED
+from modlib.tables import with_sign
 from modlib.verdicts import BETTER, LITTLE, NO_WORSE, Verdict
-from modlib.w_distance import distances, label_correlation, paper_figures, rank_agreement
+from modlib.w_distance import (
+    paper_figures,
+)
 
-ONE_RATE = "modulated, one rate"
 ONE_PASS = "inference: the time of all 20 tasks over that of one"
 TOLERANCE, DEAREST = 0.05, 20  # of counts; % more time that may still be called about 15
 
@@ -58,8 +58,7 @@ def all_claims() -> list[Claim]:
         *_of_figure_4(twenty),
         *_of_tables_4_and_5(ablations.STUDY.published("celeba_cpu_7")),
         *_of_table_6(products.STUDY.published("zappos_gpu")),
-        *_of_scales(three_attributes.published("celeba_cpu")["e"]),
-        *_of_views(twenty[twenty_attributes.OURS]),
+        *scale_claims.claims(),
         _of_another_network(any_network.published("celeba_cpu")),
         *_of_costs(),
     ]
@@ -67,7 +66,8 @@ def all_claims() -> list[Claim]:
 
 def _of_table_3(rows: Rows) -> list[Claim]:
     paper, names = twenty_attributes.paper_table()["rows"], twenty_attributes.PAPER_NAMES
-    ours, names = twenty_attributes.OURS, names | {ONE_RATE: names[twenty_attributes.OURS]}
+    ours, one_rate = twenty_attributes.OURS, twenty_attributes.ONE_RATE
+    names = names | {one_rate: names[ours]}
 
     def printed(better: str, worse: str, tasks: tuple[str, ...]) -> float:
         return float(np.mean([paper[names[better]][task] - paper[names[worse]][task]
@@ -80,7 +80,7 @@ def _of_table_3(rows: Rows) -> list[Claim]:
                                "as much"),
         (ours, "branches, 256", "Modulation is better than branches of 256, which cost a hundred "
                                 "times as much or more"),
-        (ONE_RATE, "branches, 256", "The same where scales learn at the network's own rate, as "
+        (one_rate, "branches, 256", "The same where scales learn at the network's own rate, as "
                                     "branches do (the paper names no rate)"),
         ("branches, 256", "branches, 25", "Branches need 256 numbers in the place of 25 to come "
                                           "near modulation"),
@@ -178,41 +178,6 @@ def _of_table_6(rows: Rows) -> list[Claim]:
     return [of_verdict("4.3, Table 6", replace(verdict, claim=f"On shoes, {verdict.claim}"),
                         "12_products", products.STUDY.folder)
             for verdict in products.verdicts(rows)]
-
-
-def _of_scales(records: list[dict[str, Any]]) -> list[Claim]:
-    """From the networks of three attributes, as in the paper's toy experiment."""
-    text = ("Unrelated tasks (smile, young) differ more in their scales than related ones (smile, "
-            "mouth open)")
-    differences = []
-    for record in records:
-        means = {frozenset(one["tasks"]): one["mean"] for one in record["results"]["w_distance"]}
-        differences.append(means[frozenset(UNRELATED)] - means[frozenset(RELATED)])
-    printed = paper_figures()["w_distance"]
-    paper = printed["/".join(UNRELATED)]["mean"] - printed["/".join(RELATED)]["mean"]
-    verdict = verdicts.over_seeds(text, differences)
-    measured = points(verdict.difference, verdict.low, verdict.high, 3) if differences else ""
-    return [Claim("3.3", text, measured, with_sign(paper), verdict.word, "05_w_distance",
-                  three_attributes.FOLDER)]
-
-
-def _of_views(records: list[dict[str, Any]]) -> list[Claim]:
-    """What 20 tasks' scales tell of how the tasks relate, as rank correlations over pairs."""
-    claims = []
-    for view, what in (("labels", "whose labels go together"),
-                       ("gradients", "whose updates agree")):
-        text = f"The learnt scales capture how tasks relate: they are nearer for tasks {what}"
-        if not records or (view == "gradients" and not probed(records)):
-            found = (np.nan,) * 3
-        else:
-            found = rank_agreement(distances(records), (
-                1 - label_correlation(records[0]) if view == "labels"
-                else 100 - ablations.ucr_matrix(records)))
-        verdict = Verdict(text, *found, None)
-        measured = "" if np.isnan(found[0]) else f"ρ = {points(*found)}"
-        claims.append(Claim("3.3", text, measured, "", verdict.word, "05_w_distance",
-                            twenty_attributes.STUDY.folder))
-    return claims
 
 
 def _of_another_network(rows: Rows) -> Claim:

@@ -97,9 +97,9 @@ def _is_it_the_module(rows: Rows) -> list[str]:
 
 def _at_one_rate(rows: Rows) -> str:
     """Whether the order of scales and wide branches hangs on the rate at which scales learn."""
-    if not (rows["modulated, one rate"] and rows["branches, 256"]):
+    if not (rows[twenty_attributes.ONE_RATE] and rows["branches, 256"]):
         return ""
-    found = difference(rows["modulated, one rate"], rows["branches, 256"])
+    found = difference(rows[twenty_attributes.ONE_RATE], rows["branches, 256"])
     factor = rows[twenty_attributes.OURS][0]["settings"]["scale_rate_factor"]
     return (f" These scales learn {factor:g} times as fast as the network; branches learn at its "
             "rate. With scales at that rate too, not tuned again, modulated minus branches of 256 "

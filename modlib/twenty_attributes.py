@@ -23,6 +23,7 @@ STEP_COLUMNS = (
 BUDGET = 128_000  # extra parameters: those of branches of 25 in the paper
 TASKS = tuple(TOY_FACE_ATTRIBUTES[:20])  # the paper's, in its order
 OURS = "modulated"
+ONE_RATE = "modulated, one rate"  # scales learn as fast as the network
 PAPER_NAMES = {  # our rows and the paper's
     OURS: "Ours", "independent": "ITN", "branches, 256": "IB-256", "mask only": "Only mask",
     "branches, 25": "IB-25", "CSN": "CSN", "fully shared": "FSN"}
@@ -39,7 +40,7 @@ ROWS = {
     "fully shared, MGDA": {"system": "fully_shared", "aggregation": "mgda"},
     "fully shared, UPGrad": {"system": "fully_shared", "aggregation": "upgrad"},
     # Beyond the paper: where the same budget of numbers may buy more.
-    "modulated, one rate": {"system": "modulated", "scale_rate_factor": 1.0},
+    ONE_RATE: {"system": "modulated", "scale_rate_factor": 1.0},
     "signed scales": {"system": "modulated", "signed_scales": True},
     "scales from block 3": {"system": "modulated", "modulate_from": 3},
     "scales from block 2": {"system": "modulated", "modulate_from": 2},
@@ -210,7 +211,7 @@ def recipe_sentence(rows: Rows) -> str:
     """
     wide, said = rows["branches, 256"], []
     for name, rate in ((OURS, "ten times the network's learning rate"),
-                       ("modulated, one rate", "the network's own learning rate")):
+                       (ONE_RATE, "the network's own learning rate")):
         if not (rows[name] and wide):
             return "> **Not run yet:** scales at one rate, beside branches of 256."
         found = difference(rows[name], wide)

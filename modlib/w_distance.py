@@ -44,26 +44,71 @@ def distances(records: list[dict[str, Any]], stage: str | None = None) -> np.nda
     return np.mean(of_records, axis=0)
 
 
-def pair_table(records: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """Mean and variance of ``|W_i − W_j|``, and the mean of W_i − W_j: per layer and over all."""
+def pair_table(
+    rows: Mapping[str, list[dict[str, Any]]], pairs: list[tuple[str, str]]
+) -> pd.DataFrame:
+    """Mean and variance of ``|W_i − W_j|``, and the mean of W_i − W_j: per layer and over all.
+
+    Args:
+        rows: records of networks whose scales learn at one rate each; a row without records is
+            left out.
+    """
     paper, lines = paper_figures()["w_distance"], []
-    for first, second in pairs:
-        for stage in (*records[0]["results"]["scales"], None) if records else ():
+    for records, (first, second) in product(filter(None, rows.values()), pairs):
+        factor = records[0]["settings"]["scale_rate_factor"]
+        for stage in (*records[0]["results"]["scales"], None):
             found = []
             for record in records:
-                tasks = record["settings"]["tasks"]
-                i, j = (scales(record, stage)[tasks.index(task)] for task in (first, second))
+                i, j = _scales_of(record, (first, second), stage)
                 found.append([np.abs(i - j).mean(), np.abs(i - j).var(), (i - j).mean()])
             mean, variance, signed = np.mean(found, axis=0)
             printed = paper.get(f"{first}/{second}") if stage is None else None
             lines.append({
+                "rate of the scales": f"{factor:g} × the network's",
                 "pair": f"{first} / {second}".replace("_", " "), "layer": stage or "all",
                 "mean": f"{mean:.3f}", "variance": f"{variance:.3f}",
                 "signed mean": with_sign(signed, 3),
                 "paper": f"{printed['mean']} (variance {printed['variance']})" if printed else "–"})
     if not lines:
         return pd.DataFrame(columns=["mean", "variance", "signed mean", "paper"])
-    return pd.DataFrame(lines).set_index(["pair", "layer"])
+    return pd.DataFrame(lines).set_index(["rate of the scales", "pair", "layer"])
+
+
+def _scales_of(
+    record: dict[str, Any], pair: tuple[str, str], stage: str | None = None
+) -> np.ndarray:
+    """The scales of two tasks, float32 (2, C)."""
+    tasks = record["settings"]["tasks"]
+    return scales(record, stage)[[tasks.index(task) for task in pair]]
+
+
+def pair_distance(record: dict[str, Any], pair: tuple[str, str]) -> float:
+    """Mean ``|W_i − W_j|`` of two tasks, over all modulated channels."""
+    first, second = _scales_of(record, pair)
+    return float(np.abs(first - second).mean())
+
+
+def rate_sentence(
+    rows: Mapping[str, list[dict[str, Any]]], pairs: list[tuple[str, str]]
+) -> str:
+    """At which rate of the scales the distances are nearest to the paper's, as Markdown.
+
+    "" where fewer than two rows were run, as there is nothing to compare.
+    """
+    printed = [paper_figures()["w_distance"]["/".join(pair)]["mean"] for pair in pairs]
+    found = {records[0]["settings"]["scale_rate_factor"]: [
+        np.mean([pair_distance(record, pair) for record in records]) for pair in pairs]
+        for records in rows.values() if records}
+    if len(found) < 2:
+        return ""
+    nearest = min(found, key=lambda factor: sum(
+        abs(np.log(one / of_paper)) for one, of_paper in zip(found[factor], printed, strict=True)))
+    said = "; ".join(f"at {factor:g} times the network's rate "
+                     + " and ".join(f"{one:.2f}" for one in means)
+                     for factor, means in found.items())
+    return (f"How far apart scales are is decided by how fast they learn: {said}. The paper's "
+            f"{' and '.join(map(str, printed))} are nearest to those at **{nearest:g} times** the "
+            "network's rate.")
 
 
 def all_pairs_table(records: list[dict[str, Any]]) -> pd.DataFrame:
@@ -181,8 +226,13 @@ def repeat_table(views: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
     """
     lines = []
     for name, tables in views.items():
-        found = [rank_agreement(one, other, draws=0)[0] for one, other in combinations(tables, 2)]
+        again = own_agreement(tables)
         lines.append({"": f"{name}, trained again", "rank correlation":
-                      "not run yet" if not found or np.isnan(found).any()
-                      else with_sign(np.mean(found))})
+                      "not run yet" if np.isnan(again) else with_sign(again)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def own_agreement(tables: Sequence[np.ndarray]) -> float:
+    """Mean rank correlation of every two trainings' tables, each float (T, T); nan of fewer."""
+    found = [rank_agreement(one, other, draws=0)[0] for one, other in combinations(tables, 2)]
+    return float(np.mean(found)) if found else float("nan")

@@ -39,6 +39,7 @@ from modlib.errors import ModlibError
 from modlib.growth import gains
 from modlib.judged_claims import WORDS, Claim
 from modlib.results import write_json, write_record
+from modlib.scale_claims import AT_ONE_RATE
 from modlib.studies import Study
 from modlib.systems import extra_parameter_table
 from modlib.tables import points, with_sign
@@ -101,8 +102,9 @@ def publish_rows(folder: Path, study: Study, accuracy: dict, tasks=TWENTY,
 
 
 def claim(text: str) -> Claim:
-    """The one whose text holds this."""
-    [found] = [one for one in all_claims() if text in one.text]
+    """The one whose text holds this; of scales at one rate, only where this says so."""
+    [found] = [one for one in all_claims()
+               if text in one.text and (AT_ONE_RATE in one.text) == (AT_ONE_RATE in text)]
     return found
 
 
@@ -537,6 +539,24 @@ def test_scales_are_held_against_how_labels_go_together(folder):
     found = claim("they are nearer for tasks whose labels go together")
     assert found.word == "held" and found.measured.startswith("ρ = +0.")
     assert claim("they are nearer for tasks whose updates agree").word == "not run yet"
+    assert claim(f"whose labels go together{AT_ONE_RATE}").word == "not run yet"
+
+
+def test_scales_at_one_rate_are_judged_apart(folder):
+    """Among all 20 tasks, seed by seed; and their labels, whatever the faster scales say."""
+    records = publish_rows(folder, twenty_attributes.STUDY, {"modulated, one rate": 90})
+    for one, gap in zip(records, (0.1, 0.2), strict=True):
+        scales_TC = np.ones((20, 2), np.float32)
+        scales_TC[TWENTY.index(MOUTH)] += 0.3
+        scales_TC[TWENTY.index(YOUNG)] -= 0.3 + gap
+        one["results"]["scales"] = {"4": to_json(scales_TC)}
+    publish(folder / "twenty_attributes", records)
+    found = claim(f"ones (smile, mouth open), among 20 tasks{AT_ONE_RATE}")
+    assert found.measured.startswith("+0.150 [") and found.paper == "+0.06"
+    assert found.word == "not decided" and found.folder == "twenty_attributes"
+    assert claim(SCALES).word == "not run yet"
+    assert claim(f"whose labels go together{AT_ONE_RATE}").word != "not run yet"
+    assert claim("whose labels go together").word == "not run yet"
 
 
 # In short

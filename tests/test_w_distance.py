@@ -10,8 +10,11 @@ from modlib.w_distance import (
     all_pairs_table,
     distances,
     label_correlation,
+    own_agreement,
+    pair_distance,
     pair_table,
     rank_agreement,
+    rate_sentence,
     repeat_table,
     scales,
 )
@@ -22,8 +25,8 @@ BLOCK5 = np.array([[1.0, 2.0], [0.0, 2.0], [1.0, 5.0]], np.float32)
 FC = np.array([[1.0, 1.0, 1.0], [1.0, 3.0, 1.0], [0.0, 1.0, 1.0]], np.float32)
 
 
-def record(tasks=TASKS, **of_stages) -> dict:
-    return {"settings": {"tasks": list(tasks)}, "results": {
+def record(tasks=TASKS, factor=10.0, **of_stages) -> dict:
+    return {"settings": {"tasks": list(tasks), "scale_rate_factor": factor}, "results": {
         "scales": {name: to_json(scales_TC) for name, scales_TC in of_stages.items()}}}
 
 
@@ -67,7 +70,10 @@ def test_distances_are_averaged_over_records_as_a_loop_would():
 
 
 def test_the_pair_table_has_every_layer_and_all_of_them():
-    table = pair_table([record(block5=BLOCK5, fc=FC)], [RELATED, UNRELATED])
+    rows = {"modulated": [record(block5=BLOCK5, fc=FC)], "not run": []}
+    table = pair_table(rows, [RELATED, UNRELATED])
+    assert set(table.index.get_level_values(0)) == {"10 × the network's"}
+    table = table.droplevel(0)
     assert list(table.index) == [
         (f"Smiling / {other}", layer) for other in ("Mouth Slightly Open", "Young")
         for layer in ("block5", "fc", "all")]
@@ -82,16 +88,30 @@ def test_the_pair_table_has_every_layer_and_all_of_them():
 def test_the_pair_table_averages_records_and_finds_tasks_by_name():
     there = record(block5=BLOCK5)
     turned = record((YOUNG, MOUTH, SMILE), block5=np.zeros((3, 2), np.float32))
-    assert pair_table([there, turned], [UNRELATED]).loc[("Smiling / Young", "all")].tolist() == [
+    shown = pair_table({"modulated": [there, turned]}, [UNRELATED]).droplevel(0)
+    assert shown.loc[("Smiling / Young", "all")].tolist() == [
         "0.750", "1.125", "−0.750", "0.24 (variance 0.047)"]
-    shown = pair_table([there], [(YOUNG, MOUTH)])
+    shown = pair_table({"modulated": [there]}, [(YOUNG, MOUTH)]).droplevel(0)
     assert shown.loc[("Young / Mouth Slightly Open", "all"), "paper"] == "–"
 
 
 def test_the_pair_table_of_no_records_is_empty_and_has_its_columns():
-    table = pair_table([], [RELATED])
+    table = pair_table({"modulated": []}, [RELATED])
     assert table.empty
     assert list(table) == ["mean", "variance", "signed mean", "paper"]
+
+
+def test_a_line_a_rate_and_the_rate_whose_distances_are_nearest_to_the_papers():
+    fast = record(block5=BLOCK5)  # 0.5 and 1.5 apart, by pair; the paper: 0.18 and 0.24
+    slow = record(factor=1.0, block5=BLOCK5 / 5)
+    rows = {"modulated": [fast, fast], "one rate": [slow]}
+    assert pair_distance(fast, RELATED) == 0.5 and pair_distance(fast, UNRELATED) == 1.5
+    table = pair_table(rows, [RELATED])
+    assert table.xs("all", level="layer")["mean"].tolist() == ["0.500", "0.100"]
+    said = rate_sentence(rows, [RELATED, UNRELATED])
+    assert "at 10 times the network's rate 0.50 and 1.50; at 1 times the network's rate " in said
+    assert "0.10 and 0.30. The paper's 0.18 and 0.24 are nearest to those at **1 times**" in said
+    assert rate_sentence({"modulated": [fast], "one rate": []}, [RELATED]) == ""
 
 
 def test_labels_are_correlated_by_the_phi_coefficient():
@@ -236,3 +256,5 @@ def test_a_view_agrees_with_itself_as_far_as_its_trainings_do():
                           "unknown": [one, unknown]})
     assert shown["rank correlation"].tolist() == ["+1.00", "−1.00", "not run yet", "not run yet"]
     assert shown.index[0] == "same, trained again"
+    assert own_agreement([one, one, -one]) == pytest.approx(-1 / 3)
+    assert np.isnan(own_agreement([one]))
