@@ -4,7 +4,7 @@ What lies within the range of its repeats is not told apart.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -59,6 +59,24 @@ def costs_in_use(
         {row: (*of_what[name], name) for row, name in network.items() if name in of_what},
         orient="index", columns=["value", "low", "high", "network"])
         for what, of_what in lines.items()}
+
+
+def with_weights(
+    megabytes: pd.DataFrame, rows: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> pd.DataFrame:
+    """Memory of systems in use and of their weights, which lie there before the call.
+
+    Args:
+        megabytes: of :func:`costs_in_use`.
+        rows: records, by row, of the same networks: 4 bytes a parameter. Rows without a record are
+            left out.
+    """
+    weights = pd.Series({name: 4e-6 * records[0]["results"]["parameters"]["total"]
+                         for name, records in rows.items() if records}, dtype=float)
+    table = megabytes.loc[[name for name in megabytes.index if name in weights]].copy()
+    ends = ["value", "low", "high"]
+    table[ends] = table[ends].add(weights[table.index], axis=0)
+    return table
 
 
 def best_within_ranges(points: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from modlib.speed import (
 
 LEADING = {  # rows that the takeaway names, by how their questions begin
     "one pass": "inference: the time of all 20 tasks over that of one",
+    "one pass of 7": "inference: the time of all 7 tasks over that of one",
     "one by one": "inference: 20 separate passes over all 20 tasks at once",
     "shared": SHARED_BATCHING,
     "to accuracy": "time to accuracy: triplets over shared, seconds to ",

@@ -77,12 +77,34 @@ def time_table(folder: str | Path = "book/results") -> pd.DataFrame:
 
 
 def _benchmark(root: Path) -> Iterator[dict[str, Any]]:
-    """The benchmark's rows, which are of no run: the median over repeats, and its unit."""
+    """The benchmark's numbers, which are of no run.
+
+    Of its rows the median over repeats, its unit, and where there are several the least and the
+    largest; of its curves every point.
+    """
     benchmark = read_benchmark(root)
-    for row in benchmark["rows"] if benchmark else ():
-        yield {"study": "speed", "profile": "", "system": "", "seed": "", "task": "",
-               "record": "benchmark", "changed": json.dumps({"unit": row["unit"]}),
-               "measure": row["question"], "value": row["value"]}
+    if not benchmark:
+        return
+    about = {"study": "speed", "profile": "", "system": "", "seed": "", "task": "",
+             "record": "benchmark"}
+    for row in benchmark["rows"]:
+        unit = json.dumps({"unit": row["unit"]})
+        for key, said in (("value", ""), ("low", ", least"), ("high", ", largest")):
+            if key == "value" or row["repeats"] > 1:
+                yield about | {"changed": unit, "measure": row["question"] + said,
+                               "value": row[key]}
+    for measure, value in _points(benchmark["curves"]):
+        yield about | {"changed": "{}", "measure": measure, "value": value}
+
+
+def _points(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of nested mappings and lists, named by the way to it."""
+    if isinstance(found, Mapping | list):
+        items = found.items() if isinstance(found, Mapping) else enumerate(found, 1)
+        for key, value in items:
+            yield from _points(value, f"{name}: {key}" if name else str(key))
+    elif isinstance(found, int | float):
+        yield name, found
 
 
 def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:

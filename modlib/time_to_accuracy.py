@@ -13,7 +13,7 @@ from modlib.record_tables import check_table, read_rows
 from modlib.results import plain
 from modlib.settings import Places, Settings
 from modlib.studies import Seeds, enough_for_its_tasks
-from modlib.tables import mean_and_spread, with_sign
+from modlib.tables import mean_and_spread, some_not_run_yet, with_sign
 
 FOLDER = "time_to_accuracy"  # below the folder of results
 RECIPE, TRIPLETS, FLOAT32 = "the recipe", "triplets batching", "float32"
@@ -167,14 +167,22 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
     lines = []
     for name in rows:
         of_variant = table[table.variant == name]
-        if of_variant.empty:
-            continue
         by_seed = of_variant.set_index("seed").valid - recipe
         change = None if name == RECIPE or by_seed.isna().all() else by_seed.mean()
         lines.append({
             "": name, "validation, %": mean_and_spread(of_variant.valid),
             "against the recipe": "" if change is None else with_sign(change, 1)})
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def missing_runs(rows: Mapping[str, list[dict[str, Any]]], profile: str) -> str:
+    """Boxes that name the variants, and the recipe's and float32's seeds, without a record.
+
+    As Markdown; "" where none is missing, or where none is there.
+    """
+    several = {name: rows[name] for name in (RECIPE, FLOAT32)}
+    once = {name: records[:1] for name, records in rows.items() if name != FLOAT32}
+    return "".join(some_not_run_yet(some, profile, "08") for some in (several, once))
 
 
 def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:

@@ -15,6 +15,7 @@ from modlib.costs_in_use import (
     best_within_ranges,
     costs_in_use,
     in_use_sentences,
+    with_weights,
 )
 from modlib.errors import ModlibError
 from modlib.results import write_record
@@ -413,6 +414,18 @@ def test_the_best_of_many_are_those_of_a_loop():
                 expected.append(name)
         judged = best_within_ranges(*points(**systems))
         assert list(judged[judged.best].row) == expected
+
+
+def test_weights_lie_in_memory_too():
+    """Of a million parameters of 4 bytes: 4 MB more, and so are the ends of the range."""
+    memory = costs_in_use(in_use(), CHANGES)["megabytes"]
+    rows = {name: [{"results": {"parameters": {"total": count}}}]
+            for name, count in ((SHARED, 1_000_000), ("many", 20_000_000))}
+    table = with_weights(memory, rows | {"branches, 25": []})
+    assert list(table.index) == [SHARED, "many"]
+    for end in ("low", "value", "high"):
+        assert table[end].tolist() == pytest.approx(
+            [memory[end][SHARED] + 4, memory[end]["many"] + 80])
 
 
 def test_apart_are_networks_whose_ranges_do_not_meet_full_sharings():

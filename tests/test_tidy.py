@@ -61,10 +61,16 @@ def test_what_probes_say_is_there_by_stage_epoch_and_mode(two_runs):
 
 def test_the_benchmark_is_there_with_its_units(two_runs):
     write_record(two_runs / "speed/benchmark.json", {
-        "version": 1, "curves": [], "run": {}, "rows": [
-            {"question": "how fast", "value": 2.5, "low": 2, "high": 3, "unit": "s"}]})
-    [line] = tidy_table(two_runs).query("study == 'speed'").to_dict("records")
-    assert (line["measure"], line["value"], line["changed"]) == ("how fast", 2.5, '{"unit": "s"}')
+        "version": 1, "run": {}, "rows": [
+            {"question": "how fast", "value": 2.5, "low": 2, "high": 3, "unit": "s", "repeats": 3},
+            {"question": "how many", "value": 4, "low": 4, "high": 4, "unit": "MB", "repeats": 1}],
+        "curves": {"tasks": {"sizes": [1, 40], "exponent": 0.5}}})
+    lines = tidy_table(two_runs).query("study == 'speed'")
+    assert lines[["measure", "value", "changed"]].values.tolist() == [
+        ["how fast", 2.5, '{"unit": "s"}'], ["how fast, least", 2, '{"unit": "s"}'],
+        ["how fast, largest", 3, '{"unit": "s"}'], ["how many", 4, '{"unit": "MB"}'],
+        ["tasks: sizes: 1", 1, "{}"], ["tasks: sizes: 2", 40, "{}"],
+        ["tasks: exponent", 0.5, "{}"]]
 
 
 def test_every_measurement_is_a_line(two_runs):

@@ -16,6 +16,7 @@ from modlib.time_to_accuracy import (
     VARIANTS,
     by_variant,
     changes,
+    missing_runs,
     precision_verdict,
     score_table,
     scores,
@@ -40,7 +41,8 @@ def record(settings: Settings, valid: float, test: float, images_per_second: flo
                      for n in range(1, settings.epochs)),
                    {"epoch": settings.epochs,
                     "valid_accuracy": {"Smiling": valid + 0.01, "Young": valid - 0.01}}],
-        "run": {"training_seconds": 120.0, "images_per_second": images_per_second},
+        "run": {"training_seconds": 120.0, "images_per_second": images_per_second,
+                "device": "cpu (2 threads of 2 cores)"},
     }
 
 
@@ -208,10 +210,24 @@ def test_the_table_gives_each_change_against_the_recipes_mean():
     rows = {RECIPE: [record(BASE, 0.8, 0.7), record(of(RECIPE, 1), 0.9, 0.7)],
             TRIPLETS: [record(of(TRIPLETS), 0.6, 0.5)], FLOAT32: []}
     table = score_table(rows)
-    assert list(table.index) == [RECIPE, TRIPLETS]
-    assert list(table["against the recipe"]) == ["", "−20.0"]
+    assert list(table.index) == [RECIPE, TRIPLETS, FLOAT32]
+    assert list(table["against the recipe"]) == ["", "−20.0", ""]
+    assert table.loc[FLOAT32, "validation, %"] == "not run yet"
     assert table.loc[RECIPE, "validation, %"] == "85.0 ± 7.1"
     assert score_table({RECIPE: []}).empty
+
+
+def test_a_variant_or_a_seed_without_a_record_is_named_with_its_call():
+    rows = {RECIPE: [record(of(RECIPE, s), 0.8, 0.7) for s in (0, 1)],
+            TRIPLETS: [record(of(TRIPLETS), 0.6, 0.5)],
+            FLOAT32: [record(of(FLOAT32, s), 0.8, 0.7) for s in (0, 1)]}
+    assert missing_runs(rows, "celeba_cpu_20_ablation") == ""
+    said = missing_runs(rows | {FLOAT32: rows[FLOAT32][:1]}, "celeba_cpu_20_ablation")
+    assert f"*{FLOAT32}* (seed 1)" in said and TRIPLETS not in said
+    said = missing_runs(rows | {TRIPLETS: []}, "celeba_cpu_20_ablation")
+    assert f"all seeds of *{TRIPLETS}*" in said and FLOAT32 not in said
+    assert "make run NB=08 SETTINGS=celeba_cpu_20_ablation DATA=/path/to/celeba " in said
+    assert missing_runs({name: [] for name in rows}, "celeba_cpu_20_ablation") == ""
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [
