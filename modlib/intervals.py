@@ -52,7 +52,7 @@ def _drawn(labels: str, tasks: tuple[str, ...], count: int) -> np.ndarray:
 
 def difference(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]],
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None, together: int = 1,
 ) -> tuple[float, float, float]:
     """Mean accuracy of one system minus another's, in points, with its 95 % interval.
 
@@ -60,6 +60,7 @@ def difference(
         first, second: the records of each, one a seed; seeds that only one of them has are left
             out, as the same seed has the same initial weights.
         tasks: which tasks to average over; None: all that both were tested on.
+        together: how many such intervals are to hold at once at 95 % (Bonferroni).
 
     Returns:
         the difference and the ends of its interval over images and seeds, which are infinite
@@ -80,7 +81,7 @@ def difference(
     difference_RTK = 100 * (correct[0].astype(np.float32) - correct[1])
     triplets_TK3 = record_triplets(reference)[_places(reference, tasks)]
     of_images = variance_over_images(difference_RTK.mean(0), triplets_TK3)
-    return over_images_and_seeds(difference_RTK.mean((1, 2)), of_images)
+    return over_images_and_seeds(difference_RTK.mean((1, 2)), of_images, together)
 
 
 def of_common_seeds(
@@ -92,17 +93,21 @@ def of_common_seeds(
     return [by_seed[0][seed] for seed in seeds], [by_seed[1][seed] for seed in seeds]
 
 
-def over_images_and_seeds(values_R: np.ndarray, of_images: float) -> tuple[float, float, float]:
+def over_images_and_seeds(
+    values_R: np.ndarray, of_images: float, together: int = 1
+) -> tuple[float, float, float]:
     """The mean of one value a seed with its 95 % interval, which is infinite of one seed.
 
     Args:
         of_images: the variance of the mean as test images are drawn.
+        together: how many such intervals are to hold at once at 95 % (Bonferroni).
     """
     value, seeds = float(values_R.mean()), len(values_R)
     if seeds < 2:
         return value, -inf, inf
     of_seeds = float(values_R.var(ddof=1)) / seeds
-    student, normal = stats.t.ppf(0.975, seeds - 1), stats.norm.ppf(0.975)
+    end = 1 - 0.025 / together
+    student, normal = stats.t.ppf(end, seeds - 1), stats.norm.ppf(end)
     half = sqrt(normal**2 * of_images + student**2 * of_seeds)
     return value, value - half, value + half
 

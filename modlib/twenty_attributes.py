@@ -128,12 +128,18 @@ def attribute_table(
     return pd.DataFrame(columns, index=[task.replace("_", " ") for task in tasks])
 
 
-def differences(rows: Rows, first: str = OURS) -> dict[str, tuple[float, float, float]]:
-    """The mean accuracy of one row minus each other's, with its interval, in points."""
+def differences(
+    rows: Rows, first: str = OURS, together: int = 1
+) -> dict[str, tuple[float, float, float]]:
+    """The mean accuracy of one row minus each other's, with its interval, in points.
+
+    Args:
+        together: how many intervals are to hold at once; see :func:`modlib.intervals.difference`.
+    """
     if not rows[first]:
         return {}
-    return {name: difference(rows[first], records) for name, records in rows.items()
-            if name != first and records}
+    return {name: difference(rows[first], records, together=together)
+            for name, records in rows.items() if name != first and records}
 
 
 def verdicts(rows: Rows) -> list[Verdict]:
@@ -152,16 +158,29 @@ def verdicts(rows: Rows) -> list[Verdict]:
 def verdict_table(rows: Rows) -> pd.DataFrame:
     """Differences of the modulated network to every other row, with intervals, for people."""
     judged = {v.claim.removeprefix(f"{OURS} is better than "): v for v in verdicts(rows)}
-    lines = []
+    together, lines = decided_together(rows), []
     for name, (value, low, high) in differences(rows).items():
         verdict = judged.get(name)
         lines.append({
             "": f"{OURS} − {name}", "points": points(value, low, high),
             "paper": with_sign(verdict.paper) if verdict else "–",
-            "the paper's claim": verdict.word if verdict else "–"})
+            "the paper's claim": verdict.word if verdict else "–",
+            "decided with all six": "–" if not verdict else "yes" if name in together else "no"})
     if not lines:
-        return pd.DataFrame(columns=["points", "paper", "the paper's claim"])
+        return pd.DataFrame(columns=[
+            "points", "paper", "the paper's claim", "decided with all six"])
     return pd.DataFrame(lines).set_index("").rename_axis(None)
+
+
+def decided_together(rows: Rows) -> list[str]:
+    """Whose difference to the modulated network is decided when all of Table 3's are to hold.
+
+    One of several claims may look decided by chance. So here each interval is as wide as all of
+    them together need, by Bonferroni, whether they were run or not.
+    """
+    compared = {name: rows[name] for name in PAPER_NAMES}
+    found = differences(compared, together=len(PAPER_NAMES) - 1)
+    return [name for name, (_, low, high) in found.items() if low > 0 or high < 0]
 
 
 def frontier(
@@ -252,4 +271,7 @@ def takeaway(rows: Rows) -> str:
         if names:
             lines.append(f"- \"{OURS.capitalize()} is better than …\" **{word}** for: "
                          f"{'; '.join(names)}.")
+    if any(not np.isnan(verdict.difference) for verdict in judged):
+        lines.append("- Decided also when all of these are judged together: "
+                     f"{'; '.join(decided_together(rows)) or 'none'}.")
     return "\n".join(lines)

@@ -13,7 +13,12 @@ from modlib.batches import image_getter
 from modlib.errors import ModlibError
 from modlib.evaluation import TEST_SEED, final_results, triplets_digest
 from modlib.experiments import new_network
-from modlib.intervals import difference, record_triplets, variance_over_images
+from modlib.intervals import (
+    difference,
+    over_images_and_seeds,
+    record_triplets,
+    variance_over_images,
+)
 from modlib.triplets import fixed_triplets
 
 TASKS = ("Smiling", "Young")
@@ -149,6 +154,14 @@ def test_the_interval_adds_the_variance_of_seeds_with_students_quantile():
                    + stats.t.ppf(0.975, 2) ** 2 * np.var(per_seed, ddof=1) / 3)
     value, _, high = difference(first, second)
     assert high - value == pytest.approx(half, rel=1e-4)
+
+
+def test_intervals_that_are_to_hold_together_are_as_wide_as_bonferroni_says():
+    """Of 5 at once, each at 99 %."""
+    value, low, high = over_images_and_seeds(np.array([1.0, 2.0, 3.0]), 0.25, together=5)
+    assert (value, high - 2) == (2, pytest.approx(np.sqrt(
+        stats.norm.ppf(0.995) ** 2 * 0.25 + stats.t.ppf(0.995, 2) ** 2 / 3)))
+    assert value - low == pytest.approx(high - value)
 
 
 # The variance over images

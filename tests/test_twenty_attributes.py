@@ -271,14 +271,14 @@ def test_one_common_seed_gives_a_difference_that_decides_nothing(rows):
     few = rows | {"fully shared": rows["fully shared"][1:]}
     assert differences(few)["fully shared"] == (pytest.approx(20, abs=1e-4), -inf, inf)
     assert verdict_table(few).loc["modulated − fully shared"].tolist() == [
-        "+20.00 (one seed)", "+13.59", "not decided"]
+        "+20.00 (one seed)", "+13.59", "not decided", "no"]
 
 
 def test_without_a_common_seed_there_is_nothing_to_judge(rows):
     few = rows | {"fully shared": [record(STUDY, "fully shared", 7)]}
     assert np.isnan(differences(few)["fully shared"]).all()
     assert verdict_table(few).loc["modulated − fully shared"].tolist() == [
-        "not run yet", "+13.59", "not run yet"]
+        "not run yet", "+13.59", "not run yet", "no"]
 
 
 def test_differences_are_those_of_the_first_row_to_every_other(rows):
@@ -310,8 +310,22 @@ def test_the_verdict_table_has_a_line_for_every_other_row_that_was_run(rows):
                                  ("branches, 25", "fully shared", "independent", "signed scales")]
     value, low, high = looped_difference(rows[OURS], rows["fully shared"])
     assert table.loc["modulated − fully shared"].tolist() == [
-        with_interval(value, low, high), "+13.59", "held"]
-    assert table.loc["modulated − signed scales"].tolist()[1:] == ["–", "–"]
+        with_interval(value, low, high), "+13.59", "held", "yes"]
+    assert table.loc["modulated − branches, 25"].tolist()[2:] == ["not decided", "no"]
+    assert table.loc["modulated − signed scales"].tolist()[1:] == ["–", "–", "–"]
+
+
+def test_what_one_interval_decides_six_together_may_not(monkeypatch, rows):
+    asked = []
+
+    def told(first, second, tasks=None, together=1):
+        asked.append(together)
+        return 1.5, 1.5 - together, 1.5 + together
+
+    monkeypatch.setattr(twenty_attributes, "difference", told)
+    table = verdict_table(rows).loc["modulated − fully shared"]
+    assert table.tolist()[2:] == ["held", "no"] and set(asked) == {1, len(PAPER_NAMES) - 1}
+    assert takeaway(rows).endswith("judged together: none.")
 
 
 def test_the_verdict_table_of_all_records_compares_with_all_other_rows(all_rows):
@@ -329,7 +343,7 @@ def test_the_verdict_table_without_one_row_has_the_other_lines(rows, missing):
 @pytest.mark.parametrize("missing", [list(STUDY.rows), [OURS]])
 def test_the_verdict_table_of_nothing_to_compare_is_empty_and_has_its_columns(rows, missing):
     table = verdict_table(rows | {row: [] for row in missing})
-    assert list(table) == ["points", "paper", "the paper's claim"]
+    assert list(table) == ["points", "paper", "the paper's claim", "decided with all six"]
     assert table.empty
 
 
@@ -403,7 +417,8 @@ def test_the_takeaway_sorts_the_claims_by_what_became_of_them(rows):
         '- "Modulated is better than …" **held** for: fully shared.',
         '- "Modulated is better than …" **did not hold** for: independent.',
         '- "Modulated is better than …" **not decided** for: branches, 25.',
-        '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.']
+        '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.',
+        "- Decided also when all of these are judged together: independent; fully shared."]
 
 
 def test_the_takeaway_of_all_records_leaves_nothing_unsaid(all_rows):
