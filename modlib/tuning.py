@@ -12,13 +12,14 @@ from modlib.comparison_figures import COLOURS
 from modlib.figures import MARKERS
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, valid_accuracy
+from modlib.twenty_attributes import ONE_RATE
 from modlib.twenty_attributes import STUDY as TABLE_3
 
 RATES, MARGINS = (1e-3, 2e-3, 4e-3, 8e-3), (0.2, 0.4)
 CANDIDATES = {f"rate {rate:g}, margin {margin:g}": {"learning_rate": rate, "margin": margin}
               for margin, rate in product(MARGINS, RATES)}
 ALONE = "independent"
-SYSTEMS = ("modulated", "branches, 25", "branches, 256", "CSN", "fully shared", ALONE)
+SYSTEMS = ("modulated", ONE_RATE, "branches, 25", "branches, 256", "CSN", "fully shared", ALONE)
 STRIDE = 5  # a network of its own is tried for every fifth task: each is a training of its own
 # A mask only starts from branches; all else is modulation.
 LIKE = {"mask only": "branches, 256"} | {
@@ -64,11 +65,15 @@ def shown_names(rows: Rows) -> dict[str, str]:
 
 
 def chosen(rows: Rows) -> dict[str, dict[str, Any]]:
-    """The best candidate for each row of Table 3 whose system was tuned in full; else nothing."""
+    """The best candidate for each row of Table 3 whose system was tuned in full; else nothing.
+
+    Scales at one rate take modulation's until they were tuned themselves.
+    """
     best = {system: CANDIDATES[line.idxmax()] for system, line in scores(rows).iterrows()
             if not line.isna().any()}
+    own = best.keys() | (set(SYSTEMS) - {ONE_RATE})
     return {name: best[like] for name in TABLE_3.rows
-            if (like := name if name in SYSTEMS else LIKE.get(name, "modulated")) in best}
+            if (like := name if name in own else LIKE.get(name, "modulated")) in best}
 
 
 def edge_sentence(rows: Rows) -> str:

@@ -158,6 +158,14 @@ def test_a_system_run_in_part_is_not_chosen_for_until_its_last_candidate(rows):
     assert chosen(rows | whole)["CSN"] == {"learning_rate": 8e-3, "margin": 0.4}
 
 
+def test_scales_at_one_rate_take_their_own_settings_once_they_were_tuned(rows):
+    whole = {row: many for row, many in STUDY.by_row(
+        of("modulated, one rate", range(60, 68))).items() if many}
+    found = chosen(rows | whole)
+    assert found["modulated, one rate"] == {"learning_rate": 8e-3, "margin": 0.4}
+    assert found["modulated"] == found["projection"] == BEST["modulated"]
+
+
 def test_a_mask_on_trained_branches_takes_the_settings_of_branches():
     values = {"branches, 256": [1, 2, 3, 4, 9, 5, 6, 7], "branches, 25": [1, 2, 3, 9, 4, 5, 6, 7]}
     found = chosen(STUDY.by_row([one for system in values for one in of(system, values[system])]))
