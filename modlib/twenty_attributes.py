@@ -178,7 +178,7 @@ def decided_together(rows: Rows) -> list[str]:
     One of several claims may look decided by chance. So here each interval is as wide as all of
     them together need, by Bonferroni, whether they were run or not.
     """
-    compared = {name: rows[name] for name in PAPER_NAMES}
+    compared = {name: rows[name] for name in PAPER_NAMES if name in rows}
     found = differences(compared, together=len(PAPER_NAMES) - 1)
     return [name for name, (_, low, high) in found.items() if low > 0 or high < 0]
 

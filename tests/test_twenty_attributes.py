@@ -315,6 +315,12 @@ def test_the_verdict_table_has_a_line_for_every_other_row_that_was_run(rows):
     assert table.loc["modulated − signed scales"].tolist()[1:] == ["–", "–", "–"]
 
 
+def test_the_verdict_table_may_be_of_some_rows_alone(rows):
+    few = {name: rows[name] for name in (OURS, "branches, 25", "fully shared")}
+    assert verdict_table(few).equals(
+        verdict_table(rows).loc[["modulated − branches, 25", "modulated − fully shared"]])
+
+
 def test_what_one_interval_decides_six_together_may_not(monkeypatch, rows):
     asked = []
 
