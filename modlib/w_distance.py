@@ -64,7 +64,7 @@ def pair_table(
             mean, variance, signed = np.mean(found, axis=0)
             printed = paper.get(f"{first}/{second}") if stage is None else None
             lines.append({
-                "rate of the scales": f"{factor:g} × the network's",
+                "rate of the scales": _rate_in_words(factor),
                 "pair": f"{first} / {second}".replace("_", " "), "layer": stage or "all",
                 "mean": f"{mean:.3f}", "variance": f"{variance:.3f}",
                 "signed mean": with_sign(signed, 3),
@@ -103,12 +103,16 @@ def rate_sentence(
         return ""
     nearest = min(found, key=lambda factor: sum(
         abs(np.log(one / of_paper)) for one, of_paper in zip(found[factor], printed, strict=True)))
-    said = "; ".join(f"at {factor:g} times the network's rate "
-                     + " and ".join(f"{one:.2f}" for one in means)
+    said = "; ".join(f"at {_rate_in_words(factor)} " + " and ".join(f"{one:.2f}" for one in means)
                      for factor, means in found.items())
     return (f"How far apart scales are is decided by how fast they learn: {said}. The paper's "
-            f"{' and '.join(map(str, printed))} are nearest to those at **{nearest:g} times** the "
-            "network's rate.")
+            f"{' and '.join(map(str, printed))} are nearest to those at "
+            f"**{_rate_in_words(nearest)}**.")
+
+
+def _rate_in_words(factor: float) -> str:
+    """The learning rate of scales that learn this many times as fast as the network."""
+    return "the network's own rate" if factor == 1 else f"{factor:g} times the network's rate"
 
 
 def all_pairs_table(records: list[dict[str, Any]]) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def test_distances_are_averaged_over_records_as_a_loop_would():
 def test_the_pair_table_has_every_layer_and_all_of_them():
     rows = {"modulated": [record(block5=BLOCK5, fc=FC)], "not run": []}
     table = pair_table(rows, [RELATED, UNRELATED])
-    assert set(table.index.get_level_values(0)) == {"10 × the network's"}
+    assert set(table.index.get_level_values(0)) == {"10 times the network's rate"}
     table = table.droplevel(0)
     assert list(table.index) == [
         (f"Smiling / {other}", layer) for other in ("Mouth Slightly Open", "Young")
@@ -109,8 +109,8 @@ def test_a_line_a_rate_and_the_rate_whose_distances_are_nearest_to_the_papers():
     table = pair_table(rows, [RELATED])
     assert table.xs("all", level="layer")["mean"].tolist() == ["0.500", "0.100"]
     said = rate_sentence(rows, [RELATED, UNRELATED])
-    assert "at 10 times the network's rate 0.50 and 1.50; at 1 times the network's rate " in said
-    assert "0.10 and 0.30. The paper's 0.18 and 0.24 are nearest to those at **1 times**" in said
+    assert "at 10 times the network's rate 0.50 and 1.50; at the network's own rate 0.1" in said
+    assert "The paper's 0.18 and 0.24 are nearest to those at **the network's own rate**." in said
     assert rate_sentence({"modulated": [fast], "one rate": []}, [RELATED]) == ""
 
 
