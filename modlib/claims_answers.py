@@ -100,10 +100,13 @@ def _at_one_rate(rows: Rows) -> str:
     if not (rows[twenty_attributes.ONE_RATE] and rows["branches, 256"]):
         return ""
     found = difference(rows[twenty_attributes.ONE_RATE], rows["branches, 256"])
-    factor = rows[twenty_attributes.OURS][0]["settings"]["scale_rate_factor"]
-    return (f" These scales learn {factor:g} times as fast as the network; branches learn at its "
-            "rate. With scales at that rate too, not tuned again, modulated minus branches of 256 "
-            f"is **{points(*found)}**.")
+    ours, slow = (rows[name][0]["settings"] for name in (
+        twenty_attributes.OURS, twenty_attributes.ONE_RATE))
+    same = all(ours[key] == slow[key] for key in twenty_attributes.STUDY.tuned)
+    tuned = "the rest of the settings the same" if same else "the rest chosen again"
+    return (f" These scales learn {ours['scale_rate_factor']:g} times as fast as the network; "
+            f"branches learn at its rate. With scales at that rate too, {tuned}, modulated minus "
+            f"branches of 256 is **{points(*found)}**.")
 
 
 def _when(rows: Rows) -> list[str]:

@@ -69,8 +69,11 @@ def _link(page: str) -> str:
 
 
 def summary(claims: list[Claim]) -> str:
-    """How many of the claims held, as Markdown; what is counted and not run is told apart."""
-    measured, counted = ([one for one in claims if bool(one.folder) == run]
+    """How many of the claims held, as Markdown; what is counted and not run is told apart.
+
+    Variants are not counted among the claims.
+    """
+    measured, counted = ([one for one in claims if bool(one.folder) == run and not one.variant]
                          for run in (True, False))
     said = []
     for some, about in ((measured, "claims"), (counted, "printed numbers of parameters")):
@@ -78,7 +81,10 @@ def summary(claims: list[Claim]) -> str:
                   if any(one.word == word for one in some)]
         if counts:
             said.append(f"Of {len(some)} {about}: {', '.join(counts)}.")
-    if other := sum(one.size_differs for one in claims):
+    if variants := sum(one.variant for one in claims):
+        lines = "more lines ask" if variants > 1 else "more line asks"
+        said.append(f"{variants} {lines} one of them again, of other settings.")
+    if other := sum(one.size_differs for one in claims if not one.variant):
         said.append(f"In {other}, whatever the verdict, the paper's own figure lies outside our "
                     "interval.")
     return " ".join(said)

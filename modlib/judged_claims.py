@@ -23,6 +23,7 @@ class Claim:
         size_differs: the paper's own figure lies outside our interval.
         profile: of the records, where it is not the one that the folder's other claims are judged
             by.
+        variant: the paper's claim asked once more, of other settings than its own question has.
     """
 
     section: str
@@ -34,6 +35,7 @@ class Claim:
     folder: str
     size_differs: bool = False
     profile: str = ""
+    variant: bool = False
 
 
 def of_verdict(section: str, verdict: Verdict, page: str, folder: str) -> Claim:

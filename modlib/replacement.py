@@ -11,10 +11,10 @@ from modlib.retrieval_comparison import retrieval_verdict
 from modlib.speed import number, read_benchmark
 from modlib.studies import Rows, valid_accuracy
 from modlib.tables import points
-from modlib.twenty_attributes import BUDGET, OURS, PAPER_NAMES, STUDY, extra_parameters
+from modlib.twenty_attributes import BUDGET, ONE_RATE, OURS, PAPER_NAMES, STUDY, extra_parameters
 
 TOO_LARGE = ("projection",)  # more than the budget at any width of this book
-SAME_MODULE = ("modulated, one rate",)  # it asks about a learning rate
+SAME_MODULE = (ONE_RATE,)  # it asks about a learning rate
 
 
 def challengers() -> list[str]:

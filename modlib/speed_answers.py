@@ -16,7 +16,7 @@ from modlib.speed import (
     three_figures,
 )
 
-LEADING = {  # rows that the takeaway names, by how their questions begin
+LEADING = {  # rows that are shown first, by how their questions begin
     "one pass": "inference: the time of all 20 tasks over that of one",
     "one pass of 7": "inference: the time of all 7 tasks over that of one",
     "one by one": "inference: 20 separate passes over all 20 tasks at once",
@@ -40,7 +40,8 @@ TAKEAWAY = (  # each line needs all that it names
     "second as triplets batching. In time to accuracy: triplets batching takes {to accuracy} as "
     "long to {level}, the best that it reached; shared batching went on to {accuracy} ({how}).",
     "**What a system costs in use.** Beyond the ranges, time differs from full sharing's for: "
-    "{apart in time}; peak memory for: {apart in megabytes}. All others cannot be told from it.",
+    "{apart in time}; peak memory of the call, without the weights, for: {apart in megabytes}. All "
+    "others cannot be told from it.",
     "**More tasks.** With {most} tasks instead of {fewest} a training step takes **{more seconds} "
     "times** as long and **{more megabytes} times** the memory.",
     "**Fewer digits.** In bfloat16 training takes {bfloat16} as many steps a second as in float32. "

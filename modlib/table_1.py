@@ -149,7 +149,7 @@ def regulariser_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """What the regulariser does to the distances of scales: row f minus row e, over the seeds."""
     lines = []
     for pair in (RELATED, UNRELATED):
-        by_seed = [{record["settings"]["seed"]: _distance(record, pair) for record in rows[name]}
+        by_seed = [{one["settings"]["seed"]: kept_distance(one, pair) for one in rows[name]}
                    for name in ("f", "e")]
         found = seed_verdict("", *by_seed, None)
         lines.append({"": f"|Wᵢ − Wⱼ|, {' / '.join(SHORT_NAMES[task] for task in pair)}",
@@ -158,7 +158,7 @@ def regulariser_table(rows: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("").rename_axis(None)
 
 
-def _distance(record: dict[str, Any], pair: tuple[str, str]) -> float:
-    """Mean ``|W_i − W_j|`` of one pair."""
+def kept_distance(record: dict[str, Any], pair: tuple[str, str]) -> float:
+    """Mean ``|W_i − W_j|`` of one pair of three attributes, as the record holds it."""
     return next(one["mean"] for one in record["results"]["w_distance"]
                 if set(one["tasks"]) == set(pair))

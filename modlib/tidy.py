@@ -25,9 +25,10 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
 
     Returns:
         columns study, profile, system, seed, changed (the settings that tell this run from others
-        of its study and profile, as JSON; of a benchmark its unit), task (or pair of tasks with "/"
-        between; empty where it is of the whole run), measure, value and record. Shares are from 0
-        to 1.
+        of its study and profile, as JSON; of a row of the benchmark its unit), task (or pair of
+        tasks with "/" between; empty where it is of the whole run), measure, value and record.
+        Shares are from 0 to 1. The benchmark's numbers are as its record has them: accuracies in
+        %, times in seconds or in multiples, memory in MB.
 
     Raises:
         ModlibError: there is no such folder, or a record in it cannot be read or holds a figure

@@ -176,13 +176,21 @@ def score_table(rows: Mapping[str, list[dict[str, Any]]]) -> pd.DataFrame:
 
 
 def missing_runs(rows: Mapping[str, list[dict[str, Any]]], profile: str) -> str:
-    """Boxes that name the variants, and the recipe's and float32's seeds, without a record.
+    """A box that names what has no record: seeds of the recipe or of float32, and variants.
 
-    As Markdown; "" where none is missing, or where none is there.
+    The other variants take the first seed alone. As Markdown; "" where nothing is missing, or
+    where nothing is there.
     """
+    every = {record["settings"]["seed"] for records in rows.values() for record in records}
     several = {name: rows[name] for name in (RECIPE, FLOAT32)}
-    once = {name: records[:1] for name, records in rows.items() if name != FLOAT32}
-    return "".join(some_not_run_yet(some, profile, "08") for some in (several, once))
+    wanting = some_not_run_yet(several, profile, "08")
+    never = [name for name, records in rows.items() if name not in several and not records]
+    if not every or not never:
+        return wanting
+    here = {name: records for name, records in rows.items() if name not in several}
+    if all(not records for records in here.values()):
+        here[RECIPE] = [one for one in rows[RECIPE] if one["settings"]["seed"] == min(every)]
+    return wanting + some_not_run_yet(here, profile, "08")
 
 
 def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:

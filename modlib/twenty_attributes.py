@@ -165,7 +165,8 @@ def verdict_table(rows: Rows) -> pd.DataFrame:
             "": f"{OURS} − {name}", "points": points(value, low, high),
             "paper": with_sign(verdict.paper) if verdict else "–",
             "the paper's claim": verdict.word if verdict else "–",
-            "decided with all six": "–" if not verdict else "yes" if name in together else "no"})
+            "decided with all six": "–" if not verdict or verdict.word == "not run yet" else (
+                "yes" if name in together else "no")})
     if not lines:
         return pd.DataFrame(columns=[
             "points", "paper", "the paper's claim", "decided with all six"])
@@ -272,6 +273,6 @@ def takeaway(rows: Rows) -> str:
             lines.append(f"- \"{OURS.capitalize()} is better than …\" **{word}** for: "
                          f"{'; '.join(names)}.")
     if any(not np.isnan(verdict.difference) for verdict in judged):
-        lines.append("- Decided also when all of these are judged together: "
+        lines.append("- Decided also when all six are judged together: "
                      f"{'; '.join(decided_together(rows)) or 'none'}.")
     return "\n".join(lines)

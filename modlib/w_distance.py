@@ -91,11 +91,12 @@ def pair_distance(record: dict[str, Any], pair: tuple[str, str]) -> float:
 def rate_sentence(
     rows: Mapping[str, list[dict[str, Any]]], pairs: list[tuple[str, str]]
 ) -> str:
-    """At which rate of the scales the distances are nearest to the paper's, as Markdown.
+    """At which rate of the scales the distances are nearest, by ratio, to the paper's, as Markdown.
 
     "" where fewer than two rows were run, as there is nothing to compare.
     """
     printed = [paper_figures()["w_distance"]["/".join(pair)]["mean"] for pair in pairs]
+    names = [" / ".join(pair).replace("_", " ").lower() for pair in pairs]
     found = {records[0]["settings"]["scale_rate_factor"]: [
         np.mean([pair_distance(record, pair) for record in records]) for pair in pairs]
         for records in rows.values() if records}
@@ -105,9 +106,9 @@ def rate_sentence(
         abs(np.log(one / of_paper)) for one, of_paper in zip(found[factor], printed, strict=True)))
     said = "; ".join(f"at {_rate_in_words(factor)} " + " and ".join(f"{one:.2f}" for one in means)
                      for factor, means in found.items())
-    return (f"How far apart scales are is decided by how fast they learn: {said}. The paper's "
-            f"{' and '.join(map(str, printed))} are nearest to those at "
-            f"**{_rate_in_words(nearest)}**.")
+    return (f"The means over all layers, of {' and of '.join(names)}: {said}. The paper's "
+            f"{' and '.join(map(str, printed))}, of networks of three tasks, are nearest by ratio "
+            f"to those at **{_rate_in_words(nearest)}**.")
 
 
 def _rate_in_words(factor: float) -> str:

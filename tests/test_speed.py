@@ -273,8 +273,8 @@ def test_the_projects_own_record_has_every_row_that_the_takeaway_names():
 
 
 def test_the_questions_are_those_of_the_claims():
-    assert (LEADING["one pass"], LEADING["one by one"]) == (
-        claims.ONE_PASS, claims_answers.ONE_BY_ONE)
+    assert (LEADING["one pass"], LEADING["one pass of 7"], LEADING["one by one"]) == (
+        claims.ONE_PASS, claims.ONE_PASS_OF[7], claims_answers.ONE_BY_ONE)
 
 
 # Targets
@@ -508,7 +508,8 @@ def test_the_takeaway_answers_from_the_record_in_the_order_of_the_question():
     for line, parts in zip(said, (
             ("**1.14 times** (1.10 to 1.50)", "**17.7 times** as long"),
             ("**16.1 times** (15.0 to 17.0)", "**2.63 times** as long to 75 %", "**91.1 %** (real"),
-            ("for: many (20.0 times); branches, 25 (1.02 times); peak memory for: many (122 MB).",),
+            ("for: many (20.0 times); branches, 25 (1.02 times); peak memory of the call, without ",
+             "the weights, for: many (122 MB)."),
             ("With 40 tasks instead of 1", "**1.50 times**", "**1.11 times**"),
             ("**2.00 times**", "In accuracy: It costs nothing.")), strict=True):
         assert all(part in line for part in parts)

@@ -228,6 +228,11 @@ def test_a_variant_or_a_seed_without_a_record_is_named_with_its_call():
     assert f"all seeds of *{TRIPLETS}*" in said and FLOAT32 not in said
     assert "make run NB=08 SETTINGS=celeba_cpu_20_ablation DATA=/path/to/celeba " in said
     assert missing_runs({name: [] for name in rows}, "celeba_cpu_20_ablation") == ""
+    later = {RECIPE: rows[RECIPE][1:], FLOAT32: rows[FLOAT32][1:],
+             TRIPLETS: [record(of(TRIPLETS, 1), 0.6, 0.5)]}  # whatever the first seed is
+    assert missing_runs(later, "celeba_cpu_20_ablation") == ""
+    assert f"all seeds of *{TRIPLETS}*" in missing_runs(
+        later | {TRIPLETS: []}, "celeba_cpu_20_ablation")
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [

@@ -305,3 +305,13 @@ def test_nothing_is_drawn_of_nothing(ax):
     draw_scores(ax, NOTHING)
     ax.figure.canvas.draw()
     assert len(ax.lines) == 0
+
+
+def test_the_books_rows_have_the_settings_that_its_tuning_chose():
+    """Another choice needs these rows run again, in the place of their records."""
+    best = chosen(STUDY.published("celeba_cpu_20_tuning"))
+    used = {row: {(one["settings"]["learning_rate"], one["settings"]["margin"]) for one in records}
+            for row, records in twenty_attributes.STUDY.published("celeba_cpu_20").items()}
+    expected = {row: {(one["learning_rate"], one["margin"])} for row, one in best.items()}
+    assert {row: values for row, values in used.items() if values} == {
+        row: values for row, values in expected.items() if used[row]}

@@ -278,7 +278,7 @@ def test_without_a_common_seed_there_is_nothing_to_judge(rows):
     few = rows | {"fully shared": [record(STUDY, "fully shared", 7)]}
     assert np.isnan(differences(few)["fully shared"]).all()
     assert verdict_table(few).loc["modulated − fully shared"].tolist() == [
-        "not run yet", "+13.59", "not run yet", "no"]
+        "not run yet", "+13.59", "not run yet", "–"]
 
 
 def test_differences_are_those_of_the_first_row_to_every_other(rows):
@@ -424,7 +424,7 @@ def test_the_takeaway_sorts_the_claims_by_what_became_of_them(rows):
         '- "Modulated is better than …" **did not hold** for: independent.',
         '- "Modulated is better than …" **not decided** for: branches, 25.',
         '- "Modulated is better than …" **not run yet** for: branches, 256; mask only; CSN.',
-        "- Decided also when all of these are judged together: independent; fully shared."]
+        "- Decided also when all six are judged together: independent; fully shared."]
 
 
 def test_the_takeaway_of_all_records_leaves_nothing_unsaid(all_rows):
