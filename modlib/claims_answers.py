@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modlib import any_network, later_tasks, replacement, twenty_attributes
+from modlib import any_network, later_tasks, replacement, twenty_attributes, twenty_verdicts
 from modlib.claims import ONE_PASS
 from modlib.compliance import compliance_verdict
 from modlib.growth import gains
@@ -29,8 +29,15 @@ def answers() -> str:
     lines = [*_does_it_work(rows), *_is_it_the_module(rows), *_when(rows), _why(ours, shared),
              *_cost(ours), *_something_better(rows), *_later(), *_in_classifiers()]
     return "\n".join([*lines, f"\nThe records of Table 3's systems are of "
-                      f"{commits_in_words(of_systems)}, {count_seeds(ours)}; "
+                      f"{commits_in_words(of_systems)}, {_seeds(rows)}; "
                       "all others stand at the end of this page."])
+
+
+def _seeds(rows: Rows) -> str:
+    """How many seeds Table 3's systems have that were run: of all, or from the fewest on."""
+    every = [rows[name] for name in twenty_attributes.PAPER_NAMES if rows[name]]
+    few, most = min(every, key=len), max(every, key=len)
+    return (f"{len(few)} to " if len(few) < len(most) else "") + count_seeds(most)
 
 
 def _something_better(rows: Rows) -> list[str]:
@@ -85,7 +92,7 @@ def _is_it_the_module(rows: Rows) -> list[str]:
     said = {name: name.replace(", ", " of ") for name in others}
     reached = ", ".join(f"{said[name]} {100 * difference(rows[name], shared)[0] / gain:.0f} %"
                         for name in others).replace("-", "−")
-    paper = {one.claim: one.paper for one in twenty_attributes.verdicts(rows)}
+    paper = {one.claim: one.paper for one in twenty_verdicts.verdicts(rows)}
     left = "; ".join(
         f"{said[name]} **{points(*difference(ours, rows[name]))}** (paper: "
         f"{with_sign(paper[f'{twenty_attributes.OURS} is better than {name}'], 1)})"

@@ -33,7 +33,7 @@ from modlib.ablations import (
 from modlib.arrays import to_json
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
 from modlib.tables import with_interval
-from modlib.twenty_attributes import differences
+from modlib.twenty_verdicts import differences
 
 NOTHING = {row: [] for row in STUDY.rows}
 PAIR, OTHER, THIRD = ("Smiling", "Bald"), ("Big_Lips", "Bald"), ("Smiling", "Big_Nose")

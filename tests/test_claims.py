@@ -610,6 +610,12 @@ def test_the_answers_are_differences_with_their_intervals(folder):
         "stand at the end of this page.")
 
 
+def test_systems_with_fewer_seeds_are_told_by_their_number(folder):
+    records = publish_rows(folder, twenty_attributes.STUDY, {"modulated": 90, "fully shared": 60})
+    (folder / f"twenty_attributes/{len(records) - 1}.json").unlink()
+    assert "`0123456789-dirty`, 1 to 2 seeds; all others" in answers()
+
+
 def test_the_order_against_wide_branches_is_told_at_one_rate_too(folder):
     records = publish_rows(folder, twenty_attributes.STUDY, {
         "modulated": 90, "fully shared": 60, "branches, 256": 80, "modulated, one rate": 75})

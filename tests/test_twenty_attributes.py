@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from study_records import COUNT, NETWORK, TRIPLETS, record
 
-from modlib import twenty_attributes
+from modlib import twenty_attributes, twenty_verdicts
 from modlib.arrays import from_json, to_json
 from modlib.evaluation import parameter_counts
 from modlib.networks import SYSTEMS, build_network
@@ -21,13 +21,15 @@ from modlib.twenty_attributes import (
     STUDY,
     TASKS,
     attribute_table,
-    differences,
     extra_parameters,
     frontier,
     headline_sentence,
     lay_out,
     mean_table,
     paper_table,
+)
+from modlib.twenty_verdicts import (
+    differences,
     recipe_sentence,
     takeaway,
     verdict_table,
@@ -328,7 +330,7 @@ def test_what_one_interval_decides_six_together_may_not(monkeypatch, rows):
         asked.append(together)
         return 1.5, 1.5 - together, 1.5 + together
 
-    monkeypatch.setattr(twenty_attributes, "difference", told)
+    monkeypatch.setattr(twenty_verdicts, "difference", told)
     table = verdict_table(rows).loc["modulated − fully shared"]
     assert table.tolist()[2:] == ["held", "no"] and set(asked) == {1, len(PAPER_NAMES) - 1}
     assert takeaway(rows).endswith("judged together: none.")
