@@ -15,7 +15,7 @@ from modlib import twenty_attributes
 from modlib.arrays import from_json
 from modlib.gradients import Ratio, update_compliance_ratio, wilson
 from modlib.intervals import difference
-from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
+from modlib.probes import DRAWN, JOINT
 from modlib.results import pair_ucr, paper_tables, ucr_counts
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
@@ -149,19 +149,6 @@ def ucr_by_stage(records: list[dict[str, Any]]) -> dict[str, Ratio]:
     return {stage: wilson(positive, count) for stage, (positive, count) in totals.items()}
 
 
-def stage_sentence(rows: Rows) -> str:
-    """The UCR of the trunk's first and last stage, in both systems, as Markdown."""
-    said = []
-    for label, name in (("the fully shared network", SHARED), ("the modulated one", OURS)):
-        if stages := ucr_by_stage(rows[name]):
-            (first, low), *_, (last, high) = stages.items()
-            said.append(f"in {label} from **{percent(low)} %** in {first} to **{percent(high)} %** "
-                        f"in {last}")
-    if not said:
-        return "Not run yet."
-    return f"From the first stage to the last it goes {', '.join(said)}."
-
-
 def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
     """Ours minus fully shared for each of the paper's pairs, in points, with its interval.
 
@@ -200,65 +187,14 @@ def probe_table(rows: Rows) -> pd.DataFrame:
                     "system": name, "probe": mode, "UCR %": 100 * positive / every,
                     "zeros %": 100 * (1 - (positive + negative) / every),
                     "UCR % without zeros": 100 * positive / max(1, positive + negative),
-                } | {_same_sign(other): np.nan if found["agreement"][other] is None
+                } | {same_sign(other): np.nan if found["agreement"][other] is None
                      else 100 * found["agreement"][other] for other in (JOINT, DRAWN)})
     if not lines:
         return pd.DataFrame(columns=["UCR %", "zeros %", "UCR % without zeros",
-                                     _same_sign(JOINT), _same_sign(DRAWN)])
+                                     same_sign(JOINT), same_sign(DRAWN)])
     return pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
 
 
-def probe_sentence(rows: Rows) -> str:
-    """What the mode of batch norm, and the cheap probe, do to the answer, as Markdown."""
-    table, said = probe_table(rows), []
-    for name in dict.fromkeys(place for place, _ in table.index):
-        of = table.loc[name]
-        ratio = of["UCR % without zeros"]
-        said.append(
-            f"- *{name}*, zeros left out: {ratio[JOINT]:.0f} % in the joint batch and "
-            f"{ratio[FROZEN]:.0f} % with frozen statistics, which keep "
-            f"**{of.loc[FROZEN, _same_sign(JOINT)]:.0f} %** of the signs; on the same drawn "
-            f"triplets {ratio[DRAWN]:.0f} % in the joint batch and {ratio[OWN]:.0f} % in a batch "
-            f"for each task, which keeps **{of.loc[OWN, _same_sign(DRAWN)]:.0f} %** of them. The "
-            f"cheap probe has {of.loc[TRUNK, _same_sign(JOINT)]:.0f} % of the joint batch's signs. "
-            "Guessing has 50.")
-    return "\n".join(said) or "Not run yet."
-
-
-def _same_sign(mode: str) -> str:
+def same_sign(mode: str) -> str:
+    """The column of :func:`probe_table` with the share of signs that are as in another mode."""
     return f"same sign as {mode}, %"
-
-
-def ucr_sentence(rows: Rows) -> str:
-    """In how many pairs modulation raised the UCR, and in how many the intervals say so."""
-    found = ucr_differences(rows).values()
-    if not found:
-        return "Not run yet."
-    raised, sure, surely_lower = (sum(values) for values in zip(*(
-        (value > 0, low > 0, high < 0) for value, low, high in found), strict=True))
-    decided = (f"decided in {sure}; it lowered it, decided, in {surely_lower}"
-               if sure or surely_lower else "but no pair's change is decided, up or down")
-    return (f"Modulation raised the ratio in **{raised} of {len(found)} pairs**, {decided}. "
-            "All intervals of the changes hold together at 95 % (Bonferroni). The paper: higher "
-            "in all 21.")
-
-
-def takeaway(rows: Rows) -> str:
-    """What the records say of the paper's claims about seven attributes, as Markdown."""
-    lines, decided = [], 0
-    for name, text, other in (
-            ("from block 5", "Modulating after the last block alone", OURS),
-            ("from block 3", "Modulating from block 3", OURS),
-            ("from block 2", "Modulating from block 2", OURS),
-            (ONE_RATE, "Scales at the network's learning rate", OURS),
-            ("projection", "Matrices at that rate in the place of scales", ONE_RATE),
-            ("signed scales", "Scales without the ReLU", OURS)):
-        if rows[name] and rows[other]:
-            value, low, high = difference(rows[name], rows[other])
-            decided += low > 0 or high < 0
-            lines.append(f"- {text}, against *{other}*, in points: "
-                         f"**{points(value, low, high)}**.")
-    if lines:
-        lines.insert(0, "- Of the ways below to scale more, less or otherwise, "
-                        f"**{decided or 'none'}** of {len(lines)} makes a decided difference.")
-    return "\n".join([*lines, f"- {ucr_sentence(rows)}"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from study_records import record, wide_record
 
+from modlib.ablation_verdicts import probe_sentence, stage_sentence, takeaway, ucr_sentence
 from modlib.ablations import (
     ONE_RATE,
     OURS,
@@ -19,15 +20,11 @@ from modlib.ablations import (
     attribute_table,
     lay_out,
     paper_table,
-    probe_sentence,
     probe_table,
-    stage_sentence,
-    takeaway,
     ucr_by_epoch,
     ucr_by_stage,
     ucr_differences,
     ucr_matrix,
-    ucr_sentence,
     ucr_table,
 )
 from modlib.arrays import to_json
