@@ -50,18 +50,20 @@ STUDY = Study("ablations", {
     name: {"scale_rate_factor": 10.0} | changes for name, changes in ROWS.items()})
 # By the paper's own recipe, which settings files hold, all learn at the rate that these say.
 PAPER_RECIPE = Study("paper_ablations", {
-    name: changes for name, changes in ROWS.items() if name != ONE_RATE})
+    name: changes for name, changes in ROWS.items() if name != ONE_RATE}, tuned=("batch_size",))
 
 
 def lay_out(
     parameters: Mapping[str, Any],
 ) -> tuple[Study, dict[str, list[Settings]], Places]:
-    """The study and its runs: by the paper's recipe where the optimiser is its Adagrad.
+    """The study and its runs: by the paper's recipe where the parameters ask for it.
 
     See :meth:`Study.lay_out`.
     """
-    study = PAPER_RECIPE if parameters.get("optimiser") == "adagrad" else STUDY
-    return study, *study.lay_out(parameters)
+    if not twenty_attributes.is_papers_recipe(parameters):
+        return STUDY, *STUDY.lay_out(parameters)
+    tasks = len(parameters.get("tasks", TASKS))
+    return PAPER_RECIPE, *PAPER_RECIPE.lay_out(parameters, twenty_attributes.own_batches(tasks))
 
 
 def paper_table(number: int) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def ucr_table(rows: Rows) -> pd.DataFrame:
             ratio = pair_ucr(rows[name], (first, second))
             line[name] = percent(ratio)
             nonzero = pair_ucr(rows[name], (first, second), with_zeros=False)
-            line[f"{name}, zeros left out"] = f"{100 * nonzero.value:.1f}" if nonzero.count else "–"
+            line[f"{name}, zeros left out"] = percent(nonzero) if nonzero.count else "–"
             line[f"{name}, paper"] = f"{printed[theirs]:.1f}"
         lines.append(line)
     return pd.DataFrame(lines).set_index("pair").rename_axis(None)
@@ -149,11 +151,16 @@ def ucr_by_stage(records: list[dict[str, Any]]) -> dict[str, Ratio]:
     return {stage: wilson(positive, count) for stage, (positive, count) in totals.items()}
 
 
-def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
+def ucr_differences(
+    rows: Rows, with_zeros: bool = True
+) -> dict[str, tuple[float, float, float]]:
     """Ours minus fully shared for each of the paper's pairs, in points, with its interval.
 
     Newcombe's interval over batches, widened so that all pairs hold together at 95 %
     (Bonferroni). Pairs that were not probed are left out.
+
+    Args:
+        with_zeros: whether batches with an inner product of exactly 0 count.
     """
     pairs = list(paper_table(4)["pairs"])
     z, found = float(stats.norm.ppf(1 - 0.025 / len(pairs))), {}
@@ -161,20 +168,22 @@ def ucr_differences(rows: Rows) -> dict[str, tuple[float, float, float]]:
         ratios = []
         for name in (OURS, SHARED):
             counts = ucr_counts(rows[name], tuple(pair.split("/")))
-            ratios.append(wilson(counts["positive"], sum(counts.values()), z))
+            batches = sum(counts.values()) - (0 if with_zeros else counts["zero"])
+            ratios.append(wilson(counts["positive"], batches, z))
         if all(ratio.count for ratio in ratios):
-            difference = ratios[0].value - ratios[1].value
-            found[pair] = tuple(100 * value for value in (difference, *newcombe(*ratios)))
+            change = ratios[0].value - ratios[1].value
+            found[pair] = tuple(100 * value for value in (change, *newcombe(*ratios)))
     return found
 
 
 def probe_table(rows: Rows) -> pd.DataFrame:
     """What each way to probe the trained network says, and how often its signs are another's.
 
-    The last two columns: the signs of the joint batch, and those of drawn triplets in it, from
-    which *drawn triplets, own batch* differs by batch norm alone.
+    Means over seeds. The interval of the ratio counts batches, as pairs share their gradients. The
+    last two columns: the signs of the joint batch, and those of drawn triplets in it, from which
+    *drawn triplets, own batch* differs by batch norm alone.
     """
-    lines = []
+    lines, totals = [], {}
     for name in (OURS, SHARED):
         for record in rows[name]:
             probes = record["results"].get("probes", {"modes": {}})
@@ -183,6 +192,9 @@ def probe_table(rows: Rows) -> pd.DataFrame:
                 pairs = np.triu_indices(counts_2TT.shape[-1], 1)
                 positive, negative = (counts_TT[pairs].sum() for counts_TT in counts_2TT)
                 every = probes["batches"] * len(pairs[0])
+                total = totals.setdefault((name, mode), [0.0, 0])
+                total[0] += positive / len(pairs[0])
+                total[1] += probes["batches"]
                 lines.append({
                     "system": name, "probe": mode, "UCR %": 100 * positive / every,
                     "zeros %": 100 * (1 - (positive + negative) / every),
@@ -190,9 +202,13 @@ def probe_table(rows: Rows) -> pd.DataFrame:
                 } | {same_sign(other): np.nan if found["agreement"][other] is None
                      else 100 * found["agreement"][other] for other in (JOINT, DRAWN)})
     if not lines:
-        return pd.DataFrame(columns=["UCR %", "zeros %", "UCR % without zeros",
+        return pd.DataFrame(columns=["UCR %", "interval", "zeros %", "UCR % without zeros",
                                      same_sign(JOINT), same_sign(DRAWN)])
-    return pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
+    table = pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
+    ratios = [wilson(*totals[place]) for place in table.index]
+    table.insert(1, "interval", [f"{100 * ratio.low:.1f} to {100 * ratio.high:.1f}"
+                                 for ratio in ratios])
+    return table
 
 
 def same_sign(mode: str) -> str:

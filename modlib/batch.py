@@ -12,61 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from modlib.errors import ModlibError, unknown_name
 from modlib.executed_copies import COPIES, executed_copy, mark_stopped, status_table
 from modlib.results import project_root, relative_to_root, resolve
+from modlib.settings_files import read_changes, read_settings, settings_file, settings_text
 from modlib.whole_files import cannot_be_written, check_writable
 
 MADE_HERE = ("toy_faces", "digits")  # data sets that need no data_root
 LOG_SECONDS = "5"  # between two lines of a progress bar in a log
-
-
-def settings_file(name: str) -> Path:
-    """The file of ``notebooks/settings`` with this name; ModlibError where there is none."""
-    files = {path.stem: path for path in resolve("notebooks/settings").glob("*.yml")}
-    name = name.removeprefix("notebooks/settings/").removesuffix(".yml")
-    if name not in files:
-        raise unknown_name("settings", name, sorted(files))
-    return files[name]
-
-
-def read_settings(settings: Path) -> dict[str, Any]:
-    """The parameters of a settings file, by name; none where it has only comments.
-
-    Raises:
-        ModlibError: it is no text in UTF-8, no YAML, or no mapping of names to values.
-    """
-    return _named_values(
-        _text(settings), f"settings {settings}", "a line each, such as 'epochs: 2'")
-
-
-def read_changes(changes: str) -> dict[str, Any]:
-    """Single parameters that are given with a call, by name; ModlibError as of a settings file."""
-    return _named_values(changes, "SET", "such as '{epochs: 2, seeds: [0]}'")
-
-
-def _named_values(text: str, said: str, example: str) -> dict[str, Any]:
-    import yaml  # comes with the notebooks, not with modlib alone
-
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date
-        raise ModlibError(f"{said} cannot be read as YAML: {error}") from error
-    values = {} if values is None else values
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ModlibError(
-            f"{said} must map names to values, {example}; given {str(values)[:60]}")
-    return values
-
-
-def _text(settings: Path) -> str:
-    try:
-        return settings.read_text("utf8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModlibError(f"settings {settings} cannot be read as text in UTF-8: {error}"
-                          ) from error
 
 
 def notebooks_for(settings: Path) -> list[Path]:
@@ -79,7 +33,7 @@ def notebooks_for(settings: Path) -> list[Path]:
             no text in UTF-8.
     """
     there = {path.stem[:2]: path for path in sorted(resolve("notebooks").glob("[0-9]*.ipynb"))}
-    said = re.search(r"^# Notebooks: (all$|all but |)([\d ]*)$", _text(settings), re.M)
+    said = re.search(r"^# Notebooks: (all$|all but |)([\d ]*)$", settings_text(settings), re.M)
     if said is None:
         raise ModlibError(
             f"{settings.name} does not say which notebooks it is for; give it a comment such as "

@@ -58,10 +58,11 @@ def flip_some(images_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
 def shuffled_batches(
     indices_N: np.ndarray, size: int, batches: int, rng: np.random.Generator
 ) -> Iterator[Tensor]:
-    """Images in random order, every one once before any comes again.
+    """Images in random order, round by round.
 
-    A round's last batch, where too few images are left to fill it, starts anew near the round's
-    start. Each round is shuffled when it begins, so the generator may be used in between.
+    In a round each image comes once, but where too few are left to fill the last batch: those are
+    not shown in this round, and the last batch starts anew near the round's start. Each round is
+    shuffled when it begins, so the generator may be used in between.
 
     Args:
         indices_N: int64, what is drawn from.
@@ -82,7 +83,7 @@ def shuffled_batches(
 def batches_in_round(data: AttributeImages, settings) -> int:
     """How many batches of :func:`random_indices` an epoch has.
 
-    Where the settings leave it open, as many as fill a round over the train split.
+    Where the settings leave it open, as many whole batches as the train split fills.
     """
     train = len(data.indices("train"))
     return settings.batches_per_epoch or train // min(settings.batch_size, train)

@@ -83,7 +83,7 @@ def summary(claims: list[Claim]) -> str:
             said.append(f"Of {len(some)} {about}: {', '.join(counts)}.")
     if variants := sum(one.variant for one in claims):
         lines = "more lines ask" if variants > 1 else "more line asks"
-        said.append(f"{variants} {lines} one of them again, of other settings.")
+        said.append(f"{variants} {lines} one of them again, in other settings or by another count.")
     if other := sum(one.size_differs for one in claims if not one.variant):
         said.append(f"In {other}, whatever the verdict, the paper's own figure lies outside our "
                     "interval.")

@@ -60,7 +60,9 @@ def validate(model, data, get_images, settings) -> dict[str, Any]:
 def random_batches(
     data: AttributeImages, get_images: Callable[[Tensor], Tensor], settings, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch's batches, drawn from (seed, epoch) alone: all images before any comes again.
+    """One epoch's batches, drawn from (seed, epoch) alone.
+
+    See :func:`modlib.batches.shuffled_batches`.
 
     Yields:
         images_BCHW uint8, and labels_BT bool, on the images' device.

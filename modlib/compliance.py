@@ -40,17 +40,19 @@ def mean_ucr(record: Mapping[str, Any], with_zeros: bool = True) -> float:
     return float(np.nanmean(matrix_TT[np.triu_indices(len(matrix_TT), 1)]))
 
 
-def agreement(records: Records) -> str:
+def agreement(records: Records, with_zeros: bool = True) -> str:
     """:func:`mean_ucr` for people: mean and spread over seeds, or that nothing was probed."""
     if records and not probed(records):
         return "not probed"
-    return mean_and_spread([mean_ucr(record) for record in records])
+    return mean_and_spread([mean_ucr(record, with_zeros) for record in records])
 
 
 def agreement_table(rows: Mapping[str, Records]) -> pd.DataFrame:
     """:func:`agreement` of every row; networks of their own share nothing and are not probed."""
-    return pd.DataFrame({"update compliance ratio, %": {
-        name: agreement(records) for name, records in rows.items()}})
+    return pd.DataFrame({label: {
+        name: agreement(records, with_zeros) for name, records in rows.items()}
+        for label, with_zeros in (("update compliance ratio, %", True),
+                                  ("zeros left out, %", False))})
 
 
 def compliance_verdict(

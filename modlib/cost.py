@@ -7,8 +7,8 @@ The call ::
 times training steps of each system at the paper's size on the device that is there, and writes a
 record of it (:mod:`modlib.throughput`); hours are the images of all runs over images per second.
 Beside that a run's work is counted: the operations of one forward pass are those that torch
-dispatches for the network on images without content, a backward pass takes twice as many, and the
-images are those of all epochs.
+dispatches for the network on images without content, a backward pass takes twice as many (masks on
+a frozen trunk need none through it), and the images are those of all epochs.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from modlib import ablations, three_attributes, throughput, twenty_attributes
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
 from modlib.machine import choose_device, cpu_threads, device_in_words
-from modlib.results import read_records, resolve
+from modlib.results import read_records
 from modlib.settings import Settings
+from modlib.settings_files import read_settings, settings_file
 from modlib.tables import short_commit
 from modlib.toy_faces import STATISTICS_PATH
 
@@ -35,6 +36,7 @@ PROFILE = "celeba_gpu"
 MEASURE = ".venv/bin/python -m modlib.cost --measure"
 CELEBA_TRAIN = 162_770  # images of the train split in CelebA's list_eval_partition.txt
 PASSES = 3  # a forward pass, and a backward pass to the activations and to the weights
+FROZEN = "mask_only"  # the one system whose trunk learns nothing
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,7 @@ class Table:
 
 def paper_profile() -> dict[str, Any]:
     """The parameters of the settings file of the paper's recipe."""
-    import yaml  # comes with the notebooks, not with modlib alone
-
-    return yaml.safe_load(resolve(f"notebooks/settings/{PROFILE}.yml").read_text("utf8"))
+    return read_settings(settings_file(PROFILE))
 
 
 def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
@@ -67,9 +67,15 @@ def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
     three, _ = three_attributes.study(profile)
     _, twenty, _ = twenty_attributes.lay_out(
         {**profile, "tasks": list(twenty_attributes.TASKS)}, {})
-    _, seven, _ = ablations.lay_out({**profile, "tasks": list(ablations.TASKS)})
+    _, seven, _ = ablations.lay_out({**profile, "tasks": list(ablations.TASKS),
+                                     "rows": list(ablations.PAPER_NAMES)})
     return {"Table 1": Table(flat(three)), "Table 3": Table(flat(twenty)),
             "Tables 4 and 5": Table(flat(seven))}
+
+
+def passes(settings: Settings) -> int:
+    """How many times a forward pass's operations a step takes through the trunk."""
+    return 1 if settings.system == FROZEN and settings.trunk_system == "branches" else PASSES
 
 
 def forward_operations(settings: Settings) -> float:
@@ -115,7 +121,7 @@ def training_images(settings: Settings) -> int:
 
 def training_operations(settings: Settings) -> float:
     """Floating-point operations of a run's training on the whole of CelebA."""
-    return PASSES * forward_operations(settings) * training_images(settings)
+    return passes(settings) * forward_operations(settings) * training_images(settings)
 
 
 def core_rate(records: Iterable[Mapping[str, Any]]) -> float:
@@ -130,7 +136,8 @@ def core_rate(records: Iterable[Mapping[str, Any]]) -> float:
         if threads is None:
             continue
         images = sum(epoch["images"] for epoch in record["epochs"])
-        operations += PASSES * images * forward_operations(Settings(**record["settings"]))
+        settings = Settings(**record["settings"])
+        operations += passes(settings) * images * forward_operations(settings)
         core_seconds += threads * record["run"]["training_seconds"]
     if not core_seconds:
         raise ModlibError("no record tells how fast a CPU trains; allowed: one of a CPU, or more")
@@ -182,7 +189,7 @@ def probe_factor(settings: Settings) -> float:
     A probed batch has one more backward pass for each task, and a backward pass is two of the
     three passes of a step. Where nothing is shared and trained nothing is probed.
     """
-    if not settings.ucr_every or settings.system in ("independent", "mask_only"):
+    if not settings.ucr_every or settings.system in ("independent", FROZEN):
         return 1.0
     return 1 + len(settings.tasks) * (PASSES - 1) / PASSES / settings.ucr_every
 

@@ -133,8 +133,9 @@ def run_many(
         settings: the runs, in the order in which their records are returned.
         places: where data, records and checkpoints are, the device, and how many workers.
         executor: any ``concurrent.futures.Executor``. None: ``places.workers`` processes that
-            share the cores, each with a GPU of its own where there are as many, or, when that
-            is 0, this process. A worker that is killed is replaced, and its run goes on.
+            share the cores (``OMP_NUM_THREADS`` is heard), each with a GPU of its own where there
+            are as many, or, when that is 0, this process. A worker that is killed is replaced,
+            and its run goes on.
         on_epoch: see :func:`run`; not called for runs on a given executor.
         on_done: called with the settings and the record of each run as it ends.
         runner: what does one run: :func:`run`, or another module's function with its arguments.
@@ -160,7 +161,9 @@ def run_many(
                  if one.dataset != "toy_faces"}
         for one in sizes.values():  # decode once, before the workers would each do it
             load(one, places)
-        in_own_pools(rounds, threads=max(1, available_cores() // places.workers))
+        # No more than here: who allows torch fewer, as with OMP_NUM_THREADS, has other work too.
+        threads = min(torch.get_num_threads(), available_cores() // places.workers)
+        in_own_pools(rounds, threads=max(1, threads))
     else:
         for number in chain.from_iterable(numbers):
             rounds.end(number, runner(settings[number], places, on_epoch))

@@ -24,7 +24,7 @@ from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study
 from modlib.tables import mean_and_spread, points
 from modlib.task_networks import SharedTrunkNetwork
-from modlib.twenty_attributes import OURS, TASKS
+from modlib.twenty_attributes import OURS, TASKS, is_papers_recipe
 
 KEPT, HELD_OUT = TASKS[::2], TASKS[1::2]  # as many: each network sees as many images a batch
 BEFORE, ADDED, TOGETHER = "before", "added later", "trained with the rest"
@@ -41,10 +41,11 @@ def lay_out(
 ) -> tuple[dict[str, list[Settings]], Places]:
     """The runs: each row has what was chosen for the modulated network of twenty attributes.
 
-    So the row that is trained together is the modulated network of Table 3, to the last setting.
-    See :meth:`Study.lay_out`.
+    So the row that is trained together is the modulated network of Table 3, to the last setting;
+    by the paper's recipe too, where nothing was chosen. See :meth:`Study.lay_out`.
     """
-    return STUDY.lay_out(parameters, dict.fromkeys(STUDY.rows, tuned.get(OURS, {})))
+    chosen = {} if is_papers_recipe(parameters) else tuned.get(OURS, {})
+    return STUDY.lay_out(parameters, dict.fromkeys(STUDY.rows, chosen))
 
 
 def published(profile: str) -> Rows:

@@ -32,7 +32,7 @@ from modlib.tables import percent, points
 from modlib.twenty_attributes import OURS
 from modlib.whole_files import cannot_be_written
 
-SHARED = "fully shared"
+SHARED, NONZERO = "fully shared", ", zeros left out"
 STUDY = Study("your_own_data", {OURS: {"system": "modulated"}, SHARED: {"system": "fully_shared"}},
               quick=2)
 EXAMPLE_TASKS = ("Smiling", "Young")  # yes or no; beside them the example has categories of hair
@@ -101,15 +101,21 @@ def _write_whole(folder: Path, rows: Sequence[tuple], images_NCHW: np.ndarray) -
 
 
 def ucr_table(rows: Rows) -> pd.DataFrame:
-    """Every pair's update compliance ratio in %, with its interval; the most at odds first."""
+    """Every pair's update compliance ratio in %, with its interval; the most at odds first.
+
+    Of all batches, and with those left out whose inner product is exactly 0: there a task has
+    learnt the batch and asks for nothing, which is no conflict. The order is by the latter.
+    """
     records = [record for of_row in rows.values() for record in of_row]
     pairs = combinations(records[0]["settings"]["tasks"], 2) if records else ()
     ratios = {f"{one} / {other}".replace("_", " "): {
-        name: pair_ucr(of_row, (one, other)) for name, of_row in rows.items()}
+        name + words: pair_ucr(of_row, (one, other), with_zeros)
+        for name, of_row in rows.items() for words, with_zeros in (("", True), (NONZERO, False))}
         for one, other in pairs}
-    ordered = sorted(ratios, key=lambda pair: ratios[pair][SHARED].value)
-    return pd.DataFrame({name: {pair: percent(ratios[pair][name]) for pair in ordered}
-                         for name in rows})
+    ordered = sorted(ratios, key=lambda pair: (
+        np.isnan(found := ratios[pair][SHARED + NONZERO].value), found))
+    return pd.DataFrame({column: {pair: percent(ratios[pair][column]) for pair in ordered}
+                         for name in rows for column in (name, name + NONZERO)})
 
 
 def queries_of(labels_NT: np.ndarray, count: int) -> list[int]:
@@ -159,16 +165,26 @@ def takeaway(rows: Rows, data: AttributeImages) -> str:
             f"- Mean triplet accuracy: with scales for each task **{means[OURS]:.1f} %**, with one "
             f"embedding for all **{means[SHARED]:.1f} %**. The difference is {points(*found)} "
             f"points: **{word}**. Guessing gives 50 %."]
-    pairs = ucr_table({SHARED: rows[SHARED]})
-    if len(pairs) and rows[SHARED][0]["settings"]["ucr_every"]:
-        every = list(combinations(rows[SHARED][0]["settings"]["tasks"], 2))
-        z = float(stats.norm.ppf(1 - 0.025 / len(every)))  # Bonferroni: the lowest of many
-        lowest = min((wilson(counts["positive"], sum(counts.values()), z) for counts in (
-            ucr_counts(rows[SHARED], pair) for pair in every)), key=lambda ratio: ratio.high)
-        said.append(f"- In the fully shared network the pair with the lowest ratio is "
-                    f"**{pairs.index[0]}**: its updates agree on {pairs[SHARED].iloc[0]} % of the "
-                    "batches. " + (
-                        "At least one pair is decidedly at odds" if lowest.high < 0.5 else
-                        "No pair is decidedly at odds: all intervals reach 50 %")
-                    + ", with intervals that hold for all pairs together.")
+    if rows[SHARED][0]["settings"]["ucr_every"]:
+        said += _at_odds(rows[SHARED])
     return "\n".join(said)
+
+
+def _at_odds(shared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pair with the lowest ratio, zeros left out, and whether it is decidedly below a half."""
+    pairs = ucr_table({SHARED: shared})
+    every = list(combinations(shared[0]["settings"]["tasks"], 2))
+    if not every:
+        return []
+    z = float(stats.norm.ppf(1 - 0.025 / len(every)))  # Bonferroni: the lowest of many
+    ratios = [wilson(counts["positive"], counts["positive"] + counts["negative"], z)
+              for counts in (ucr_counts(shared, pair) for pair in every)]
+    if not any(ratio.count for ratio in ratios):
+        return ["- No probed batch had two tasks that both asked for something."]
+    lowest = min(ratio.high for ratio in ratios)
+    return [f"- In the fully shared network the pair with the lowest ratio is "
+            f"**{pairs.index[0]}**: where both tasks ask for something, their updates agree on "
+            f"{pairs[SHARED + NONZERO].iloc[0]} % of the batches. " + (
+                "At least one pair is decidedly at odds" if lowest < 0.5 else
+                "No pair is decidedly at odds: all intervals reach 50 %")
+            + ", with intervals that hold for all pairs together."]

@@ -17,7 +17,7 @@ from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import mean_and_spread
-from modlib.twenty_attributes import OURS, PAPER_NAMES, extra_parameters
+from modlib.twenty_attributes import OURS, PAPER_NAMES, extra_parameters, is_papers_recipe
 from modlib.twenty_attributes import ROWS as TABLE_3
 from modlib.verdicts import Verdict, row_verdict, summary_of
 from modlib.zappos_files import TASKS
@@ -37,7 +37,7 @@ def lay_out(
 
     Nothing was tuned on shoes, nor for Adagrad. See :meth:`Study.lay_out`.
     """
-    chosen = parameters.get("dataset") == "celeba" and parameters.get("optimiser") != "adagrad"
+    chosen = parameters.get("dataset") == "celeba" and not is_papers_recipe(parameters)
     return STUDY.lay_out(parameters, tuned if chosen else None)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from modlib.gradients import Ratio
 from modlib.machine import device_in_words
 from modlib.results import read_records, resolve
+from modlib.settings_files import seeds_of
 
 SEE_ABOVE = "*Not run yet: the box above has the call.*"  # in the place of the same box
 OTHER_IMAGES = (  # below a call that adds to a table which has records already
@@ -138,23 +139,38 @@ def run_call(profile: str, notebook: str, data: str = "/path/to/celeba") -> str:
 
 def some_not_run_yet(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], profile: str, notebook: str,
-    data: str = "/path/to/celeba",
+    data: str = "/path/to/celeba", seeds: Iterable[int] = (),
 ) -> str:
-    """A Markdown box that names the rows, and their seeds, that other rows have; or nothing."""
-    seeds = {name: {record["settings"]["seed"] for record in records}
+    """A Markdown box that names the rows, and their seeds, that other rows have; or nothing.
+
+    Args:
+        seeds: which rows are to have besides.
+    """
+    found = {name: {record["settings"]["seed"] for record in records}
              for name, records in rows.items()}
-    every = set().union(*seeds.values())
-    missing = {name: sorted(every - here) for name, here in seeds.items() if every - here}
+    every = set(seeds).union(*found.values())
+    missing = {name: sorted(every - here) for name, here in found.items() if every - here}
     if not missing:
         return ""
-    parts = [f"*{name}* (seed{'s' * (len(without) > 1)} {', '.join(map(str, without))})"
-             for name, without in missing.items() if set(without) != every]
-    if untouched := [name for name, without in missing.items() if set(without) == every]:
-        parts.append(f"all seeds of {'; '.join(f'*{name}*' for name in untouched)}")
-    return (f"\n\n> **Not run yet:** {'; '.join(parts)}. The tables wait for them. On the same "
-            f"images this call runs what is missing, and only that:\n>\n"
+    return (f"\n\n> **Not run yet:** {_in_words(missing, every, len(rows))}. The tables wait "
+            "for them. On the same images "
+            f"this call runs what is missing, and only that:\n>\n"
             f"{_command(profile, notebook, data)}"
             f"{_time_left(rows, missing)}{OTHER_IMAGES}")
+
+
+def _in_words(missing: Mapping[str, Sequence[int]], every: set[int], rows: int) -> str:
+    """Which rows lack which seeds; rows that lack the same ones together."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, without in missing.items():
+        groups.setdefault(tuple(without), []).append(f"*{name}*")
+    untouched = groups.pop(tuple(sorted(every)), [])
+    said = []
+    for without, names in groups.items():
+        seeds = f"seed{'s' * (len(without) > 1)} {', '.join(map(str, without))}"
+        said.append(f"{seeds} of every row" if len(names) == rows > 1 else
+                    f"{', '.join(names)} ({seeds})")
+    return "; ".join(said + [f"all seeds of {'; '.join(untouched)}"] * bool(untouched))
 
 
 def _time_left(
@@ -204,7 +220,7 @@ def how_it_ran(
         f"{of('epochs')} epochs, {of('optimiser')}, learning rate {of('learning_rate')} (of scales "
         f"{of('scale_rate_factor')} times that), margin {of('margin')}, {of('precision')}{more}. "
         f"{versions_in_words(records)}."
-        + some_not_run_yet(rows, profile, notebook, data)
+        + some_not_run_yet(rows, profile, notebook, data, seeds_of(profile))
     )
 
 

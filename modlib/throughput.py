@@ -42,19 +42,31 @@ STEP_SECONDS = 3.0  # of steps for each system, and one step at least
 
 
 def kind(settings: Settings) -> str:
-    """What stands for a run in the record: its system; of independent networks how many, too.
+    """What stands for a run in the record: its system; of independent networks their batch, too.
 
-    A batch has the same images for any number of tasks, but of independent networks each is shown
-    its own task's share. What else tells rows apart, such as the size of branches, changes the
-    work of a step by little.
+    Of these each has a batch of its own. What else tells rows apart, such as the size of branches,
+    changes the work of a step by little.
     """
-    tasks = f", {len(settings.tasks)} tasks" if settings.system == "independent" else ""
-    return f"{settings.system}{tasks}"
+    if settings.system != "independent":
+        return settings.system
+    return f"independent, {3 * settings.triplets_per_task} images each"
 
 
-def recipe(settings: Settings) -> dict[str, Any]:
-    """The settings that a speed holds for."""
-    return {name: getattr(settings, name) for name in RECIPE}
+def recipe(runs: Iterable[Settings]) -> dict[str, Any]:
+    """The settings that speeds hold for: those of all runs.
+
+    The batch is that of the runs in which tasks share a network; :func:`kind` has the others'.
+
+    Raises:
+        ModlibError: the runs are of two recipes, or of another batching than ``triplets``.
+    """
+    found = [{name: getattr(one, name) for name in RECIPE
+              if name != "batch_size" or one.system != "independent"} for one in runs]
+    whole = max(found, key=len)
+    if any(not one.items() <= whole.items() or one["batching"] != "triplets" for one in found):
+        raise ModlibError("runs must be of one recipe with batching='triplets'; given "
+                          f"{' and '.join(sorted({str(one) for one in found}))}")
+    return whole
 
 
 def timed_settings(settings: Settings) -> Settings:
@@ -106,19 +118,16 @@ def measure(
         seconds: of steps for each.
 
     Raises:
-        ModlibError: runs of two recipes, or of another batching than ``triplets``.
+        ModlibError: see :func:`recipe`.
     """
     first = {kind(one): one for one in reversed(list(runs))}
-    recipes = [recipe(one) for one in first.values()]
-    if any(one != recipes[0] or one["batching"] != "triplets" for one in recipes):
-        raise ModlibError("runs must be of one recipe with batching='triplets'; given "
-                          f"{' and '.join(sorted({str(one) for one in recipes}))}")
+    of_all = recipe(first.values())
     make_deterministic()  # as in a run
     keep_freed_memory()
     started = time.perf_counter()
     systems = {name: time_steps(timed_settings(one), device, seconds)
                for name, one in sorted(first.items())}
-    return {"version": RECORD_VERSION, "recipe": recipes[0], "systems": systems,
+    return {"version": RECORD_VERSION, "recipe": of_all, "systems": systems,
             "device": device_name(device), "processor": processor(),
             "threads": torch.get_num_threads(), "versions": versions(),
             "seconds": time.perf_counter() - started, "git_commit": git_commit()}

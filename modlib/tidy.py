@@ -13,15 +13,21 @@ from modlib.ablations import ucr_by_stage
 from modlib.arrays import from_json
 from modlib.errors import ModlibError
 from modlib.record_checks import check_record
-from modlib.results import read_record, resolve, ucr_counts
+from modlib.results import pair_ucr, read_record, resolve
 from modlib.speed import read_benchmark
 from modlib.whole_files import written_whole
 
+OF_TASKS = ("valid_accuracy", "valid_auc", "train_accuracy", "task_losses", "task_weights")
+OF_ALL = ("loss", "largest_weight", "cosine_to_mean", "tasks_uphill")  # of the last epoch, both
 TIDY = ["study", "profile", "system", "seed", "changed", "task", "measure", "value", "record"]
 
 
 def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
-    """Every measurement of every finished run below a folder: one a line.
+    """The measurements of every finished run below a folder: one a line.
+
+    Those of the test split, of the network, of time, of updates over all epochs, and of training
+    and validation after the last epoch. What is an array (single answers, scales, maps) and the
+    epochs before are in the records alone.
 
     Returns:
         columns study, profile, system, seed, changed (the settings that tell this run from others
@@ -120,22 +126,30 @@ def _measurements(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]
                         for pair in found for name in ("mean", "variance"))
         elif key == "parameters":
             yield from (("", f"parameters_{name}", count) for name, count in found.items())
+        elif key == "gates":
+            yield from (("", f"gate of {stage}, {where}", value) for stage, places in found.items()
+                        for where, value in places.items())
+        elif key in ("somp_errors", "random_errors"):
+            yield from (("", f"{key[:-1]} of {layer}", value) for layer, value in found.items())
         elif isinstance(found, int | float):
             yield "", key, found
-        elif key.startswith("test_") and isinstance(found, dict):
+        elif (key.startswith("test_") or key == "hard") and isinstance(found, dict):
             yield from ((task, key, value) for task, value in found.items()
                         if isinstance(value, float))
-    if epochs:
-        yield from ((task, "valid_accuracy", value)
-                    for task, value in epochs[-1].get("valid_accuracy", {}).items())
-        for pair in epochs[-1].get("ucr") or []:
-            counts = ucr_counts([record], tuple(pair["tasks"]))
-            yield "/".join(pair["tasks"]), "ucr", counts["positive"] / sum(counts.values())
+    last = epochs[-1] if epochs else {}
+    yield from ((task, key, value) for key in OF_TASKS for task, value in last.get(key, {}).items())
+    yield from (("", key, last[key]) for key in OF_ALL if key in last)
+    for pair in last.get("ucr") or []:
+        for name, with_zeros in (("ucr", True), ("ucr, zeros left out", False)):
+            ratio = pair_ucr([record], tuple(pair["tasks"]), with_zeros)
+            if ratio.count:
+                yield "/".join(pair["tasks"]), name, ratio.value
     yield from _of_updates(record)
+    run = record["run"]
     yield from (("", f"milliseconds_{name}", value)
-                for name, value in record["run"].get("milliseconds", {}).items())
-    if "training_seconds" in record["run"]:
-        yield "", "training_seconds", record["run"]["training_seconds"]
+                for name, value in run.get("milliseconds", {}).items())
+    yield from (("", key, run[key]) for key in ("training_seconds", "images_per_second")
+                if key in run)
 
 
 def _of_updates(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
@@ -166,7 +180,7 @@ def main() -> None:
     """List the finished runs, or write their measurements as CSV: ``python -m modlib.tidy``."""
     parser = argparse.ArgumentParser(prog="python -m modlib.tidy", description=main.__doc__)
     parser.add_argument("--folder", default="book/results", help="records to read")
-    parser.add_argument("--csv", metavar="FILE", help="write every measurement there")
+    parser.add_argument("--csv", metavar="FILE", help="write the measurements there")
     arguments = parser.parse_args()
     try:
         table = tidy_table(arguments.folder)
@@ -177,8 +191,10 @@ def main() -> None:
     runs = table[table.measure == "test_accuracy"].groupby(
         ["study", "profile", "system", "record"]).value.agg(["size", "mean"]).round(4)
     print(runs.rename(columns={"size": "tasks", "mean": "mean test accuracy"}).to_string())
-    print(f"{len(table):,} measurements of {table.record.nunique()} runs"
-          + (f", written to {arguments.csv}" if arguments.csv else ""))
+    of_runs = table[table.study != "speed"]
+    print(f"{len(of_runs):,} measurements of {of_runs.record.nunique()} runs, and "
+          f"{len(table) - len(of_runs)} of the benchmark"
+          + (f"; written to {arguments.csv}" if arguments.csv else ""))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import plain
 from modlib.settings import Places, Settings
+from modlib.settings_files import seeds_of
 from modlib.studies import Seeds, enough_for_its_tasks
 from modlib.tables import mean_and_spread, some_not_run_yet, with_sign
 
@@ -27,8 +28,8 @@ VARIANTS = {  # what each changes in the recipe
     "no colour jitter": {"colour_jitter": 0.0},
     "no mirroring": {"horizontal_flip": False},
     "scales at the network's rate": {"scale_rate_factor": 1.0},
-    "half the learning rate": {"learning_rate": 1e-3},
-    "twice the learning rate": {"learning_rate": 4e-3},
+    "a learning rate of 0.001": {"learning_rate": 1e-3},
+    "a learning rate of 0.004": {"learning_rate": 4e-3},
     "rate cut to a tenth at 70 %": {"schedule": "tenth_for_last_30_percent"},
     "symmetric triplets": {"triplet_choice": "symmetric"},
     "one sample an anchor": {"samples_per_anchor": 1},
@@ -183,7 +184,7 @@ def missing_runs(rows: Mapping[str, list[dict[str, Any]]], profile: str) -> str:
     """
     every = {record["settings"]["seed"] for records in rows.values() for record in records}
     several = {name: rows[name] for name in (RECIPE, FLOAT32)}
-    wanting = some_not_run_yet(several, profile, "08")
+    wanting = some_not_run_yet(several, profile, "08", seeds=seeds_of(profile) if every else ())
     never = [name for name, records in rows.items() if name not in several and not records]
     if not every or not never:
         return wanting

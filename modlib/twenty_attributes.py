@@ -57,18 +57,30 @@ PAPER_RECIPE = Study("paper_recipe", {name: ROWS[name] for name in PAPER_NAMES},
 OWN_BATCH = 60  # images a step of each independent network there, as in Table 3's runs
 
 
+def is_papers_recipe(parameters: Mapping[str, Any]) -> bool:
+    """Whether a notebook's parameters ask for the paper's recipe: its optimiser is Adagrad.
+
+    What was chosen for Adam says nothing of it.
+    """
+    return parameters.get("optimiser") == "adagrad"
+
+
+def own_batches(tasks: int) -> dict[str, dict[str, int]]:
+    """By the paper's recipe: the batch of all independent networks together, by row."""
+    return {"independent": {"batch_size": OWN_BATCH * tasks}}
+
+
 def lay_out(
     parameters: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Study, dict[str, list[Settings]], Places]:
-    """The study and its runs: by the paper's recipe where the optimiser is its Adagrad.
+    """The study and its runs: by the paper's recipe where the parameters ask for it.
 
-    Learning rates that were chosen for Adam say nothing of Adagrad. See :meth:`Study.lay_out`.
+    See :meth:`Study.lay_out`.
     """
-    if parameters.get("optimiser") != "adagrad":
+    if not is_papers_recipe(parameters):
         return STUDY, *STUDY.lay_out(parameters, tuned)
     tasks = len(parameters.get("tasks", TASKS))
-    return PAPER_RECIPE, *PAPER_RECIPE.lay_out(
-        parameters, {"independent": {"batch_size": OWN_BATCH * tasks}})
+    return PAPER_RECIPE, *PAPER_RECIPE.lay_out(parameters, own_batches(tasks))
 
 
 def paper_table() -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_by_the_papers_recipe_nothing_has_a_rate_of_its_own():
     study, runs, _ = lay_out(values | {"optimiser": "adagrad"})
     assert study is PAPER_RECIPE and ONE_RATE not in runs
     assert {one.scale_rate_factor for [one] in runs.values()} == {1}
+    assert runs["independent"][0].batch_size == 60 * len(TASKS)  # as in Table 3's runs: 60 images
     assert lay_out(values)[0] is STUDY
     records = {row: record(PAPER_RECIPE, row) for row in PAPER_RECIPE.rows}
     assert PAPER_RECIPE.by_row(list(records.values())) == {
@@ -186,8 +187,9 @@ def test_the_table_has_every_pairs_ratio_with_wilsons_interval():
     table = ucr_table(with_probes(ours=[50], shared=[0]))
     assert len(table) == 21
     assert table.loc["Smiling / Bald"].to_dict() == {
-        OURS: "50.0 [40.4, 59.6]", f"{OURS}, zeros left out": "50.0", f"{OURS}, paper": "67.8",
-        SHARED: "0.0 [0.0, 3.7]", f"{SHARED}, zeros left out": "0.0", f"{SHARED}, paper": "32.3"}
+        OURS: "50.0 [40.4, 59.6]", f"{OURS}, zeros left out": "50.0 [40.4, 59.6]",
+        f"{OURS}, paper": "67.8", SHARED: "0.0 [0.0, 3.7]",
+        f"{SHARED}, zeros left out": "0.0 [0.0, 3.7]", f"{SHARED}, paper": "32.3"}
     missing = table.loc["Smiling / Big Nose"]
     assert [missing[name] for name in table if "paper" not in name] == ["not run yet", "–"] * 2
 
@@ -196,7 +198,8 @@ def test_the_table_counts_zeros_among_the_batches_or_leaves_them_out():
     """3 of 8 with the zeros, 3 of 4 without; nothing but zeros leaves nothing."""
     table = ucr_table(NOTHING | {OURS: [probed({PAIR: (3, 1, 4), OTHER: (0, 0, 6)})]})
     columns = [OURS, f"{OURS}, zeros left out"]
-    assert table.loc["Smiling / Bald", columns].tolist() == ["37.5 [13.7, 69.4]", "75.0"]
+    assert table.loc["Smiling / Bald", columns].tolist() == [
+        "37.5 [13.7, 69.4]", "75.0 [30.1, 95.4]"]
     assert table.loc["Bald / Big Lips", columns].tolist() == ["0.0 [0.0, 39.0]", "–"]
 
 
@@ -255,7 +258,7 @@ def test_the_first_and_the_last_stage_are_told_of_both_systems():
     assert stage_sentence(NOTHING) == "Not run yet."
 
 
-PROBED = ["UCR %", "zeros %", "UCR % without zeros", "same sign as joint batch, %",
+PROBED = ["UCR %", "interval", "zeros %", "UCR % without zeros", "same sign as joint batch, %",
           "same sign as drawn triplets, joint batch, %"]
 
 
@@ -280,13 +283,16 @@ def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
         SHARED: [probed_at_the_end(4, joint=((4, 4, 4), (0, 0, 0), 1.0, None),
                                    own=((0, 0, 0), (0, 0, 0), None, 0.5)), {"results": {}}]})
     assert list(table) == PROBED
-    lines = {place: tuple(line) for place, *line in table.itertuples()}
+    lines = {place: tuple(line) for place, *line in table.drop(columns="interval").itertuples()}
     assert lines == {
         (OURS, "joint"): (60, 0, 60, 100, 25),
         # 9 of 18 that are not zero among 30, and 0 of 6.
         (OURS, "own"): (15, 60, 25, 62.5, 50),
         (SHARED, "joint"): (100, 0, 100, 100, pytest.approx(np.nan, nan_ok=True)),
         (SHARED, "own"): (0, 100, 0, pytest.approx(np.nan, nan_ok=True), 50)}
+    # 12 of 20 batches, 3 of 20, 4 of 4 and 0 of 4: pairs share their gradients.
+    assert table["interval"].tolist() == [
+        "38.7 to 78.1", "5.2 to 36.0", "51.0 to 100.0", "0.0 to 49.0"]
 
 
 def test_the_sentence_on_probes_reads_the_table():
@@ -316,12 +322,25 @@ def test_the_sentence_counts_pairs_by_their_intervals():
     """One surely higher, one higher or not, one surely lower."""
     assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, decided in 1; it lowered it, decided, in "
-        "1. All intervals of the changes hold together at 95 % (Bonferroni). The paper: higher in "
-        "all 21.")
+        "1. Inner products of 0 left out: in **2 of 3 pairs**, decided in 1; it lowered it, "
+        "decided, in 1. All intervals of the changes hold together at 95 % (Bonferroni). The "
+        "paper: higher in all 21.")
     assert ucr_sentence(with_probes(ours=[52, 52, 48], shared=[50, 50, 50])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, but no pair's change is decided, up or "
-        "down. All intervals of the changes hold together at 95 % (Bonferroni). The paper: higher "
-        "in all 21.")
+        "down. Inner products of 0 left out: in **2 of 3 pairs**, but no pair's change is decided, "
+        "up or down. All intervals of the changes hold together at 95 % (Bonferroni). The paper: "
+        "higher in all 21.")
+
+
+def test_the_sentence_counts_pairs_without_products_of_zero_too():
+    """5 of 100 and 30 of 100 agree; of those that are not 0, all and half."""
+    rows = NOTHING | {OURS: [probed({PAIR: (5, 0, 95)})], SHARED: [probed({PAIR: (30, 30, 40)})]}
+    assert ucr_sentence(rows).startswith(
+        "Modulation raised the ratio in **0 of 1 pairs**, decided in 0; it lowered it, decided, in "
+        "1. Inner products of 0 left out: in **1 of 1 pairs**, but no pair's change is decided, up "
+        "or down. All")
+    zeros = NOTHING | {name: [probed({PAIR: (0, 0, 9)})] for name in (OURS, SHARED)}
+    assert "left out: in no pair, as all are 0. All" in ucr_sentence(zeros)
 
 
 def reference_difference(ours: int, shared: int, zeros: int) -> tuple[float, float, float]:

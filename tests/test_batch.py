@@ -13,9 +13,10 @@ import nbformat
 import pytest
 
 from modlib import batch
-from modlib.batch import notebooks_for, read_settings, run_notebook, settings_file
+from modlib.batch import notebooks_for, run_notebook
 from modlib.errors import ModlibError
 from modlib.executed_copies import executed_copy, status_table
+from modlib.settings_files import read_settings, settings_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = "# Parameters: of a test\nseeds = [0]\ndata_root = None\nresults_dir = 'records'"

@@ -405,8 +405,8 @@ def test_no_zoom_and_no_shift_leave_images_as_they_are():
     assert same.dtype == torch.float32 and torch.allclose(same, images_BCHW.float(), atol=1e-3)
 
 
-def test_shuffled_batches_show_all_images_before_any_comes_again():
-    """Rounds of 10 images in batches of 3: the fourth batch of a round starts near its start."""
+def test_a_rounds_last_batch_starts_near_its_start_where_too_few_images_are_left():
+    """Rounds of 10 images in batches of 3: one image is not shown in each."""
     def batches():
         return [one.tolist() for one in shuffled_batches(
             np.arange(10, 20), 3, 8, np.random.default_rng(4))]

@@ -923,6 +923,26 @@ def test_two_threads_give_the_same_record_again(loaded, tiny, places, tmp_path):
     assert comparable(one) == comparable(other)
 
 
+@pytest.mark.parametrize(("allowed", "workers", "each"), [
+    (8, 2, 4), (8, 3, 2), (8, 16, 1), (1, 2, 1), (2, 2, 2), (3, 2, 3)])
+def test_workers_share_the_cores_and_take_no_more_threads_than_torch_has_here(
+        monkeypatch, tiny, places, allowed, workers, each):
+    """Or two calls side by side, each told to take one thread, would fight over the cores."""
+    def pools(rounds, threads):
+        taken.append(threads)
+        rounds.end(0, {})
+
+    taken, threads = [], torch.get_num_threads()
+    monkeypatch.setattr(experiments, "in_own_pools", pools)
+    monkeypatch.setattr(experiments, "available_cores", lambda: 8)
+    torch.set_num_threads(allowed)
+    try:
+        run_many([tiny], replace(places, workers=workers))
+    finally:
+        torch.set_num_threads(threads)
+    assert taken == [each]
+
+
 def test_a_failing_run_in_a_pool_is_named_and_no_other_is_begun(loaded, tiny, places):
     begun = []
 

@@ -91,6 +91,12 @@ def test_the_row_trained_together_is_table_3s_modulated_network():
     assert runs[ADDED][0].trunk_from == runs[BEFORE][0]
 
 
+def test_by_the_papers_recipe_nothing_that_was_chosen_for_adam_counts():
+    tuned = {twenty_attributes.OURS: {"learning_rate": 4e-3, "margin": 0.4}}
+    runs, _ = lay_out(FACES | {"optimiser": "adagrad", "learning_rate": 1e-2}, tuned)
+    assert {(one.learning_rate, one.margin) for [one] in runs.values()} == {(1e-2, 0.2)}
+
+
 def publish_rows(monkeypatch, tmp_path, **of_rows):
     """Records of one profile, of each row as many seeds as there are changes, where the book
     looks for them; what was trained together lies in Table 3's folder."""

@@ -56,6 +56,14 @@ STUDIES = {  # notebooks that lay out a modlib.studies.Study
     "06": twenty_attributes.STUDY, "09": later_tasks.STUDY, "11": branching_study.STUDY,
     "12": products.STUDY, "13": three_views.STUDY, "14": tuning.STUDY,
     "15": own_data.STUDY}
+TUNED = tuning.chosen(tuning.STUDY.published("celeba_cpu_20_tuning"))
+LAY_OUTS = {  # the runs of those that decide which parameters or choices count
+    "03": lambda values: twenty_attributes.lay_out(values, TUNED)[1],
+    "05": lambda values: twenty_attributes.lay_out(values, TUNED)[1],
+    "06": lambda values: twenty_attributes.lay_out(values, TUNED)[1],
+    "04": lambda values: ablations.lay_out(values)[1],
+    "09": lambda values: later_tasks.lay_out(values, TUNED)[0],
+    "12": lambda values: products.lay_out(values, TUNED)[0]}
 KNOWN = {field.name for cls in (
     Settings, Places, Table1Study, ClassifierSettings, TimeStudy, Choice,
     BranchingSettings, ReaderSettings)
@@ -178,9 +186,9 @@ def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, pro
         assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
         return
     if table := STUDIES.get(notebook.stem[:2]):
-        runs, _ = (twenty_attributes.lay_out(values, {})[1:] if table is twenty_attributes.STUDY
-                   else table.lay_out(values))
-        assert {one.profile for of_row in runs.values() for one in of_row} == {profile.stem}
+        lay_out = LAY_OUTS.get(notebook.stem[:2], lambda values: table.lay_out(values)[0])
+        assert {one.profile for of_row in lay_out(values).values() for one in of_row} == {
+            profile.stem}
         return
     own, where, settings = split_parameters(values, Table1Study, Places, Settings)
     Places(**where)
@@ -188,16 +196,18 @@ def test_every_profile_is_accepted_by_the_notebooks_that_it_is_for(notebook, pro
 
 
 @pytest.mark.parametrize("profile", ["celeba_cpu_20_paper", "celeba_gpu"])
-@pytest.mark.parametrize("notebook", [one for one in NOTEBOOKS if one.stem[:2] in ("03", "04")],
+@pytest.mark.parametrize("notebook", [one for one in NOTEBOOKS if one.stem[:2] in LAY_OUTS],
                          ids=lambda path: path.stem)
-def test_the_papers_recipe_takes_images_as_they_are_and_all_its_test_triplets(notebook, profile):
-    """Whatever the notebook's own parameters are."""
+def test_the_papers_recipe_is_taken_as_it_is(notebook, profile):
+    """Whatever the notebook's own parameters are, and whatever was chosen for Adam."""
     [path] = [one for one in PROFILES if one.stem == profile]
     values = own_parameters(notebook) | yaml.safe_load(path.read_text("utf8"))
-    runs = (twenty_attributes.lay_out(values, {})[1] if notebook.stem[:2] == "03"
-            else ablations.lay_out(values)[1])
+    runs = LAY_OUTS[notebook.stem[:2]](values)
     for one in (one for of_row in runs.values() for one in of_row):
         assert one.scale_rate_factor == 1
+        assert (one.learning_rate, one.margin) == (values["learning_rate"], 0.2)
+        own = one.system == "independent" and notebook.stem[:2] != "12"
+        assert one.batch_size == (60 * len(one.tasks) if own else values["batch_size"])
         assert (one.shift, one.zoom, one.colour_jitter, one.horizontal_flip) == (0, 0, 0, False)
         assert (one.optimiser, one.batching) == ("adagrad", "triplets")
         assert one.test_triplets == 10_000

@@ -16,6 +16,7 @@ from modlib import own_data
 from modlib.errors import ModlibError
 from modlib.experiments import load_data
 from modlib.own_data import (
+    NONZERO,
     OURS,
     SHARED,
     STUDY,
@@ -34,12 +35,12 @@ def example(tmp_path):
     return tmp_path / "example"
 
 
-def with_ucr(one: dict, counts: dict[str, tuple[int, int]]) -> dict:
-    """A record that has counted these signs, positive and negative, in its last epoch."""
+def with_ucr(one: dict, counts: dict[str, tuple[int, ...]]) -> dict:
+    """A record that has counted these signs, positive, negative, and 0, in its last epoch."""
     one["epochs"] = [epoch | {"ucr": []} for epoch in one["epochs"]]
     one["epochs"][-1]["ucr"] = [
-        {"tasks": pair.split("/"), "positive": positive, "negative": negative, "zero": 0}
-        for pair, (positive, negative) in counts.items()]
+        {"tasks": pair.split("/"), "positive": positive, "negative": negative, "zero": sum(zero)}
+        for pair, (positive, negative, *zero) in counts.items()]
     return one
 
 
@@ -141,8 +142,33 @@ def test_the_pair_most_at_odds_comes_first():
     rows = {name: [with_ucr(record(STUDY, name, tasks=("A", "B", "C")), pairs)]
             for name in (OURS, SHARED)}
     table = ucr_table(rows)
-    assert list(table.index) == ["A / C", "B / C", "A / B"] and list(table) == [OURS, SHARED]
+    assert list(table.index) == ["A / C", "B / C", "A / B"]
+    assert list(table) == [OURS, OURS + NONZERO, SHARED, SHARED + NONZERO]
     assert table.loc["A / C", SHARED].startswith("25.0 [")
+
+
+@pytest.fixture
+def any_accuracies(monkeypatch):
+    """Accuracies and their difference without test triplets, so that pairs are all that counts."""
+    monkeypatch.setattr(own_data, "difference", lambda *_: (1.0, 0.5, 1.5))
+    monkeypatch.setattr(own_data, "accuracies", lambda rows: pd.DataFrame(
+        [(OURS, 80.0), (SHARED, 79.0)], columns=["row", "accuracy"]))
+
+
+def test_a_task_that_asks_for_nothing_is_not_at_odds(planted, any_accuracies):
+    """Of A and B three quarters of the products that are not 0 agree; of all only 30 in 100."""
+    pairs = {"A/B": (30, 10, 60), "A/C": (20, 20), "B/C": (0, 0, 100)}
+    rows = {name: [with_ucr(record(STUDY, name, tasks=("A", "B", "C")), pairs)]
+            for name in (OURS, SHARED)}
+    table = ucr_table(rows)
+    assert list(table.index) == ["A / C", "A / B", "B / C"]
+    assert table.loc["A / B", [SHARED, SHARED + NONZERO]].tolist() == [
+        "30.0 [21.9, 39.6]", "75.0 [59.8, 85.8]"]
+    assert "**A / C**: where both tasks ask for something" in takeaway(rows, planted)
+    assert "No pair is decidedly at odds" in takeaway(rows, planted)
+    zeros = {name: [with_ucr(record(STUDY, name, tasks=("A", "B")), {"A/B": (0, 0, 9)})]
+             for name in (OURS, SHARED)}
+    assert "No probed batch had two tasks" in takeaway(zeros, planted)
 
 
 def test_queries_are_known_in_every_task_and_hold_most_attributes():
@@ -171,7 +197,7 @@ def test_neighbours_are_right_wrong_or_not_known():
     (rows_of(0, 1, 2, ours=70), "**neither is decidedly ahead**"),
     (rows_of(0), "**one seed gives no verdict**"),
     (rows_of(0), "**85.0 %**"), (rows_of(0), "**65.0 %**"),
-    (rows_of(0), "**Smiling / Young**: its updates agree on 25.0 ["),
+    (rows_of(0), "their updates agree on 25.0 ["),
     ({OURS: [], SHARED: []}, "Not run yet"), (rows_of(0) | {OURS: []}, "Not run yet"),
 ])
 def test_the_takeaway_is_what_the_records_say(planted, rows, words):
@@ -182,15 +208,12 @@ def test_the_takeaway_is_what_the_records_say(planted, rows, words):
     ("AB", "At least one pair is decidedly at odds"),
     ("ABCDEFGHIJ", "No pair is decidedly at odds")])
 def test_the_lowest_of_many_pairs_needs_more_to_be_decidedly_at_odds(
-    planted, monkeypatch, tasks, words
+    planted, any_accuracies, tasks, words
 ):
     """38 of 100: below 50 % by the interval of one pair, and not by those of 45 together."""
     pairs = {"/".join(pair): (50, 50) for pair in combinations(tasks, 2)} | {"A/B": (38, 62)}
     rows = {name: [with_ucr(record(STUDY, name, tasks=tuple(tasks)), pairs)]
             for name in (OURS, SHARED)}
-    monkeypatch.setattr(own_data, "difference", lambda *_: (1.0, 0.5, 1.5))
-    monkeypatch.setattr(own_data, "accuracies", lambda rows: pd.DataFrame(
-        [(OURS, 80.0), (SHARED, 79.0)], columns=["row", "accuracy"]))
     assert words in takeaway(rows, planted)
 
 

@@ -126,6 +126,18 @@ def test_what_is_missing_of_a_row_takes_as_long_as_its_other_seeds():
         {"ours": of_seeds(0), "independent": []}, "celeba_cpu_20", "03")
 
 
+@pytest.mark.parametrize(("rows", "said"), [
+    ({"ours": of_seeds(0, 1), "CSN": of_seeds(0, 1)}, "seeds 2, 7 of every row"),
+    ({"ours": of_seeds(0, 1), "CSN": of_seeds(0)}, "*ours* (seeds 2, 7); *CSN* (seeds 1, 2, 7)"),
+    ({"ours": of_seeds(0, 1), "CSN": []}, "*ours* (seeds 2, 7); all seeds of *CSN*"),
+    ({"ours": of_seeds(0, 2), "CSN": of_seeds(2, 0), "masks": of_seeds(0, 2, 7)},
+     "*ours*, *CSN* (seeds 1, 7); *masks* (seed 1)"),
+    ({"ours": of_seeds(0, 1)}, "*ours* (seeds 2, 7)")])
+def test_seeds_that_no_row_has_are_named_where_rows_are_to_have_them(rows, said):
+    assert f"**Not run yet:** {said}. The" in some_not_run_yet(
+        rows, "celeba_cpu_20", "03", seeds=[0, 1, 2, 7])
+
+
 @pytest.mark.parametrize("rows", [
     {"ours": of_seeds(0, 1), "CSN": of_seeds(1, 0)}, {"ours": [], "CSN": []}])
 def test_where_no_row_lacks_what_another_has_nothing_is_said(rows):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modlib import throughput
+from modlib.cost import paper_profile, paper_tables
 from modlib.errors import ModlibError
 from modlib.results import write_json, write_record
 from modlib.throughput import (
@@ -33,7 +34,8 @@ def separate(tiny):
 @pytest.fixture
 def record(separate) -> dict:
     """Hand-made."""
-    return {"version": 1, "recipe": recipe(separate), "device": "NVIDIA H200", "processor": "a CPU",
+    return {"version": 1, "recipe": recipe([separate]), "device": "NVIDIA H200",
+            "processor": "a CPU",
             "systems": {"modulated": {"images_per_second": 900.5, "steps": 7, "images": 18}},
             "threads": 8, "versions": {"torch": "2.12.0"}, "seconds": 60.0, "git_commit": "c"}
 
@@ -65,9 +67,21 @@ def test_of_independent_networks_one_is_timed_on_its_share(separate):
     assert timed_settings(separate) == separate
 
 
-def test_kinds_are_systems_and_how_many_independent_networks(separate):
+def test_kinds_are_systems_and_of_independent_networks_the_batch_of_each(separate):
     assert kind(separate) == kind(replace(separate, seed=1, modulate_from=5)) == "modulated"
-    assert kind(replace(separate, system="independent")) == "independent, 3 tasks"
+    assert kind(replace(separate, system="independent")) == "independent, 6 images each"
+
+
+def test_the_runs_of_all_the_papers_tables_can_be_measured_together(monkeypatch):
+    """Independent networks have a batch of their own there."""
+    runs = [one for table in paper_tables(paper_profile()).values() for one in table.runs]
+    monkeypatch.setattr(throughput, "time_steps",
+                        lambda settings, *_: {"images": settings.batch_size})
+    measured = measure(runs, CPU)
+    assert measured["recipe"] == recipe(runs)
+    assert (measured["recipe"]["batch_size"], measured["recipe"]["profile"]) == (180, "celeba_gpu")
+    assert measured["systems"]["independent, 60 images each"] == {"images": 60}
+    assert sum(name.startswith("independent") for name in measured["systems"]) == 1
 
 
 @pytest.mark.parametrize("system", ["modulated", "csn", "mask_only", "projection", "branches"])
@@ -80,10 +94,10 @@ def test_what_is_measured_can_be_written_and_read(separate, tmp_path):
     measured = measure([separate, replace(separate, seed=1),
                         replace(separate, system="independent")], CPU, seconds=0.0)
     assert set(measured) == set(KEYS)
-    assert list(measured["systems"]) == ["independent, 3 tasks", "modulated"]
+    assert list(measured["systems"]) == ["independent, 6 images each", "modulated"]
     path = write(measured, tmp_path)
     assert read(path) == measured
-    assert read_all(recipe(separate), tmp_path) == [measured]
+    assert read_all(recipe([separate]), tmp_path) == [measured]
 
 
 def test_a_record_is_named_by_its_gpu_or_cpu(record, tmp_path):
@@ -93,16 +107,18 @@ def test_a_record_is_named_by_its_gpu_or_cpu(record, tmp_path):
     assert read_all(record["recipe"], tmp_path) == [record, on_cpu]
 
 
-@pytest.mark.parametrize("other", [{"batching": "shared"}, {"image_size": 64}])
+@pytest.mark.parametrize("other", [
+    {"batching": "shared"}, {"image_size": 64}, {"batch_size": 27},
+    {"system": "independent", "image_size": 64}])
 def test_runs_of_two_recipes_are_not_measured_together(separate, other):
     with pytest.raises(ModlibError, match="runs must be of one recipe with batching='triplets'"):
-        measure([separate, replace(separate, system="csn", **other)], CPU)
+        measure([separate, replace(separate, **({"system": "csn"} | other))], CPU)
 
 
 def test_a_record_of_another_recipe_is_refused(record, separate, tmp_path):
     path = write(record, tmp_path)
     with pytest.raises(ModlibError, match=f"{path.name} is of .*measure again"):
-        read_all(recipe(replace(separate, width=1.0)), tmp_path)
+        read_all(recipe([replace(separate, width=1.0)]), tmp_path)
 
 
 @pytest.mark.parametrize("speed", [0, -1.0, None, "9", True])

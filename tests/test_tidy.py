@@ -22,10 +22,13 @@ def two_runs(tmp_path):
             "version": RECORD_VERSION, "name": name, "status": "done", "data": {},
             "epochs": [{
                 "epoch": n // 2, "valid_accuracy": {"Smiling": 0.5, "Bald": 0.5},
+                "loss": n / 8, "task_losses": {"Smiling": 0.5, "Bald": n / 4},
+                "task_weights": {"Smiling": 0.5, "Bald": 0.5},
+                "largest_weight": 0.5,
                 "ucr_batches": n + 1, "ucr": [{
                     "tasks": ["Smiling", "Bald"], "positive": n, "negative": 1, "zero": 0}]}
                 for n in (2, 4)],
-            "run": {"training_seconds": 60.0},
+            "run": {"training_seconds": 60.0, "images_per_second": 9.0},
             "settings": {"profile": "mine", "system": "modulated", "seed": seed, "rank": seed,
                          "width": 0.5, "epochs": 2, "tasks": ["Smiling", "Bald"]},
             "results": {
@@ -33,6 +36,8 @@ def two_runs(tmp_path):
                 "test_triplets": {
                     "correct": to_json(np.arange(4) < [[4 * share], [4]]),
                     "labels": to_json(np.zeros((5, 2), bool)), "digest": "0"},
+                "gates": {"LU": {"own digit": 0.75}}, "somp_errors": {"fc6": 0.5},
+                "hard": {"Smiling": 0.125, "Bald": 0.5},
                 "retrieval": {"Smiling": {"queries": 3, "mAP": 0.25},
                               "Bald": {"queries": 0, "mAP": None}}}})
     return tmp_path
@@ -79,9 +84,28 @@ def test_every_measurement_is_a_line(two_runs):
     assert table.query("seed == 1 and measure == 'test_accuracy'").value.tolist() == [0.75, 1.0]
     assert table.query("measure == 'mAP'")[["task", "value"]].values.tolist() == [
         ["Smiling", 0.25]] * 2
-    assert set(table.measure) == {"test_accuracy", "mAP", "parameters_total", "valid_accuracy",
-                                  "ucr", "training_seconds"}
-    assert len(table) == 2 * 8
+    assert set(table.measure) == {
+        "test_accuracy", "mAP", "parameters_total", "gate of LU, own digit", "somp_error of fc6",
+        "hard", "valid_accuracy", "loss", "task_losses", "task_weights", "largest_weight",
+        "ucr", "ucr, zeros left out", "training_seconds", "images_per_second"}
+    assert len(table) == 2 * 20
+    last = table.query("seed == 0 and measure in ('loss', 'task_losses')")
+    assert last[["task", "value"]].values.tolist() == [["Smiling", 0.5], ["Bald", 1.0], ["", 0.5]]
+
+
+def test_the_ratio_without_zeros_is_there_where_any_is_left(two_runs):
+    [path, _] = sorted(two_runs.rglob("*.json"))
+    record = read_record(path)
+    for epoch, counts in zip(record["epochs"], ((3, 0, 0), (0, 1, 4)), strict=True):
+        epoch["ucr"][0] |= dict(zip(("positive", "negative", "zero"), counts, strict=True))
+    write_record(path, record)
+    found = tidy_table(two_runs).query("seed == 0").set_index("measure").value
+    assert (found["ucr"], found["ucr, zeros left out"]) == (3 / 8, 3 / 4)
+    for epoch in record["epochs"]:
+        epoch["ucr"][0] |= {"positive": 0, "negative": 0, "zero": epoch["ucr_batches"]}
+    write_record(path, record)
+    found = tidy_table(two_runs).query("seed == 0").set_index("measure").value
+    assert found["ucr"] == 0 and "ucr, zeros left out" not in found
 
 
 def test_the_hours_are_of_all_runs_on_cpus_two_at_a_time(tmp_path):
@@ -118,7 +142,8 @@ def test_the_command_writes_a_csv_that_holds_the_table(two_runs, monkeypatch, ca
     monkeypatch.setattr("sys.argv", ["tidy", "--folder", str(two_runs), "--csv", str(path)])
     main()
     assert pd.read_csv(path, keep_default_na=False).equals(tidy_table(two_runs))
-    assert "16 measurements of 2 runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "40 measurements of 2 runs, and 0 of the benchmark; written to" in said
 
 
 @pytest.mark.parametrize("arguments", [

@@ -111,7 +111,7 @@ def test_elsewhere_than_on_colab_the_cell_does_nothing(run_cell, tmp_path):
 def test_on_colab_the_cell_fetches_the_project_once(run_cell, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     fetched = [["git", "clone", "--depth", "1", ADDRESS, "project"],
-               [sys.executable, "-m", "pip", "install", "--quiet", "-e", "."]]
+               [sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[all]"]]
     assert run_cell(ADDRESS) == fetched
     assert Path.cwd() == tmp_path / "project"
     assert run_cell(ADDRESS) == fetched  # run again, it finds all there

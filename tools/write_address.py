@@ -21,10 +21,11 @@ import sys
 
 if "google.colab" in sys.modules and not os.path.isdir("modlib"):
     address = "{address}"  # written by tools/write_address.py
-    assert address, "no public address yet: upload the project, %cd into it, %pip install -e ."
+    assert address, "no public address yet: upload the project, %cd into it, %pip install -e .[all]"
     subprocess.run(["git", "clone", "--depth", "1", address, "project"], check=True)
     os.chdir("project")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "."], check=True)"""
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[all]"],
+                   check=True)"""
 
 
 def config_with(config: str, address: str, branch: str = "main") -> str:
