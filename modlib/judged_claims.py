@@ -23,7 +23,8 @@ class Claim:
         size_differs: the paper's own figure lies outside our interval.
         profile: of the records, where it is not the one that the folder's other claims are judged
             by.
-        variant: the paper's claim asked once more, in other settings or by another count than its own question has.
+        variant: the paper's claim asked once more, in other settings or by another count than its
+            own question has.
     """
 
     section: str
