@@ -573,7 +573,8 @@ def test_a_variant_is_no_further_claim():
     one = Claim("1", "", "", "", "held", "", "a folder")
     again = Claim("1", "", "", "", "not decided", "", "a folder", size_differs=True, variant=True)
     assert summary([one, again]) == (
-        "Of 1 claims: **1 held**. 1 more line asks one of them again, in other settings or by another count.")
+        "Of 1 claims: **1 held**. 1 more line asks one of them again, in other settings or by "
+        "another count.")
 
 
 def test_the_summary_counts_the_words_and_leaves_out_those_of_nothing():
