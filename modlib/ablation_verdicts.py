@@ -7,10 +7,10 @@ from modlib.ablations import (
     ONE_RATE,
     OURS,
     SHARED,
-    probe_table,
-    same_sign,
+    count_changes,
+    probe_ratios,
+    sign_agreement,
     ucr_by_stage,
-    ucr_differences,
 )
 from modlib.intervals import difference
 from modlib.probes import DRAWN, FROZEN, JOINT, OWN, TRUNK
@@ -33,18 +33,21 @@ def stage_sentence(rows: Rows) -> str:
 
 def probe_sentence(rows: Rows) -> str:
     """What the mode of batch norm, and the cheap probe, do to the answer, as Markdown."""
-    table, said = probe_table(rows), []
-    for name in dict.fromkeys(place for place, _ in table.index):
-        of = table.loc[name]
-        ratio = of["UCR % without zeros"]
+    found, said = probe_ratios(rows), []
+    for name in dict.fromkeys(system for system, _ in found):
+        ratio = {mode: 100 * nonzero.value for (system, mode), (_, nonzero) in found.items()
+                 if system == name}
+
+        def same(mode: str, other: str, system: str = name) -> str:
+            return f"{sign_agreement(rows, system, mode, other):.0f} %"
+
         said.append(
             f"- *{name}*, zeros left out: {ratio[JOINT]:.0f} % in the joint batch and "
-            f"{ratio[FROZEN]:.0f} % with frozen statistics, which keep "
-            f"**{of.loc[FROZEN, same_sign(JOINT)]:.0f} %** of the signs; on the same drawn "
-            f"triplets {ratio[DRAWN]:.0f} % in the joint batch and {ratio[OWN]:.0f} % in a batch "
-            f"for each task, which keeps **{of.loc[OWN, same_sign(DRAWN)]:.0f} %** of them. The "
-            f"cheap probe has {of.loc[TRUNK, same_sign(JOINT)]:.0f} % of the joint batch's signs. "
-            "Guessing has 50.")
+            f"{ratio[FROZEN]:.0f} % with frozen statistics, which keep **{same(FROZEN, JOINT)}** "
+            f"of the signs; on the same drawn triplets {ratio[DRAWN]:.0f} % in the joint batch and "
+            f"{ratio[OWN]:.0f} % in a batch for each task, which keeps **{same(OWN, DRAWN)}** of "
+            f"them. The cheap probe has {same(TRUNK, JOINT)} of the joint batch's signs. Guessing "
+            "has 50.")
     return "\n".join(said) or "Not run yet."
 
 
@@ -54,20 +57,19 @@ def ucr_sentence(rows: Rows) -> str:
     if not all_batches:
         return "Not run yet."
     return (f"Modulation raised the ratio in {all_batches}. Inner products of 0 left out: in "
-            f"{nonzero or 'no pair, as all are 0'}. All intervals of the changes hold together at "
-            "95 % (Bonferroni). The paper: higher in all 21.")
+            f"{nonzero or 'no pair, as all are 0'}. The intervals of each of the two counts hold "
+            "together at 95 % (Bonferroni). The paper: higher in all 21.")
 
 
 def _changes(rows: Rows, with_zeros: bool) -> str:
     """How many pairs' UCR rose, and how many intervals say so; nothing without pairs."""
-    found = ucr_differences(rows, with_zeros).values()
-    if not found:
+    found = count_changes(rows, with_zeros)
+    if not found.pairs:
         return ""
-    raised, sure, surely_lower = (sum(values) for values in zip(*(
-        (value > 0, low > 0, high < 0) for value, low, high in found), strict=True))
-    decided = (f"decided in {sure}; it lowered it, decided, in {surely_lower}"
-               if sure or surely_lower else "but no pair's change is decided, up or down")
-    return f"**{raised} of {len(found)} pairs**, {decided}"
+    decided = (f"decided in {found.surely_higher}; it lowered it, decided, in {found.surely_lower}"
+               if found.surely_higher or found.surely_lower
+               else "but no pair's change is decided, up or down")
+    return f"**{found.higher} of {found.pairs} pairs**, {decided}"
 
 
 def takeaway(rows: Rows) -> str:

@@ -5,6 +5,7 @@ Shapes: T tasks, S stages of the trunk.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,8 @@ def lay_out(
     """
     if not twenty_attributes.is_papers_recipe(parameters):
         return STUDY, *STUDY.lay_out(parameters)
-    tasks = len(parameters.get("tasks", TASKS))
-    return PAPER_RECIPE, *PAPER_RECIPE.lay_out(parameters, twenty_attributes.own_batches(tasks))
+    runs, places = PAPER_RECIPE.lay_out(parameters)
+    return PAPER_RECIPE, twenty_attributes.with_own_batches(runs), places
 
 
 def paper_table(number: int) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def ucr_table(rows: Rows) -> pd.DataFrame:
             ratio = pair_ucr(rows[name], (first, second))
             line[name] = percent(ratio)
             nonzero = pair_ucr(rows[name], (first, second), with_zeros=False)
-            line[f"{name}, zeros left out"] = percent(nonzero) if nonzero.count else "–"
+            line[f"{name}, zeros left out"] = percent(nonzero, "–")
             line[f"{name}, paper"] = f"{printed[theirs]:.1f}"
         lines.append(line)
     return pd.DataFrame(lines).set_index("pair").rename_axis(None)
@@ -176,41 +177,69 @@ def ucr_differences(
     return found
 
 
-def probe_table(rows: Rows) -> pd.DataFrame:
-    """What each way to probe the trained network says, and how often its signs are another's.
+@dataclass(frozen=True)
+class Changes:
+    """Of how many pairs modulation changes the ratio, up or down; *surely*: by the interval."""
 
-    Means over seeds. The interval of the ratio counts batches, as pairs share their gradients. The
-    last two columns: the signs of the joint batch, and those of drawn triplets in it, from which
-    *drawn triplets, own batch* differs by batch norm alone.
+    pairs: int
+    higher: int
+    surely_higher: int
+    lower: int
+    surely_lower: int
+
+
+def count_changes(rows: Rows, with_zeros: bool = True) -> Changes:
+    """What :func:`ucr_differences` decides, counted."""
+    found = ucr_differences(rows, with_zeros).values()
+    return Changes(
+        len(found), sum(value > 0 for value, _, _ in found), sum(low > 0 for _, low, _ in found),
+        sum(value < 0 for value, _, _ in found), sum(high < 0 for _, _, high in found))
+
+
+def probe_ratios(rows: Rows) -> dict[tuple[str, str], tuple[Ratio, Ratio]]:
+    """The UCR of each way to probe the trained networks, over all pairs and seeds.
+
+    The pairs of one batch share their gradients: the intervals count batches alone.
+
+    Returns:
+        by system and probe: of all batches, and with inner products of 0 left out.
     """
-    lines, totals = [], {}
+    totals: dict[tuple[str, str], np.ndarray] = {}
     for name in (OURS, SHARED):
         for record in rows[name]:
             probes = record["results"].get("probes", {"modes": {}})
             for mode, found in probes["modes"].items():
                 counts_2TT = from_json(found["counts"])
                 pairs = np.triu_indices(counts_2TT.shape[-1], 1)
-                positive, negative = (counts_TT[pairs].sum() for counts_TT in counts_2TT)
-                every = probes["batches"] * len(pairs[0])
-                total = totals.setdefault((name, mode), [0.0, 0])
-                total[0] += positive / len(pairs[0])
-                total[1] += probes["batches"]
-                lines.append({
-                    "system": name, "probe": mode, "UCR %": 100 * positive / every,
-                    "zeros %": 100 * (1 - (positive + negative) / every),
-                    "UCR % without zeros": 100 * positive / max(1, positive + negative),
-                } | {same_sign(other): np.nan if found["agreement"][other] is None
-                     else 100 * found["agreement"][other] for other in (JOINT, DRAWN)})
-    if not lines:
-        return pd.DataFrame(columns=["UCR %", "interval", "zeros %", "UCR % without zeros",
-                                     same_sign(JOINT), same_sign(DRAWN)])
-    table = pd.DataFrame(lines).groupby(["system", "probe"], sort=False).mean().round(1)
-    ratios = [wilson(*totals[place]) for place in table.index]
-    table.insert(1, "interval", [f"{100 * ratio.low:.1f} to {100 * ratio.high:.1f}"
-                                 for ratio in ratios])
-    return table
+                totals[name, mode] = totals.get((name, mode), 0) + np.array(
+                    [*counts_2TT[:, *pairs].mean(1), probes["batches"]])
+    return {place: (wilson(positive, batches), wilson(positive, positive + negative))
+            for place, (positive, negative, batches) in totals.items()}
 
 
-def same_sign(mode: str) -> str:
-    """The column of :func:`probe_table` with the share of signs that are as in another mode."""
-    return f"same sign as {mode}, %"
+def sign_agreement(rows: Rows, system: str, mode: str, other: str) -> float:
+    """In how many % of pairs and batches a probe's sign is another's, the mean over seeds.
+
+    nan where that is not known.
+    """
+    shares = [record["results"]["probes"]["modes"][mode]["agreement"][other]
+              for record in rows[system]
+              if mode in record["results"].get("probes", {"modes": {}})["modes"]]
+    known = [100 * share for share in shares if share is not None]
+    return float(np.mean(known)) if known else np.nan
+
+
+def probe_table(rows: Rows) -> pd.DataFrame:
+    """What each way to probe the trained network says, and how often its signs are another's.
+
+    The last two columns: the signs of the joint batch, and those of drawn triplets in it, from
+    which *drawn triplets, own batch* differs by batch norm alone.
+    """
+    columns = ["UCR %", "zeros %", "UCR %, zeros left out",
+               *(f"same sign as {mode}, %" for mode in (JOINT, DRAWN))]
+    lines = {place: [percent(ratio), round(100 * (1 - nonzero.count / ratio.count), 1),
+                     percent(nonzero, "–"),
+                     *(round(sign_agreement(rows, *place, mode), 1) for mode in (JOINT, DRAWN))]
+             for place, (ratio, nonzero) in probe_ratios(rows).items()}
+    return pd.DataFrame(lines.values(), columns=columns, index=pd.MultiIndex.from_tuples(
+        lines, names=["system", "probe"]) if lines else None)

@@ -18,7 +18,6 @@ from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import pair_ucr
 from modlib.settings import Places, Settings
-from modlib.settings_files import seeds_of
 from modlib.studies import Seeds, accuracies
 from modlib.tables import (
     NOT_COMPLETE,
@@ -174,7 +173,6 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
     """What made these records, as Markdown; there must be one."""
     records = [record for row in rows.values() for record in row]
     settings, images = records[0]["settings"], records[0]["data"]
-    profile = settings["profile"]
     return (
         f"{runs_in_words(records)}. "
         f"{images['source']}: {images['images']['train']:,} to train on, "
@@ -183,7 +181,7 @@ def how_it_ran(rows: dict[str, list[dict[str, Any]]]) -> str:
         f"{settings['image_size']}×{settings['image_size']} pixels, {settings['optimiser']} at "
         f"{settings['learning_rate']} (scales at {settings['scale_rate_factor']:g} times that), "
         f"{settings['precision']}. {versions_in_words(records)}."
-        + some_not_run_yet(rows, profile, "07", seeds=seeds_of(profile)))
+        + some_not_run_yet(rows, settings["profile"], "07"))
 
 
 def takeaway(rows: dict[str, list[dict[str, Any]]]) -> str:

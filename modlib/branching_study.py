@@ -16,7 +16,6 @@ from modlib.adaptive_branching import BranchingSettings
 from modlib.answers import read_answers
 from modlib.record_checks import TOP
 from modlib.results import paper_tables
-from modlib.settings_files import seeds_of
 from modlib.studies import Rows, Study
 from modlib.tables import (
     mean_and_spread,
@@ -169,7 +168,7 @@ def how_it_ran(
         f"of {settings['batch_size']}, a branching round every {settings['round_batches']} "
         f"batches; {settings['optimiser']} at {settings['learning_rate']}"
         f"{_of_scales(records)}, {settings['precision']}. {versions_in_words(records)}."
-        + some_not_run_yet(rows, profile, notebook, seeds=seeds_of(profile)))
+        + some_not_run_yet(rows, profile, notebook))
 
 
 def _of_scales(records: list[dict[str, Any]]) -> str:

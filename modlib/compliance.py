@@ -44,6 +44,8 @@ def agreement(records: Records, with_zeros: bool = True) -> str:
     """:func:`mean_ucr` for people: mean and spread over seeds, or that nothing was probed."""
     if records and not probed(records):
         return "not probed"
+    if not with_zeros and any(not np.isfinite(ucr_matrix([one], False)).any() for one in records):
+        return "–"  # every inner product is 0
     return mean_and_spread([mean_ucr(record, with_zeros) for record in records])
 
 

@@ -6,9 +6,8 @@ The call ::
 
 times training steps of each system at the paper's size on the device that is there, and writes a
 record of it (:mod:`modlib.throughput`); hours are the images of all runs over images per second.
-Beside that a run's work is counted: the operations of one forward pass are those that torch
-dispatches for the network on images without content, a backward pass takes twice as many (masks on
-a frozen trunk need none through it), and the images are those of all epochs.
+Beside that a run's work is counted: the operations of one step are those that torch dispatches for
+the network on images without content, forward and back, and the images are those of all epochs.
 """
 
 import argparse
@@ -26,6 +25,7 @@ from modlib import ablations, three_attributes, throughput, twenty_attributes
 from modlib.errors import ModlibError
 from modlib.experiments import new_network
 from modlib.machine import choose_device, cpu_threads, device_in_words
+from modlib.networks import TRUNK_FROM
 from modlib.results import read_records
 from modlib.settings import Settings
 from modlib.settings_files import read_settings, settings_file
@@ -35,8 +35,7 @@ from modlib.toy_faces import STATISTICS_PATH
 PROFILE = "celeba_gpu"
 MEASURE = ".venv/bin/python -m modlib.cost --measure"
 CELEBA_TRAIN = 162_770  # images of the train split in CelebA's list_eval_partition.txt
-PASSES = 3  # a forward pass, and a backward pass to the activations and to the weights
-FROZEN = "mask_only"  # the one system whose trunk learns nothing
+PASSES = 3  # of one step: forward, and back to the activations and to the weights
 
 
 @dataclass(frozen=True)
@@ -73,32 +72,25 @@ def paper_tables(profile: Mapping[str, Any]) -> dict[str, Table]:
             "Tables 4 and 5": Table(flat(seven))}
 
 
-def passes(settings: Settings) -> int:
-    """How many times a forward pass's operations a step takes through the trunk."""
-    return 1 if settings.system == FROZEN and settings.trunk_system == "branches" else PASSES
+def step_operations(settings: Settings) -> float:
+    """Floating-point operations of one image in a training step, for all tasks that it serves.
 
-
-def forward_operations(settings: Settings) -> float:
-    """Floating-point operations of one image's forward pass in training, for all that it serves.
-
-    An image serves one task in ``triplets`` batching, and goes through the trunk once; in
-    ``shared`` batching it serves every task. A multiplication and an addition count as two.
+    An image serves one task in ``triplets`` batching, as in a network of one task; in ``shared``
+    batching it serves every task. A multiplication and an addition count as two. Nothing goes back
+    to what learns nothing: neither to the pixels nor through a frozen trunk's first stages.
     """
-    if settings.batching == "triplets":
-        settings = replace(settings, system="fully_shared", trunk_system="branches",
-                           trunk_tasks=(), regulariser_weight=0.0, embedding_norm_weight=0.0,
-                           mask_norm_weight=0.0)
-    return _forward_operations(replace(settings, seed=0))
+    tasks = settings.tasks[:1] if settings.batching == "triplets" else settings.tasks
+    return _step_operations(replace(settings, tasks=tasks, seed=0, regulariser_weight=0.0))
 
 
 @lru_cache(maxsize=256)
-def _forward_operations(settings: Settings) -> float:
+def _step_operations(settings: Settings) -> float:
     images, side = 2, settings.image_size
     with torch.device("meta"):  # shapes alone: nothing is computed, and no memory is taken
         network = new_network(replace(settings, compiled=False))
         pixels_BCHW = torch.empty(images, 3, side, side)
     with FlopCounterMode(display=False) as counter:
-        network.embed_all_tasks(pixels_BCHW)
+        network.embed_all_tasks(pixels_BCHW).sum().backward()
     return counter.get_total_flops() / images
 
 
@@ -121,7 +113,7 @@ def training_images(settings: Settings) -> int:
 
 def training_operations(settings: Settings) -> float:
     """Floating-point operations of a run's training on the whole of CelebA."""
-    return passes(settings) * forward_operations(settings) * training_images(settings)
+    return step_operations(settings) * training_images(settings)
 
 
 def core_rate(records: Iterable[Mapping[str, Any]]) -> float:
@@ -136,8 +128,7 @@ def core_rate(records: Iterable[Mapping[str, Any]]) -> float:
         if threads is None:
             continue
         images = sum(epoch["images"] for epoch in record["epochs"])
-        settings = Settings(**record["settings"])
-        operations += passes(settings) * images * forward_operations(settings)
+        operations += images * step_operations(Settings(**record["settings"]))
         core_seconds += threads * record["run"]["training_seconds"]
     if not core_seconds:
         raise ModlibError("no record tells how fast a CPU trains; allowed: one of a CPU, or more")
@@ -189,7 +180,7 @@ def probe_factor(settings: Settings) -> float:
     A probed batch has one more backward pass for each task, and a backward pass is two of the
     three passes of a step. Where nothing is shared and trained nothing is probed.
     """
-    if not settings.ucr_every or settings.system in ("independent", FROZEN):
+    if not settings.ucr_every or settings.system in ("independent", *TRUNK_FROM):
         return 1.0
     return 1 + len(settings.tasks) * (PASSES - 1) / PASSES / settings.ucr_every
 
@@ -242,8 +233,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--folder", default=throughput.FOLDER, help="of the record")
     arguments = parser.parse_args()
-    runs = [run for table in paper_tables(paper_profile()).values() for run in table.runs]
     try:
+        runs = [run for table in paper_tables(paper_profile()).values() for run in table.runs]
         record = throughput.measure(runs, choose_device(arguments.device))
         path = throughput.write(record, arguments.folder)
     except ModlibError as error:

@@ -51,11 +51,14 @@ def lay_out(
 def published(profile: str) -> Rows:
     """The committed records of a profile; those trained together may lie among Table 3's.
 
+    Table 3's of the paper's recipe lie in a folder of their own.
+
     Raises:
         ModlibError: see :meth:`Study.published`; or the rows differ in more than their tasks.
     """
     rows = STUDY.published(profile)
-    rows[TOGETHER] = rows[TOGETHER] or twenty_attributes.STUDY.published(profile)[OURS]
+    for study in (twenty_attributes.STUDY, twenty_attributes.PAPER_RECIPE):
+        rows[TOGETHER] = rows[TOGETHER] or study.published(profile)[OURS]
     check_table(rows, Settings, {"seed", *STUDY.telling}, f"book/results/{STUDY.folder}")
     return rows
 

@@ -114,8 +114,9 @@ def ucr_table(rows: Rows) -> pd.DataFrame:
         for one, other in pairs}
     ordered = sorted(ratios, key=lambda pair: (
         np.isnan(found := ratios[pair][SHARED + NONZERO].value), found))
-    return pd.DataFrame({column: {pair: percent(ratios[pair][column]) for pair in ordered}
-                         for name in rows for column in (name, name + NONZERO)})
+    return pd.DataFrame({name + words: {
+        pair: percent(ratios[pair][name + words], nothing) for pair in ordered}
+        for name in rows for words, nothing in (("", "not run yet"), (NONZERO, "–"))})
 
 
 def queries_of(labels_NT: np.ndarray, count: int) -> list[int]:

@@ -32,11 +32,12 @@ def read_changes(changes: str) -> dict[str, Any]:
 
 
 def seeds_of(name: str) -> set[int]:
-    """The seeds that a settings file asks for; none where there is no such file."""
+    """The seeds that a settings file asks for; none where it does not, or there is no such file."""
     try:
-        return set(read_settings(settings_file(name)).get("seeds", ()))
+        seeds = read_settings(settings_file(name)).get("seeds")
     except ModlibError:
         return set()
+    return {one for one in seeds if isinstance(one, int)} if isinstance(seeds, list) else set()
 
 
 def _named_values(text: str, said: str, example: str) -> dict[str, Any]:

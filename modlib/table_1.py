@@ -69,7 +69,7 @@ def ucr_table(
             "row": f"({name})",
             "pair": " / ".join(SHORT_NAMES[task] for task in pair),
             "UCR %": percent(all_batches),
-            "UCR %, zeros left out": percent(nonzero),
+            "UCR %, zeros left out": percent(nonzero, "–"),
             "batches": all_batches.count,
             "zeros": all_batches.count - nonzero.count,
         } | ({"paper": "–" if printed is None else f"{printed:.2f}"} if beside_paper else {}))

@@ -60,10 +60,14 @@ def points(value: float, low: float, high: float, digits: int = 2) -> str:
     return with_interval(value, low, high, digits)
 
 
-def percent(ratio: Ratio) -> str:
-    """``value [low, high]`` in %, or ``not run yet``."""
+def percent(ratio: Ratio, nothing: str = "not run yet") -> str:
+    """``value [low, high]`` in %.
+
+    Args:
+        nothing: what to say where nothing was counted.
+    """
     if ratio.count == 0:
-        return "not run yet"
+        return nothing
     return f"{100 * ratio.value:.1f} [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
 
 
@@ -139,21 +143,23 @@ def run_call(profile: str, notebook: str, data: str = "/path/to/celeba") -> str:
 
 def some_not_run_yet(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], profile: str, notebook: str,
-    data: str = "/path/to/celeba", seeds: Iterable[int] = (),
+    data: str = "/path/to/celeba", seeds: Iterable[int] | None = None,
 ) -> str:
-    """A Markdown box that names the rows, and their seeds, that other rows have; or nothing.
+    """A Markdown box that names the rows that lack seeds, and these; "" where none lacks any.
 
     Args:
-        seeds: which rows are to have besides.
+        seeds: which every row is to have, beside those that any row has; None: those that the
+            profile's settings file asks for.
     """
+    seeds = seeds_of(profile) if seeds is None else seeds
     found = {name: {record["settings"]["seed"] for record in records}
              for name, records in rows.items()}
     every = set(seeds).union(*found.values())
     missing = {name: sorted(every - here) for name, here in found.items() if every - here}
     if not missing:
         return ""
-    return (f"\n\n> **Not run yet:** {_in_words(missing, every, len(rows))}. The tables wait "
-            "for them. On the same images "
+    return (f"\n\n> **Not run yet:** {_in_words(missing, every, len(rows))}. The tables are "
+            "without them. On the same images "
             f"this call runs what is missing, and only that:\n>\n"
             f"{_command(profile, notebook, data)}"
             f"{_time_left(rows, missing)}{OTHER_IMAGES}")
@@ -220,7 +226,7 @@ def how_it_ran(
         f"{of('epochs')} epochs, {of('optimiser')}, learning rate {of('learning_rate')} (of scales "
         f"{of('scale_rate_factor')} times that), margin {of('margin')}, {of('precision')}{more}. "
         f"{versions_in_words(records)}."
-        + some_not_run_yet(rows, profile, notebook, data, seeds_of(profile))
+        + some_not_run_yet(rows, profile, notebook, data)
     )
 
 

@@ -38,7 +38,8 @@ RECORD_VERSION = 1
 KEYS = ("version", "recipe", "systems", "device", "processor", "threads", "versions", "seconds",
         "git_commit")
 RECIPE = ("profile", "image_size", "width", "batch_size", "batching", "optimiser", "precision")
-STEP_SECONDS = 3.0  # of steps for each system, and one step at least
+STEP_SECONDS = 3.0  # of steps for each system
+LEAST_STEPS = 3  # the first and two more
 
 
 def kind(settings: Settings) -> str:
@@ -56,6 +57,9 @@ def recipe(runs: Iterable[Settings]) -> dict[str, Any]:
     """The settings that speeds hold for: those of all runs.
 
     The batch is that of the runs in which tasks share a network; :func:`kind` has the others'.
+
+    Args:
+        runs: one or more.
 
     Raises:
         ModlibError: the runs are of two recipes, or of another batching than ``triplets``.
@@ -84,8 +88,8 @@ def timed_settings(settings: Settings) -> Settings:
 def time_steps(settings: Settings, device: torch.device, seconds: float) -> dict[str, Any]:
     """Images per second over the median step, how many ``steps`` were timed, and their ``images``.
 
-    Steps are taken until the seconds are over. The first is left out where there is another: it
-    also takes memory and chooses algorithms.
+    Steps are taken until the seconds are over, and three at least. The first is left out: it also
+    takes memory and chooses algorithms.
 
     Args:
         settings: of a run in ``triplets`` batching.
@@ -98,13 +102,13 @@ def time_steps(settings: Settings, device: torch.device, seconds: float) -> dict
         0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator).to(device)
     labels_BT = (torch.rand(count, len(settings.tasks), generator=generator) < 0.5).to(device)
     of_steps: list[float] = []
-    while not of_steps or sum(of_steps) < seconds:
+    while len(of_steps) < LEAST_STEPS or sum(of_steps) < seconds:
         started = time.perf_counter()
         training_step(network, optimiser, images_BCHW, labels_BT, settings, generator)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         of_steps.append(time.perf_counter() - started)
-    kept = of_steps[1:] or of_steps
+    kept = of_steps[1:]
     return {"images_per_second": count / median(kept), "steps": len(kept), "images": count}
 
 
@@ -120,8 +124,9 @@ def measure(
     Raises:
         ModlibError: see :func:`recipe`.
     """
-    first = {kind(one): one for one in reversed(list(runs))}
-    of_all = recipe(first.values())
+    runs = list(runs)
+    of_all = recipe(runs)
+    first = {kind(one): one for one in reversed(runs)}
     make_deterministic()  # as in a run
     keep_freed_memory()
     started = time.perf_counter()

@@ -26,8 +26,8 @@ def tidy_table(folder: str | Path = "book/results") -> pd.DataFrame:
     """The measurements of every finished run below a folder: one a line.
 
     Those of the test split, of the network, of time, of updates over all epochs, and of training
-    and validation after the last epoch. What is an array (single answers, scales, maps) and the
-    epochs before are in the records alone.
+    and validation after the last epoch. The rest is in the records alone: losses and accuracies of
+    the epochs before, single answers, scales, maps, layers, branches and the like.
 
     Returns:
         columns study, profile, system, seed, changed (the settings that tell this run from others
@@ -162,9 +162,11 @@ def _of_updates(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
             yield "", f"mean cosine in epoch {epoch['epoch']}", sum(cosines) / len(cosines)
     probes = record["results"].get("probes", {"modes": {}})
     for mode, found in probes["modes"].items():
-        positive_TT = from_json(found["counts"])[0]
-        pairs = np.triu_indices(len(positive_TT), 1)
-        yield "", f"ucr, {mode}", float(positive_TT[pairs].mean() / probes["batches"])
+        counts_2TT = from_json(found["counts"])
+        positive, negative = counts_2TT[:, *np.triu_indices(counts_2TT.shape[-1], 1)].mean(1)
+        yield "", f"ucr, {mode}", float(positive / probes["batches"])
+        if positive + negative:
+            yield "", f"ucr, {mode}, zeros left out", float(positive / (positive + negative))
         yield from (("", f"same sign: {mode} and {other}", share)
                     for other, share in found["agreement"].items() if share is not None)
 

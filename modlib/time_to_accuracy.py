@@ -12,7 +12,6 @@ from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import plain
 from modlib.settings import Places, Settings
-from modlib.settings_files import seeds_of
 from modlib.studies import Seeds, enough_for_its_tasks
 from modlib.tables import mean_and_spread, some_not_run_yet, with_sign
 
@@ -184,14 +183,16 @@ def missing_runs(rows: Mapping[str, list[dict[str, Any]]], profile: str) -> str:
     """
     every = {record["settings"]["seed"] for records in rows.values() for record in records}
     several = {name: rows[name] for name in (RECIPE, FLOAT32)}
-    wanting = some_not_run_yet(several, profile, "08", seeds=seeds_of(profile) if every else ())
+    if not every:
+        return ""
+    wanting = some_not_run_yet(several, profile, "08")
     never = [name for name, records in rows.items() if name not in several and not records]
-    if not every or not never:
+    if not never:
         return wanting
     here = {name: records for name, records in rows.items() if name not in several}
     if all(not records for records in here.values()):
         here[RECIPE] = [one for one in rows[RECIPE] if one["settings"]["seed"] == min(every)]
-    return wanting + some_not_run_yet(here, profile, "08")
+    return wanting + some_not_run_yet(here, profile, "08", seeds=())
 
 
 def what_mattered(rows: Mapping[str, list[dict[str, Any]]]) -> str:

@@ -15,7 +15,6 @@ from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
 from modlib.results import paper_tables
 from modlib.settings import Places, Settings
-from modlib.settings_files import seeds_of
 from modlib.studies import Rows, Study, accuracies
 from modlib.tables import (
     mean_and_spread,
@@ -187,7 +186,7 @@ def how_it_ran(rows: Rows, profile: str, folder: str, data: str) -> str:
         f"{settings['epochs']} epochs in batches of {settings['batch_size']}, "
         f"{settings['optimiser']} at {settings['learning_rate']:g}, schedule "
         f"`{settings['schedule']}`. {versions_in_words(records)}."
-        + some_not_run_yet(rows, profile, NOTEBOOK, data, seeds_of(profile)))
+        + some_not_run_yet(rows, profile, NOTEBOOK, data))
 
 
 def _weights(records: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ Source: Zhao et al., ECCV 2018, Table 3 and section 4.2.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,15 @@ def is_papers_recipe(parameters: Mapping[str, Any]) -> bool:
     return parameters.get("optimiser") == "adagrad"
 
 
-def own_batches(tasks: int) -> dict[str, dict[str, int]]:
-    """By the paper's recipe: the batch of all independent networks together, by row."""
-    return {"independent": {"batch_size": OWN_BATCH * tasks}}
+def with_own_batches(runs: Mapping[str, list[Settings]]) -> dict[str, list[Settings]]:
+    """The runs of the paper's recipe, in which independent networks have a batch each.
+
+    Where each image serves one task (``triplets`` batching) the batch of all of them together is
+    60 images times the tasks; ``shared`` batching shows every image to each anyway.
+    """
+    return {name: [replace(one, batch_size=OWN_BATCH * len(one.tasks))
+                   if (one.system, one.batching) == ("independent", "triplets") else one
+                   for one in of_row] for name, of_row in runs.items()}
 
 
 def lay_out(
@@ -79,8 +86,8 @@ def lay_out(
     """
     if not is_papers_recipe(parameters):
         return STUDY, *STUDY.lay_out(parameters, tuned)
-    tasks = len(parameters.get("tasks", TASKS))
-    return PAPER_RECIPE, *PAPER_RECIPE.lay_out(parameters, own_batches(tasks))
+    runs, places = PAPER_RECIPE.lay_out(parameters)
+    return PAPER_RECIPE, with_own_batches(runs), places
 
 
 def paper_table() -> dict[str, Any]:

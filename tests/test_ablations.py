@@ -21,6 +21,7 @@ from modlib.ablations import (
     lay_out,
     paper_table,
     probe_table,
+    sign_agreement,
     ucr_by_epoch,
     ucr_by_stage,
     ucr_differences,
@@ -78,7 +79,8 @@ def test_scales_have_ten_times_the_networks_rate_but_where_the_row_is_about_it()
 
 
 def test_by_the_papers_recipe_nothing_has_a_rate_of_its_own():
-    values = {"dataset": "celeba", "tasks": list(TASKS), "scale_rate_factor": 1.0}
+    values = {"dataset": "celeba", "tasks": list(TASKS), "scale_rate_factor": 1.0,
+              "batching": "triplets"}
     study, runs, _ = lay_out(values | {"optimiser": "adagrad"})
     assert study is PAPER_RECIPE and ONE_RATE not in runs
     assert {one.scale_rate_factor for [one] in runs.values()} == {1}
@@ -258,7 +260,7 @@ def test_the_first_and_the_last_stage_are_told_of_both_systems():
     assert stage_sentence(NOTHING) == "Not run yet."
 
 
-PROBED = ["UCR %", "interval", "zeros %", "UCR % without zeros", "same sign as joint batch, %",
+PROBED = ["UCR %", "zeros %", "UCR %, zeros left out", "same sign as joint batch, %",
           "same sign as drawn triplets, joint batch, %"]
 
 
@@ -274,7 +276,9 @@ def probed_at_the_end(batches: int, **modes) -> dict:
     return {"results": {"probes": {"batches": batches, "modes": found}}}
 
 
-def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
+def test_probes_are_shares_of_pairs_and_batches_of_all_seeds():
+    """Pairs share a batch's gradients: 12 of 20 batches, and 3 of 20, and all and none of 4."""
+    nan = pytest.approx(np.nan, nan_ok=True)
     table = probe_table(NOTHING | {
         OURS: [probed_at_the_end(10, joint=((10, 5, 0), (0, 5, 10), 1.0, 0.25),
                                  own=((3, 3, 3), (7, 1, 1), 0.5, 0.75)),
@@ -283,16 +287,13 @@ def test_probes_are_shares_of_pairs_and_batches_averaged_over_seeds():
         SHARED: [probed_at_the_end(4, joint=((4, 4, 4), (0, 0, 0), 1.0, None),
                                    own=((0, 0, 0), (0, 0, 0), None, 0.5)), {"results": {}}]})
     assert list(table) == PROBED
-    lines = {place: tuple(line) for place, *line in table.drop(columns="interval").itertuples()}
+    lines = {place: tuple(line) for place, *line in table.itertuples()}
     assert lines == {
-        (OURS, "joint"): (60, 0, 60, 100, 25),
-        # 9 of 18 that are not zero among 30, and 0 of 6.
-        (OURS, "own"): (15, 60, 25, 62.5, 50),
-        (SHARED, "joint"): (100, 0, 100, 100, pytest.approx(np.nan, nan_ok=True)),
-        (SHARED, "own"): (0, 100, 0, pytest.approx(np.nan, nan_ok=True), 50)}
-    # 12 of 20 batches, 3 of 20, 4 of 4 and 0 of 4: pairs share their gradients.
-    assert table["interval"].tolist() == [
-        "38.7 to 78.1", "5.2 to 36.0", "51.0 to 100.0", "0.0 to 49.0"]
+        (OURS, "joint"): ("60.0 [38.7, 78.1]", 0, "60.0 [38.7, 78.1]", 100, 25),
+        # 9 pairs of the 24 that are not 0 among 60: 3 of 8 batches.
+        (OURS, "own"): ("15.0 [5.2, 36.0]", 60, "37.5 [13.7, 69.4]", 62.5, 50),
+        (SHARED, "joint"): ("100.0 [51.0, 100.0]", 0, "100.0 [51.0, 100.0]", 100, nan),
+        (SHARED, "own"): ("0.0 [0.0, 49.0]", 100, "–", nan, 50)}
 
 
 def test_the_sentence_on_probes_reads_the_table():
@@ -309,6 +310,13 @@ def test_the_sentence_on_probes_reads_the_table():
     assert probe_sentence(NOTHING) == "Not run yet."
 
 
+def test_modes_that_were_not_probed_agree_with_nothing():
+    rows = NOTHING | {OURS: [{"results": {}}, probed_at_the_end(4, own=(1, 1, 0.5, None))]}
+    assert sign_agreement(rows, OURS, "own", JOINT) == 50
+    assert np.isnan(sign_agreement(rows, OURS, "own", DRAWN))
+    assert np.isnan(sign_agreement(rows, OURS, "joint", JOINT))
+
+
 def test_without_probes_their_table_is_empty_and_has_its_columns():
     table = probe_table(NOTHING | {OURS: [{"results": {}}]})
     assert table.empty
@@ -323,13 +331,13 @@ def test_the_sentence_counts_pairs_by_their_intervals():
     assert ucr_sentence(with_probes(ours=[90, 52, 10], shared=[10, 50, 90])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, decided in 1; it lowered it, decided, in "
         "1. Inner products of 0 left out: in **2 of 3 pairs**, decided in 1; it lowered it, "
-        "decided, in 1. All intervals of the changes hold together at 95 % (Bonferroni). The "
-        "paper: higher in all 21.")
+        "decided, in 1. The intervals of each of the two counts hold together at 95 % "
+        "(Bonferroni). The paper: higher in all 21.")
     assert ucr_sentence(with_probes(ours=[52, 52, 48], shared=[50, 50, 50])) == (
         "Modulation raised the ratio in **2 of 3 pairs**, but no pair's change is decided, up or "
         "down. Inner products of 0 left out: in **2 of 3 pairs**, but no pair's change is decided, "
-        "up or down. All intervals of the changes hold together at 95 % (Bonferroni). The paper: "
-        "higher in all 21.")
+        "up or down. The intervals of each of the two counts hold together at 95 % (Bonferroni). "
+        "The paper: higher in all 21.")
 
 
 def test_the_sentence_counts_pairs_without_products_of_zero_too():
@@ -338,9 +346,9 @@ def test_the_sentence_counts_pairs_without_products_of_zero_too():
     assert ucr_sentence(rows).startswith(
         "Modulation raised the ratio in **0 of 1 pairs**, decided in 0; it lowered it, decided, in "
         "1. Inner products of 0 left out: in **1 of 1 pairs**, but no pair's change is decided, up "
-        "or down. All")
+        "or down. The")
     zeros = NOTHING | {name: [probed({PAIR: (0, 0, 9)})] for name in (OURS, SHARED)}
-    assert "left out: in no pair, as all are 0. All" in ucr_sentence(zeros)
+    assert "left out: in no pair, as all are 0. The" in ucr_sentence(zeros)
 
 
 def reference_difference(ours: int, shared: int, zeros: int) -> tuple[float, float, float]:

@@ -329,13 +329,17 @@ def test_where_the_papers_figure_is_outside_the_interval_the_size_differs(folder
 # Tables 4 and 5
 
 
-def publish_ratios(folder, ours: dict, shared: dict) -> None:
-    """By pair: the positive ones among 100 inner products."""
+def publish_ratios(folder, ours: dict, shared: dict, zeros: dict | None = None, seeds=(0,)) -> None:
+    """By pair: the positive ones among 100 inner products, and those of 0 in our system."""
     records = []
-    for row, counts in ((ablations.OURS, ours), (ablations.SHARED, shared)):
-        one = wide_record(ablations.STUDY, row, dict.fromkeys(SEVEN, 80), profile="celeba_cpu_7")
+    for row, counts, given, seed in (
+            (row, *of_row, seed) for seed in seeds for row, *of_row in (
+                (ablations.OURS, ours, zeros or {}), (ablations.SHARED, shared, {}))):
+        one = wide_record(
+            ablations.STUDY, row, dict.fromkeys(SEVEN, 80), seed, profile="celeba_cpu_7")
         one["epochs"][0] |= {"ucr_batches": 100, "ucr": [
-            {"tasks": pair.split("/"), "positive": positive, "negative": 100 - positive, "zero": 0}
+            {"tasks": pair.split("/"), "positive": positive,
+             "negative": 100 - positive - (zero := given.get(pair, 0)), "zero": zero}
             for pair, positive in counts.items()]}
         records.append(one)
     publish(folder / ablations.STUDY.folder, records)
@@ -354,6 +358,19 @@ def test_pairs_are_counted_by_newcombes_interval(folder, ours, word, measured):
     higher, raised, lowered = measured
     assert found.measured == (f"higher in {higher} of 2 pairs (decided in {raised}), lower in "
                               f"{2 - higher} (decided in {lowered})")
+
+
+def test_pairs_and_their_mean_are_judged_without_products_of_zero_too(folder, monkeypatch):
+    """10 of 100 agree, and all of those that are not 0; without modulation half of 100."""
+    monkeypatch.setattr("modlib.compliance.probed", bool)  # the one epoch with counts will do
+    pair, left_out = "Smiling/Bald", ", inner products of 0 left out"
+    publish_ratios(folder, {pair: 10}, {pair: 50}, zeros={pair: 90}, seeds=(0, 1))
+    assert claim(EVERY_PAIR).word == "did not hold" and not claim(EVERY_PAIR).variant
+    without = claim(EVERY_PAIR + left_out)
+    assert without.variant and without.measured.startswith("higher in 1 of 1 pairs")
+    assert claim(MEAN_UCR).measured.startswith("−40.00")
+    mean = claim(MEAN_UCR + left_out)
+    assert mean.variant and mean.measured.startswith("+50.00")
 
 
 def test_pairs_that_one_system_was_not_probed_on_are_not_run_yet(folder):

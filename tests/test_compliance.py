@@ -8,6 +8,7 @@ import pytest
 from study_records import wide_record
 
 from modlib.compliance import (
+    agreement,
     angles_verdict,
     compliance_table,
     compliance_verdict,
@@ -70,6 +71,14 @@ def test_products_of_zero_count_as_no_agreement_or_are_left_out():
         pair |= {"negative": 10, "zero": 50}
     assert compliance_verdict("", ours, shared).difference == pytest.approx(40 - 50)
     assert compliance_verdict("", ours, shared, False).difference == pytest.approx(80 - 50)
+
+
+def test_where_every_product_is_zero_nothing_is_left_to_agree():
+    [one] = seeds("modulated", (80, 40))
+    assert agreement([one], with_zeros=False) == agreement([one])  # no product is 0 yet
+    for pair in (pair for epoch in one["epochs"] for pair in epoch["ucr"]):
+        pair |= {"positive": 0, "negative": 0, "zero": 100}
+    assert agreement([one]) == "0.0" and agreement([one], with_zeros=False) == "–"
 
 
 def test_without_one_system_nothing_is_compared():

@@ -164,6 +164,7 @@ def test_a_task_that_asks_for_nothing_is_not_at_odds(planted, any_accuracies):
     assert list(table.index) == ["A / C", "A / B", "B / C"]
     assert table.loc["A / B", [SHARED, SHARED + NONZERO]].tolist() == [
         "30.0 [21.9, 39.6]", "75.0 [59.8, 85.8]"]
+    assert table.loc["B / C", [SHARED, SHARED + NONZERO]].tolist() == ["0.0 [0.0, 3.7]", "–"]
     assert "**A / C**: where both tasks ask for something" in takeaway(rows, planted)
     assert "No pair is decidedly at odds" in takeaway(rows, planted)
     zeros = {name: [with_ucr(record(STUDY, name, tasks=("A", "B")), {"A/B": (0, 0, 9)})]

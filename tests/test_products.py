@@ -197,6 +197,13 @@ def test_faces_have_their_tuned_settings_and_shoes_none():
         assert runs["CSN"][0].learning_rate == 1e-3
 
 
+def test_by_the_papers_recipe_a_network_of_its_own_has_60_images_a_step():
+    runs, _ = lay_out({"dataset": "zappos", "optimiser": "adagrad", "batching": "triplets",
+                       "tasks": list(FACES), "batch_size": 180}, {})
+    assert {name: one.batch_size for name, [one] in runs.items()} == (
+        dict.fromkeys(SYSTEMS, 180) | {"independent": 60 * len(FACES)})
+
+
 def test_what_was_not_run_is_not_judged(rows):
     words = {verdict.word for verdict in verdicts(NOTHING)}
     assert words == {"not run yet"}

@@ -89,7 +89,7 @@ def test_a_missing_rows_ucr_is_not_run_yet_and_changes_nothing_else(rows, missin
     pd.testing.assert_frame_equal(table.drop(label), whole.drop(label))
     for _, line in table.loc[[label]].iterrows():
         assert (line["UCR %"], line["UCR %, zeros left out"], line["batches"], line["zeros"]) == (
-            "not run yet", "not run yet", 0, 0)
+            "not run yet", "–", 0, 0)
     assert table.paper.tolist() == whole.paper.tolist()
 
 

@@ -119,11 +119,11 @@ def test_rows_that_lack_a_seed_are_named_with_the_call_that_runs_only_them():
 def test_what_is_missing_of_a_row_takes_as_long_as_its_other_seeds():
     rows = {"ours": of_seeds(0, 1, 2), "CSN": of_seeds(2, minutes=7), "branches": of_seeds(0, 1),
             "independent": []}
-    said = some_not_run_yet(rows, "celeba_cpu_20", "03")
+    said = some_not_run_yet(rows, "mine", "03")
     # of the row that nobody has run, nobody knows
     assert "CSN, branches: about 16 minutes of training in all" in said and "an abacus" in said
     assert "minutes" not in some_not_run_yet(
-        {"ours": of_seeds(0), "independent": []}, "celeba_cpu_20", "03")
+        {"ours": of_seeds(0), "independent": []}, "mine", "03")
 
 
 @pytest.mark.parametrize(("rows", "said"), [
@@ -141,7 +141,13 @@ def test_seeds_that_no_row_has_are_named_where_rows_are_to_have_them(rows, said)
 @pytest.mark.parametrize("rows", [
     {"ours": of_seeds(0, 1), "CSN": of_seeds(1, 0)}, {"ours": [], "CSN": []}])
 def test_where_no_row_lacks_what_another_has_nothing_is_said(rows):
-    assert some_not_run_yet(rows, "celeba_cpu_20", "03") == ""
+    assert some_not_run_yet(rows, "mine", "03") == ""  # no settings file asks for others
+
+
+def test_every_row_is_to_have_the_seeds_of_the_settings_file():
+    rows = {"ours": of_seeds(0, 1), "CSN": of_seeds(0, 1)}
+    assert "*Not run yet:** seed 2 of every row" in some_not_run_yet(rows, "celeba_cpu_20", "03")
+    assert some_not_run_yet(rows, "celeba_cpu_20", "03", seeds=()) == ""
 
 
 def test_a_commit_keeps_its_mark_when_it_is_cut_short():

@@ -41,8 +41,8 @@ def record(separate) -> dict:
 
 
 @pytest.mark.parametrize(("seconds_of_steps", "limit", "median", "steps"), [
-    ([4.0], 3.0, 4.0, 1),  # one is enough, however long
-    ([2.0, 1.0, 0.5, 1.5], 4.5, 1.0, 3),  # the first is left out
+    ([9.0, 4.0, 5.0], 3.0, 4.5, 2),  # the first is left out, and two are enough, however long
+    ([2.0, 1.0, 0.5, 1.5], 4.5, 1.0, 3),
 ])
 def test_images_per_second_are_those_of_the_median_step(
         separate, monkeypatch, seconds_of_steps, limit, median, steps):
@@ -87,7 +87,7 @@ def test_the_runs_of_all_the_papers_tables_can_be_measured_together(monkeypatch)
 @pytest.mark.parametrize("system", ["modulated", "csn", "mask_only", "projection", "branches"])
 def test_every_system_can_be_timed(separate, system):
     timed = time_steps(replace(separate, system=system), CPU, 0.0)
-    assert timed["images_per_second"] > 0 and timed["steps"] == 1
+    assert timed["images_per_second"] > 0 and timed["steps"] == 2
 
 
 def test_what_is_measured_can_be_written_and_read(separate, tmp_path):
@@ -113,6 +113,11 @@ def test_a_record_is_named_by_its_gpu_or_cpu(record, tmp_path):
 def test_runs_of_two_recipes_are_not_measured_together(separate, other):
     with pytest.raises(ModlibError, match="runs must be of one recipe with batching='triplets'"):
         measure([separate, replace(separate, **({"system": "csn"} | other))], CPU)
+
+
+def test_runs_of_one_system_and_two_recipes_are_not_measured_together(separate):
+    with pytest.raises(ModlibError, match="runs must be of one recipe"):
+        measure([separate, replace(separate, image_size=64)], CPU)
 
 
 def test_a_record_of_another_recipe_is_refused(record, separate, tmp_path):

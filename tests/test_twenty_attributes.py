@@ -86,9 +86,12 @@ def test_the_papers_optimiser_makes_a_study_of_its_own_in_which_nothing_is_tuned
     assert set(runs) == set(PAPER_NAMES)
     assert {(one.scale_rate_factor, one.learning_rate) for [one] in runs.values()} == {(3.0, 0.01)}
     for size in (18, 180):  # a network of its own sees as many images a step as in Table 3's runs
-        _, runs, _ = lay_out(FACES | {"optimiser": "adagrad", "batch_size": size}, tuned)
+        _, runs, _ = lay_out(
+            FACES | {"optimiser": "adagrad", "batching": "triplets", "batch_size": size}, tuned)
         assert {name: one.batch_size for name, [one] in runs.items()} == (
             dict.fromkeys(PAPER_NAMES, size) | {"independent": 2 * 60})
+    _, runs, _ = lay_out(FACES | {"optimiser": "adagrad", "batch_size": 18}, tuned)
+    assert {one.batch_size for [one] in runs.values()} == {18}  # shared: each sees all of them
     for given in ({}, {"optimiser": "adam"}):
         study, runs, _ = lay_out(FACES | given, tuned)
         assert study is STUDY
