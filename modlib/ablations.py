@@ -78,7 +78,7 @@ def accuracy_table(rows: Rows) -> pd.DataFrame:
     for name, records in rows.items():
         means = measured[measured.row == name].groupby("seed").accuracy.mean()
         line = {"": name, "measured, %": mean_and_spread(means), AGAINST: ""}
-        if records and rows[OURS] and name != OURS:
+        if records and rows.get(OURS) and name != OURS:
             line[AGAINST] = points(*difference(records, rows[OURS]))
         results = records[0]["results"] if records else {}
         line["extra parameters"] = f"{extra_parameters(records[0]):,}" if records else ""

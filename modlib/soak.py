@@ -101,7 +101,7 @@ def soak_sentence(folder: str | Path = FOLDER) -> str:
     if record is None:
         return "> **Not run yet: the long tests.** To run them:\n>\n>     make soak\n"
     said = (f"The last `make soak`: {_figures(record)}, in {record['seconds'] / 60:.0f} minutes on "
-            f"{record['processor']}, commit `{short_commit(record['git_commit'])}`. Run were "
+            f"{record['processor']}, commit `{short_commit(record['git_commit'])}`. It ran "
             f"{', '.join(record['tests'])}; ")
     if record["passed"]:
         return f"{said}all of these passed."

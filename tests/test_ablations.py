@@ -166,6 +166,12 @@ def test_every_attribute_stands_beside_the_papers_cell(rows):
         "from block 2: not run yet": "– (90.7)", "projection: not run yet": "– (90.6)"}
 
 
+def test_the_table_of_a_row_that_was_run_alone_compares_it_with_nothing(rows):
+    alone = accuracy_table({SHARED: rows[SHARED]})
+    assert list(alone.index) == [SHARED]
+    assert alone.loc[SHARED, "minus from block 4, points"] == ""
+
+
 # Update compliance
 
 
