@@ -69,7 +69,7 @@ class BranchingSettings(RunSettings):
     batch_size: int = 32  #: images
     horizontal_flip: bool = True  #: mirror every second image, at random
     epochs: int = 2  #: validation and a checkpoint after each
-    batches_per_epoch: int | None = None  #: None: all whole batches
+    batches_per_epoch: int | None = None  #: None for all whole batches
     optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
     learning_rate: float = 1e-3  #: at the start
     scale_rate_factor: float = 1.0  #: the scales' learning rate over the network's

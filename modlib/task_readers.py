@@ -57,7 +57,7 @@ class ReaderSettings(RunSettings):
     td_weight: float = 0.0  #: of the loss on the last top-down map, or on "channel"'s last stage
     batch_size: int = 64  #: images
     epochs: int = 4  #: validation and a checkpoint after each
-    batches_per_epoch: int | None = None  #: None: all whole batches
+    batches_per_epoch: int | None = None  #: None for all whole batches
     optimiser: Literal["adam", "adagrad"] = "adam"  #: or adagrad
     learning_rate: float = 1e-3  #: at the start
     scale_rate_factor: float = 1.0  #: the learning rate of "channel"'s scales over the network's
