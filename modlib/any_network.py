@@ -14,6 +14,7 @@ import pandas as pd
 from modlib.classifiers import ClassifierSettings, build_classifier
 from modlib.errors import ModlibError
 from modlib.gradients import Ratio
+from modlib.missing_records import some_not_run_yet
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import pair_ucr
@@ -23,7 +24,6 @@ from modlib.tables import (
     NOT_COMPLETE,
     mean_and_spread,
     runs_in_words,
-    some_not_run_yet,
     versions_in_words,
     with_sign,
 )

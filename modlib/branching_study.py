@@ -14,16 +14,11 @@ import torch
 
 from modlib.adaptive_branching import BranchingSettings
 from modlib.answers import read_answers
+from modlib.missing_records import not_run_yet, some_not_run_yet
 from modlib.record_checks import TOP
 from modlib.results import paper_tables
 from modlib.studies import Rows, Study
-from modlib.tables import (
-    mean_and_spread,
-    not_run_yet,
-    runs_in_words,
-    some_not_run_yet,
-    versions_in_words,
-)
+from modlib.tables import mean_and_spread, runs_in_words, versions_in_words
 from modlib.thin_vgg import LAYERS, VGG16_WIDTHS, BranchingVgg, count_layer_weights, thin_widths
 
 THIN, LOW, HIGH = "thin", "branched, α = 1", "branched, α = 2"
@@ -152,7 +147,7 @@ def how_it_ran(
     """What made these records, as Markdown; how to make them where there are none.
 
     Args:
-        folder, notebook: see :func:`modlib.tables.not_run_yet`.
+        folder, notebook: see :func:`modlib.missing_records.not_run_yet`.
     """
     records = [record for of_row in rows.values() for record in of_row]
     if not records:

@@ -9,8 +9,9 @@ from modlib.claims import all_claims
 from modlib.committed import is_of_a_run, read_committed
 from modlib.growth import gains
 from modlib.judged_claims import WORDS, Claim
+from modlib.missing_records import run_call
 from modlib.results import resolve
-from modlib.tables import points, run_call, short_commit
+from modlib.tables import points, short_commit
 
 # What writes the records that claims are judged by, by their folder below book/results.
 CALLS = {

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from modlib import tables
 from modlib.figures import accuracy_bars
 from modlib.gradients import Ratio
+from modlib.missing_records import not_run_yet
 from modlib.results import pair_ucr
 from modlib.studies import accuracies
-from modlib.tables import mean_and_spread, not_run_yet, percent, points
+from modlib.tables import mean_and_spread, percent, points
 from modlib.three_attributes import (
     FOLDER,
     RELATED,

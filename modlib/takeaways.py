@@ -18,7 +18,7 @@ from modlib.errors import unknown_name
 from modlib.intervals import difference
 from modlib.judged_claims import Claim, of_verdict
 from modlib.later_tasks import ADDED, HELD_OUT, TOGETHER
-from modlib.tables import question
+from modlib.missing_records import question
 from modlib.verdicts import NO_WORSE, Verdict
 
 LISTED = 8  # undecided claims of one page; where there are more, they are counted

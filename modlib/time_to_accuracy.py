@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from modlib.errors import ModlibError, unknown_name
+from modlib.missing_records import some_not_run_yet
 from modlib.parameters import split_parameters
 from modlib.record_tables import check_table, read_rows
 from modlib.results import plain
 from modlib.settings import Places, Settings
 from modlib.studies import Seeds, enough_for_its_tasks
-from modlib.tables import mean_and_spread, some_not_run_yet, with_sign
+from modlib.tables import mean_and_spread, with_sign
 
 FOLDER = "time_to_accuracy"  # below the folder of results
 RECIPE, TRIPLETS, FLOAT32 = "the recipe", "triplets batching", "float32"

@@ -13,16 +13,11 @@ from modlib.backbones import lenet, vgg_11
 from modlib.clevr import QUESTIONS
 from modlib.cub_200 import PARTS
 from modlib.errors import unknown_name
+from modlib.missing_records import not_run_yet, some_not_run_yet
 from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
-from modlib.tables import (
-    mean_and_spread,
-    not_run_yet,
-    runs_in_words,
-    some_not_run_yet,
-    versions_in_words,
-)
+from modlib.tables import mean_and_spread, runs_in_words, versions_in_words
 from modlib.task_readers import ReaderSettings, operations
 from modlib.top_down import TopDownNetwork, weight_counts
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from modlib.missing_records import not_run_yet
 from modlib.results import paper_tables
 from modlib.settings import Places, Settings
 from modlib.studies import Rows, Study, accuracies
-from modlib.tables import mean_and_spread, not_run_yet, with_sign
+from modlib.tables import mean_and_spread, with_sign
 from modlib.toy_faces import TOY_FACE_ATTRIBUTES
 
 STEP_COLUMNS = (

@@ -17,6 +17,7 @@ from table_1_records import (
     rows_of_two_seeds,
 )
 
+from modlib.missing_records import not_run_yet
 from modlib.table_1 import (
     accuracy_table,
     draw_headline,
@@ -28,7 +29,6 @@ from modlib.table_1 import (
     ucr_cells,
     ucr_table,
 )
-from modlib.tables import not_run_yet
 from modlib.three_attributes import FOLDER, ROWS, SHORT_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,15 +7,14 @@ import nbformat
 import pytest
 
 from modlib.gradients import wilson
+from modlib.missing_records import not_run_yet, some_not_run_yet
 from modlib.results import read_records
 from modlib.tables import (
     count_seeds,
     mean_and_spread,
-    not_run_yet,
     percent,
     points,
     short_commit,
-    some_not_run_yet,
     versions_in_words,
     with_sign,
 )
